@@ -25,8 +25,9 @@
 //
 // Everything outside tmp appears by one rename, so a process killed between any two instructions
 // leaves it complete or absent. What it leaves in tmp is removed by the next [OpenStore] or
-// [Store.Prune], because the kernel dropped its flock. Nothing is synced to the disk: after a
-// power failure, rather than a kill, delete the store; it only holds what can be pulled again.
+// [Store.Prune], because the kernel dropped its flock. Unless
+// [StoreOptions.Sync] is set nothing is synced to the disk: after a power failure, rather than a
+// kill, delete the store; it only holds what can be pulled again.
 //
 // # Layers
 //
