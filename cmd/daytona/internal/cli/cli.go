@@ -124,6 +124,7 @@ func inGroup(id string, cmds ...*cobra.Command) []*cobra.Command {
 // parent makes c a command that is nothing but its subcommands.
 func parent(c *cobra.Command, subs ...*cobra.Command) *cobra.Command {
 	c.Args = cobra.ArbitraryArgs
+	c.SuggestionsMinimumDistance = 2
 	c.RunE = func(cmd *cobra.Command, args []string) error {
 		if len(args) == 0 {
 			return cmd.Help()
