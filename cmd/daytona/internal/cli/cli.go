@@ -72,7 +72,7 @@ func (a *app) rootCommand() *cobra.Command {
 		Long: `daytona runs programs, most of all programs that an AI has written, in
 isolated sandboxes: no access to your files, your network or your other
 programs, and limits on what they may use.`,
-		Example: `  daytona run -- python3 -c 'print(6*7)'      run a program, then forget the sandbox
+		Example: `  daytona run -- python3 -c 'print(6*7)'       run a program, then forget the sandbox
   daytona run -- python3 script.py < data.csv  run your own script on your own data
   daytona run                                  look around in a shell
   daytona sandbox create --name dev            keep a sandbox, for as long as you like
@@ -84,6 +84,8 @@ programs, and limits on what they may use.`,
 			return nil
 		},
 	}
+	// Flags that fit a terminal.
+	root.SetUsageTemplate(strings.ReplaceAll(root.UsageTemplate(), "FlagUsages |", "FlagUsagesWrapped 100 |"))
 	root.SetOut(a.Stdout)
 	root.SetErr(a.Stderr)
 	root.SetIn(a.Stdin)

@@ -748,9 +748,8 @@ func TestHelp(t *testing.T) {
 		if !strings.Contains(out, "Usage:\n  daytona") {
 			t.Errorf("daytona %s --help: %s", args, out)
 		}
-		text, _, _ := strings.Cut(out, "Flags:")
-		for line := range strings.Lines(text) {
-			if len([]rune(line)) > 88 {
+		for line := range strings.Lines(out) {
+			if len([]rune(line)) > 101 {
 				t.Errorf("daytona %s --help: %d columns: %s", args, len([]rune(line)), line)
 			}
 		}

@@ -69,18 +69,18 @@ func (f *specFlags) register(cmd *cobra.Command) {
 	flags := cmd.Flags()
 	flags.SortFlags = false
 	flags.StringVar(&f.spec.Name, "name", "", "`name` of the sandbox (default: a generated one)")
-	flags.StringVar(&f.spec.Image, "image", "", `root filesystem: "host", an image such as debian:12, oci:/dir:tag, docker-archive:/file, dir:/path or tar:/file (default: the backend's, for local "host")`)
-	flags.StringVar(&f.spec.Snapshot, "snapshot", "", "start from this snapshot instead of an image")
+	flags.StringVar(&f.spec.Image, "image", "", "root filesystem: host, an `image` such as debian:12, oci:/dir:tag, docker-archive:/file, dir:/path or tar:/file (default: the backend's; for local, host)")
+	flags.StringVar(&f.spec.Snapshot, "snapshot", "", "start from this `snapshot` instead of an image")
 	flags.Float64Var(&f.spec.Resources.CPU, "cpus", 0, "number of CPU `cores`, such as 0.5 (default: all, shared fairly)")
 	flags.Var((*sizeValue)(&f.spec.Resources.Memory), "memory", "memory limit, such as 512m, 2g or 1.5 (GiB) (default: the backend's)")
 	flags.Var((*sizeValue)(&f.spec.Resources.Disk), "disk", "limit of what may be written to disk, such as 10g (default: none)")
 	flags.IntVar(&f.spec.Resources.Processes, "pids", 0, "greatest `number` of processes and threads (default: the backend's)")
-	flags.Var((*networkValue)(&f.spec.Network), "net", `what may be reached: "default" (the public internet), "none", or a list of CIDRs and host names`)
+	flags.Var((*networkValue)(&f.spec.Network), "net", "what may be reached: default (the public internet), none, or a list such as 203.0.113.0/24,pypi.org")
 	flags.StringArrayVarP(&f.env, "env", "e", nil, "set a variable: `KEY=VALUE`, or KEY to pass on this shell's")
 	flags.StringArrayVar(&f.envFile, "env-file", nil, "set the variables in a `file` of KEY=VALUE lines")
-	flags.VarP((*volumeValue)(&f.spec.Volumes), "volume", "v", "mount a volume: `NAME:/PATH[:ro]`")
+	flags.VarP((*volumeValue)(&f.spec.Volumes), "volume", "v", "mount a volume: `NAME:/PATH` or NAME:/PATH:ro")
 	flags.StringVarP(&f.spec.WorkDir, "workdir", "w", "", "`directory` to start in, made if missing (default: the image's, or the home directory)")
-	flags.StringVarP(&f.spec.User, "user", "u", "", "run as this user of the image: `NAME`, UID or UID:GID")
+	flags.StringVarP(&f.spec.User, "user", "u", "", "run as this `user` of the image: a name, UID or UID:GID")
 	flags.StringArrayVar(&f.labels, "label", nil, "attach a label: `KEY=VALUE`")
 	for _, name := range []string{"name", "image", "snapshot", "cpus", "memory", "disk", "pids", "env", "workdir", "user", "label"} {
 		must(cmd.RegisterFlagCompletionFunc(name, cobra.NoFileCompletions))
@@ -250,7 +250,13 @@ func (v *networkValue) Set(s string) error {
 
 func (v *networkValue) Type() string { return "policy" }
 
-func (v *networkValue) String() string { return describeNetwork(daytona.NetworkPolicy(*v)) }
+// String is empty for the default, which the flag's description names.
+func (v *networkValue) String() string {
+	if s := describeNetwork(daytona.NetworkPolicy(*v)); s != "default" {
+		return s
+	}
+	return ""
+}
 
 // describeNetwork writes a policy as --net takes it.
 func describeNetwork(p daytona.NetworkPolicy) string {

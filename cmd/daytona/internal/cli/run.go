@@ -93,7 +93,7 @@ found; 128 + N after signal N.`,
 	flags.SetInterspersed(false)
 	spec.register(cmd)
 	attach.register(cmd)
-	flags.StringArrayVarP(&uploads, "upload", "U", nil, "copy a file or directory in first: `PATH[:REMOTE]`")
+	flags.StringArrayVarP(&uploads, "upload", "U", nil, "copy a file or directory in first: `PATH` or PATH:REMOTE")
 	flags.BoolVar(&noAutoUpload, "no-auto-upload", false, "do not copy in the files that COMMAND names")
 	flags.BoolVar(&remove, "rm", true, "delete the sandbox afterwards; --rm=false keeps it and prints its name")
 	flags.BoolVarP(&detach, "detach", "d", false, `do not wait: keep the sandbox, print its name; "daytona sandbox logs" shows the output`)
