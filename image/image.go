@@ -83,65 +83,71 @@ func (img *Image) Hold(ctx context.Context, owner string) error {
 	return s.addLease(owner, img.Digest)
 }
 
-// lookup finds what the stacked layers have at a path, without following symbolic links. A nil
-// result means nothing. The component that is not a directory ends the path: at is where.
+// lookup finds what the stacked layers have at a path, as overlayfs would but without following
+// symbolic links. A nil result means nothing. What is not a directory ends the path early: at says
+// where, and link what it says if it is a symbolic link.
 func (img *Image) lookup(components []string) (st *unix.Stat_t, link, at string, err error) {
+	var dirs []int // the directories that are merged, the highest first
+	defer func() {
+		for _, fd := range dirs {
+			unix.Close(fd)
+		}
+		if err != nil {
+			err = fmt.Errorf("look for /%s in the image: %w", strings.Join(components, "/"), err)
+		}
+	}()
 	for i := len(img.Layers) - 1; i >= 0; i-- {
-		root, err := openDirectory(img.Layers[i].Dir)
+		fd, err := openDirectory(img.Layers[i].Dir)
 		if err != nil {
 			return nil, "", "", err
 		}
-		st, link, at, hidden, err := lookupIn(root, components)
-		unix.Close(root)
-		if err != nil || st != nil || hidden {
+		dirs = append(dirs, fd)
+	}
+	for i, c := range components {
+		var below []int
+		for _, fd := range dirs {
+			found, serr := lstatAt(fd, c)
+			if serr == unix.ENOENT {
+				continue
+			}
+			if serr != nil {
+				err = serr
+				break
+			}
+			if !isDir(&found) {
+				// A whiteout, or a file: neither merges with anything.
+				if len(below) == 0 && !isWhiteout(&found) {
+					st, at = &found, "/"+strings.Join(components[:i+1], "/")
+					if isSymlink(st) {
+						link, err = readlinkAt(fd, c)
+					}
+				}
+				break
+			}
+			dir, oerr := openBeneath(fd, c, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_NOFOLLOW, 0)
+			if oerr != nil {
+				err = oerr
+				break
+			}
+			below = append(below, dir)
+			value := make([]byte, 8)
+			if n, xerr := unix.Fgetxattr(dir, opaqueXattr, value); xerr == nil && string(value[:n]) == "y" {
+				break
+			}
+		}
+		for _, fd := range dirs {
+			unix.Close(fd)
+		}
+		dirs = below
+		if err != nil || len(dirs) == 0 {
 			return st, link, at, err
 		}
 	}
-	return nil, "", "", nil
-}
-
-// lookupIn looks into one layer. hidden says that the lower ones do not count.
-func lookupIn(root int, components []string) (found *unix.Stat_t, link, at string, hidden bool, err error) {
-	fail := func(err error) (*unix.Stat_t, string, string, bool, error) {
-		return nil, "", "", false, fmt.Errorf("look for /%s in the image: %w", strings.Join(components, "/"), err)
+	if len(dirs) == 0 {
+		return nil, "", "", nil
 	}
-	dir, err := openBeneath(root, ".", unix.O_PATH|unix.O_DIRECTORY, 0)
-	if err != nil {
-		return fail(err)
-	}
-	defer func() { unix.Close(dir) }()
-	for i, c := range components {
-		st, err := lstatAt(dir, c)
-		if err == unix.ENOENT {
-			return nil, "", "", hidden, nil
-		}
-		if err != nil {
-			return fail(err)
-		}
-		if isWhiteout(&st) {
-			return nil, "", "", true, nil
-		}
-		at := "/" + strings.Join(components[:i+1], "/")
-		if isSymlink(&st) {
-			if link, err = readlinkAt(dir, c); err != nil {
-				return fail(err)
-			}
-		}
-		if !isDir(&st) || i == len(components)-1 {
-			return &st, link, at, true, nil
-		}
-		next, err := openBeneath(dir, c, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_NOFOLLOW, 0)
-		if err != nil {
-			return fail(err)
-		}
-		unix.Close(dir)
-		dir = next
-		value := make([]byte, 8)
-		if n, err := unix.Fgetxattr(dir, opaqueXattr, value); err == nil && string(value[:n]) == "y" {
-			hidden = true
-		}
-	}
-	return nil, "", "", hidden, nil
+	st, at = new(unix.Stat_t), "/"+strings.Join(components, "/")
+	return st, "", at, unix.Fstat(dirs[0], st)
 }
 
 // CheckMountPoints makes sure that what a runtime mounts at these absolute paths will be there: in

@@ -94,7 +94,19 @@ func (r *registry) blob(ctx context.Context, d v1.Descriptor) (io.ReadCloser, er
 	if err != nil {
 		return nil, registryError(ctx, err)
 	}
-	return rc, nil
+	return verifyingReader{rc}, nil
+}
+
+// verifyingReader gives the failures of go-containerregistry's own check, which has an internal
+// type, their kind.
+type verifyingReader struct{ io.ReadCloser }
+
+func (v verifyingReader) Read(p []byte) (int, error) {
+	n, err := v.ReadCloser.Read(p)
+	if err != nil && err != io.EOF && strings.HasPrefix(err.Error(), "error verifying ") {
+		err = fmt.Errorf("%w: %w", ErrDigestMismatch, err)
+	}
+	return n, err
 }
 
 func (r *registry) remote() bool { return true }

@@ -11,7 +11,6 @@ import (
 	"fmt"
 	"hash"
 	"io"
-	"strings"
 	"sync/atomic"
 
 	v1 "github.com/google/go-containerregistry/pkg/v1"
@@ -102,10 +101,7 @@ func (s rawSide) Read(p []byte) (int, error) {
 		switch {
 		case s.ctx.Err() != nil:
 			err = context.Cause(s.ctx)
-		case strings.HasPrefix(err.Error(), "error verifying "):
-			// go-containerregistry checks too, and its error type is internal.
-			err = fmt.Errorf("%w: %w", ErrDigestMismatch, err)
-		default:
+		case !errors.Is(err, ErrDigestMismatch):
 			err = &sourceError{err}
 		}
 		s.failure = err
