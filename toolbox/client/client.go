@@ -28,8 +28,9 @@ import (
 )
 
 const (
-	// maxAnswer bounds an answer that is held in memory, in bytes.
-	maxAnswer = 64 << 20
+	// maxAnswer bounds an answer that is held in memory, in bytes. It leaves
+	// room for the largest output an agent gives back (100 MiB) as JSON.
+	maxAnswer = 256 << 20
 	// maxErrorBody bounds the body of an error answer, in bytes.
 	maxErrorBody = 64 << 10
 	// maxReadFile bounds ReadFile, in bytes.
@@ -324,7 +325,7 @@ func readAnswer(ctx context.Context, r request, resp *http.Response) ([]byte, er
 	b, err := readAll(resp.Body, resp.ContentLength, maxAnswer)
 	if errors.Is(err, errTooLarge) {
 		return nil, &daytona.Error{Kind: daytona.KindInvalid, Op: r.op, Subject: r.subject,
-			Message: "the answer is larger than 64 MiB; use an operation that streams, such as Command, Follow or Open"}
+			Message: "the answer is larger than 256 MiB; use an operation that streams, such as Command, Follow or Open"}
 	}
 	if err != nil {
 		return nil, lost(ctx, r.op, r.subject, err)

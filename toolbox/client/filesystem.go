@@ -5,6 +5,7 @@ import (
 	"bytes"
 	"cmp"
 	"context"
+	"crypto/rand"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -393,7 +394,7 @@ func (f *fileSystem) uploadSome(ctx context.Context, files []daytona.FileUpload)
 	}
 	var answer wire.BulkUploadResponse
 	var body []byte
-	if resp.StatusCode == http.StatusBadRequest {
+	if resp.StatusCode == http.StatusBadRequest || resp.StatusCode == http.StatusInsufficientStorage {
 		body, err = readAnswer(ctx, r, resp)
 		resp.Body.Close()
 		if err == nil && (json.Unmarshal(body, &answer) != nil || len(answer.Errors) == 0) {
@@ -418,8 +419,6 @@ func (f *fileSystem) uploadSome(ctx context.Context, files []daytona.FileUpload)
 	attempted := files
 	if readErr != nil {
 		attempted = files[:sent]
-		// The last error is about the part that was cut short.
-		texts = texts[:max(0, len(texts)-1)]
 	}
 	if len(texts) == 0 {
 		return sent, readErr, nil
@@ -438,6 +437,10 @@ func (f *fileSystem) uploadSome(ctx context.Context, files []daytona.FileUpload)
 		} else {
 			missing = append(missing, file.Path)
 		}
+	}
+	if readErr != nil {
+		// What follows is about the part that was cut short.
+		texts = texts[:min(len(texts), len(missing))]
 	}
 	for i, text := range texts {
 		kind := kindOfText(text)
@@ -479,7 +482,8 @@ func (f *fileSystem) DownloadFiles(ctx context.Context, paths []string, each fun
 	if len(paths) == 0 {
 		return nil
 	}
-	r := request{op: "download files", method: http.MethodPost, path: "/files/bulk-download",
+	// Files may contain the boundary that the protocol has by default.
+	r := request{op: "download files", method: http.MethodPost, path: "/files/bulk-download", query: query("boundary", rand.Text()),
 		in: wire.FilesDownloadRequest{Paths: paths}, idempotent: true}
 	resp, err := f.t.open(ctx, r)
 	if err != nil {
