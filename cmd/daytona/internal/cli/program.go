@@ -99,7 +99,7 @@ func (a *app) runProgram(ctx context.Context, sb daytona.Sandbox, p program) (in
 	running, err := sb.Process().StartCommand(ctx, spec)
 	if err != nil {
 		restore()
-		return 0, startFailure(p.args[0], err)
+		return 0, startFailure(p, err)
 	}
 	if p.tty {
 		defer a.followSize(ctx, running)()
@@ -153,12 +153,15 @@ func wait(ctx context.Context, r daytona.RunningCommand) (status daytona.ExitSta
 
 // startFailure gives the error of a program that did not start the exit code
 // that shells and docker give it.
-func startFailure(name string, err error) error {
+func startFailure(p program, err error) error {
 	switch {
 	case errors.Is(err, daytona.ErrForbidden), errors.Is(err, fs.ErrPermission), errors.Is(err, syscall.ENOEXEC):
-		return startError{code: exitNotExecutable, err: withHint(err, "%s is there but cannot be executed: chmod +x it, or name its interpreter", name)}
+		return startError{code: exitNotExecutable, err: err}
 	case errors.Is(err, daytona.ErrNotFound), errors.Is(err, fs.ErrNotExist):
-		return startError{code: exitNotFound, err: withHint(err, "%s is a program of the sandbox's image, not of this machine; files of yours come in with --upload", name)}
+		if p.dir == "" { // else it may be the directory that is missing
+			err = withHint(err, "programs are those of the sandbox's image; files of yours come in with --upload")
+		}
+		return startError{code: exitNotFound, err: err}
 	}
 	return err
 }

@@ -101,7 +101,7 @@ func TestTerminal(t *testing.T) {
 			}
 		})
 		t.Run("ctrl-c", func(t *testing.T) {
-			x := s.terminal(80, 24, "run", "--", "sh", "-c", `echo ready; sleep 60`)
+			x := s.terminal(80, 24, "run", "--", "sh", "-c", `echo ready; exec sleep 60`)
 			x.expect(`ready\r\n`)
 			x.typeIn("\x03")
 			if code, rest := x.end(); code != 130 {
