@@ -1,0 +1,350 @@
+package backendtest
+
+import (
+	"bufio"
+	"errors"
+	"fmt"
+	"io"
+	"net/netip"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/daytona-go/daytona"
+)
+
+// capabilityChecks are about the optional interfaces. Where a backend lacks
+// one, the check demands that it says so.
+func capabilityChecks() []check {
+	return []check{
+		{name: "Update", run: checkUpdate},
+		{name: "Wait", run: checkWait},
+		{name: "Pause", run: checkPause},
+		{name: "Fork", run: checkFork},
+		{name: "Snapshot", run: checkSnapshot},
+		{name: "Resize", run: checkResize},
+		{name: "Archive", run: checkArchive},
+		{name: "Volumes", run: checkVolumes},
+		{name: "NetworkPolicyLive", needs: []Capability{Network, Programs}, run: checkNetworkPolicyLive},
+	}
+}
+
+// lacking demands that an operation without its interface is refused.
+func (c *env) lacking(what string, err error) {
+	c.Helper()
+	c.wantKind(what+" with a backend that lacks it", err, daytona.KindUnsupported)
+	if !errors.Is(err, errors.ErrUnsupported) {
+		c.Errorf("%s: %v is not errors.ErrUnsupported", what, err)
+	}
+	c.Skipf("backend %s cannot %s and says so", c.backend.Name(), what)
+}
+
+func checkUpdate(c *env) {
+	sb := c.create(func(s *daytona.Spec) { s.Labels = map[string]string{"old": "1"} })
+	hour := time.Hour
+	u := daytona.Update{Labels: map[string]string{"new": "2"}}
+	if c.has(Timers) {
+		u.AutoStop, u.AutoDelete = &hour, &hour
+	}
+	err := sb.Update(c.ctx, u)
+	if !is[daytona.Updater](c.backend) {
+		c.lacking("update", err)
+	}
+	c.try("update", err)
+	for range 2 {
+		i := sb.Info()
+		if len(i.Labels) != 1 || i.Labels["new"] != "2" {
+			c.Errorf("Labels = %v, want them replaced", i.Labels)
+		}
+		if c.has(Timers) && (i.AutoStop != hour || i.AutoDelete != hour) {
+			c.Errorf("AutoStop %v, AutoDelete %v, want 1h", i.AutoStop, i.AutoDelete)
+		}
+		_, err := sb.Refresh(c.ctx)
+		c.try("refresh", err)
+	}
+	bad := time.Millisecond
+	c.wantKind("update with a bad interval", sb.Update(c.ctx, daytona.Update{AutoStop: &bad}), daytona.KindInvalid)
+	_, err = c.backend.(daytona.Updater).Update(c.ctx, "no-such-sandbox", daytona.Update{})
+	c.wantKind("update of an unknown sandbox", err, daytona.KindNotFound)
+}
+
+func checkWait(c *env) {
+	sb := c.create()
+	w, ok := c.backend.(daytona.Watcher)
+	if !ok {
+		c.Skipf("backend %s is no Watcher", c.backend.Name())
+	}
+	i, err := w.Wait(c.ctx, sb.ID(), daytona.StateStarted)
+	c.try("wait for the present state", err)
+	equal(c, "State", i.State, daytona.StateStarted)
+	got := make(chan error, 1)
+	go func() {
+		i, err := w.Wait(c.ctx, sb.ID(), daytona.StateStopped)
+		if err == nil && i.State != daytona.StateStopped {
+			err = fmt.Errorf("state is %s", i.State)
+		}
+		got <- err
+	}()
+	c.try("stop", sb.Stop(c.ctx, nil))
+	c.try("wait for stopped", c.within(10*time.Second, func() error { return <-got }))
+	go func() { _, err := w.Wait(c.ctx, sb.ID(), daytona.StateStarted); got <- err }()
+	c.try("delete", sb.Delete(c.ctx))
+	c.try("wait returns", c.within(10*time.Second, func() error { err = <-got; return nil }))
+	c.wantKind("wait for a sandbox that is deleted", err, daytona.KindNotFound)
+}
+
+func checkPause(c *env) {
+	sb := c.create()
+	err := sb.Pause(c.ctx)
+	if !is[daytona.Pauser](c.backend) {
+		c.lacking("resume", sb.Resume(c.ctx))
+	}
+	c.try("pause", err)
+	equal(c, "State", sb.Info().State, daytona.StatePaused)
+	_, err = sb.Process().Exec(c.ctx, "echo", nil)
+	c.wantKind("exec in a paused sandbox", err, daytona.KindState)
+	c.try("resume", sb.Resume(c.ctx))
+	equal(c, "State", sb.Info().State, daytona.StateStarted)
+	if !c.has(Shell) || !c.has(Sessions) {
+		return
+	}
+	c.startInBackground(sb, counter)
+	var n, pid int
+	c.eventually(10*time.Second, "the counter counts", func() (err error) { n, pid, err = c.count(sb); return err })
+	for range 3 {
+		c.try("pause", sb.Pause(c.ctx))
+		c.try("resume", sb.Resume(c.ctx))
+		c.wantCounting(sb, n, pid)
+		n, _, _ = c.count(sb)
+	}
+	c.try("pause", sb.Pause(c.ctx))
+	c.try("delete a paused sandbox", sb.Delete(c.ctx))
+	c.nothingLeft("after a paused sandbox was deleted")
+}
+
+func checkFork(c *env) {
+	sb := c.create(func(s *daytona.Spec) { s.Env["E"] = "v" })
+	c.try("write", sb.FileSystem().WriteFile(c.ctx, "f", []byte("before"), 0))
+	fork, err := sb.Fork(c.ctx, "forked")
+	if !is[daytona.Forker](c.backend) {
+		c.lacking("fork", err)
+	}
+	c.try("fork", err)
+	c.Cleanup(func() { c.discard(fork) })
+	equal(c, "Name", fork.Name(), "forked")
+	equal(c, "State", fork.Info().State, daytona.StateStarted)
+	equal(c, "a file in the fork", c.sh(fork, "cat f"), "before")
+	equal(c, "a variable in the fork", c.sh(fork, "printenv E"), "v")
+	c.try("write", sb.FileSystem().WriteFile(c.ctx, "f", []byte("original"), 0))
+	c.try("write", fork.FileSystem().WriteFile(c.ctx, "g", []byte("fork's"), 0))
+	equal(c, "the fork after the original was changed", c.sh(fork, "cat f"), "before")
+	_, err = sb.FileSystem().Stat(c.ctx, "g")
+	c.wantKind("the fork's file in the original", err, daytona.KindNotFound)
+	_, err = sb.Fork(c.ctx, "forked")
+	c.wantKind("fork with a taken name", err, daytona.KindConflict)
+	second, err := fork.Fork(c.ctx, "")
+	c.try("fork the fork", err)
+	c.try("delete the original", sb.Delete(c.ctx))
+	c.try("delete the fork", fork.Delete(c.ctx))
+	equal(c, "a fork of a fork after both were deleted", c.sh(second, "cat f g"), "beforefork's")
+	c.try("delete", second.Delete(c.ctx))
+	c.nothingLeft("after forks")
+}
+
+func checkSnapshot(c *env) {
+	sb := c.create()
+	c.try("write", sb.FileSystem().WriteFile(c.ctx, "/tmp/../var/tmp/f", []byte("saved"), 0o600))
+	sn, err := sb.CreateSnapshot(c.ctx, "snap")
+	b, ok := c.backend.(daytona.Snapshotter)
+	if !ok {
+		c.lacking("snapshot", err)
+	}
+	c.try("snapshot", err)
+	equal(c, "Name", sn.Name, "snap")
+	_, err = sb.CreateSnapshot(c.ctx, "snap")
+	c.wantKind("snapshot with a taken name", err, daytona.KindConflict)
+	c.try("change", sb.FileSystem().WriteFile(c.ctx, "/var/tmp/f", []byte("later"), 0))
+	c.try("delete", sb.Delete(c.ctx))
+	for _, key := range []string{"snap", sn.ID} {
+		got, err := b.GetSnapshot(c.ctx, key)
+		c.try("get", err)
+		equal(c, "ID", got.ID, sn.ID)
+		from := c.create(func(s *daytona.Spec) { s.Image, s.Snapshot = "", key })
+		equal(c, "a file from the snapshot", c.sh(from, "cat /var/tmp/f"), "saved")
+		c.try("delete", from.Delete(c.ctx))
+	}
+	n := 0
+	for s, err := range b.ListSnapshots(c.ctx) {
+		c.try("list", err)
+		equal(c, "listed", s.Name, "snap")
+		n++
+	}
+	equal(c, "number of snapshots", n, 1)
+	c.try("delete", b.DeleteSnapshot(c.ctx, "snap"))
+	c.wantKind("delete again", b.DeleteSnapshot(c.ctx, "snap"), daytona.KindNotFound)
+	c.nothingLeft("after a snapshot was deleted")
+}
+
+func checkResize(c *env) {
+	sb := c.create()
+	err := sb.Resize(c.ctx, daytona.Resources{Memory: 0.5})
+	if !is[daytona.Resizer](c.backend) {
+		c.lacking("resize", err)
+	}
+	if !c.has(Memory) {
+		c.Skip("the harness lacks memory")
+	}
+	c.try("resize", err)
+	equal(c, "Memory", sb.Info().Resources.Memory, 0.5)
+	before := sb.Info().Resources
+	if c.has(Processes) {
+		c.try("resize", sb.Resize(c.ctx, daytona.Resources{Processes: 77}))
+		before.Processes = 77
+		equal(c, "zero fields stay", sb.Info().Resources, before)
+	}
+	c.wantKind("resize to nonsense", sb.Resize(c.ctx, daytona.Resources{CPU: -1}), daytona.KindInvalid)
+	c.try("stop", sb.Stop(c.ctx, nil))
+	c.try("start", sb.Start(c.ctx))
+	equal(c, "limits after a restart", sb.Info().Resources, before)
+}
+
+func checkArchive(c *env) {
+	sb := c.create()
+	a, ok := c.backend.(daytona.Archiver)
+	if !ok {
+		c.Skipf("backend %s is no Archiver", c.backend.Name())
+	}
+	c.try("write", sb.FileSystem().WriteFile(c.ctx, "f", []byte("kept"), 0))
+	_, err := a.Archive(c.ctx, sb.ID())
+	c.wantKind("archive a running sandbox", err, daytona.KindState)
+	c.try("stop", sb.Stop(c.ctx, nil))
+	i, err := a.Archive(c.ctx, sb.ID())
+	c.try("archive", err)
+	equal(c, "State", i.State, daytona.StateArchived)
+	c.try("start", sb.Start(c.ctx))
+	equal(c, "a file after the archive", c.sh(sb, "cat f"), "kept")
+}
+
+func checkVolumes(c *env) {
+	client := c.open()
+	v, err := client.Volumes()
+	if !is[daytona.VolumeManager](c.backend) {
+		c.lacking("volumes", err)
+	}
+	c.try("volumes", err)
+	vol, err := v.CreateVolume(c.ctx, "data")
+	c.try("create", err)
+	equal(c, "Name", vol.Name, "data")
+	_, err = v.CreateVolume(c.ctx, "data")
+	c.wantKind("create with a taken name", err, daytona.KindConflict)
+	for _, bad := range []string{"", "../x", "a b", strings.Repeat("v", 64)} {
+		_, err = v.CreateVolume(c.ctx, bad)
+		c.wantKind(fmt.Sprintf("create with name %q", bad), err, daytona.KindInvalid)
+	}
+	for _, key := range []string{"data", vol.ID} {
+		got, err := v.GetVolume(c.ctx, key)
+		c.try("get", err)
+		equal(c, "ID", got.ID, vol.ID)
+	}
+	_, err = v.GetVolume(c.ctx, "none")
+	c.wantKind("get what does not exist", err, daytona.KindNotFound)
+	mount := func(m ...daytona.VolumeMount) func(*daytona.Spec) {
+		return func(s *daytona.Spec) { s.Volumes = m }
+	}
+	a := c.create(mount(daytona.VolumeMount{Volume: "data", MountPath: "/data"}))
+	b := c.create(mount(daytona.VolumeMount{Volume: vol.ID, MountPath: "/mnt/ro", ReadOnly: true}, daytona.VolumeMount{Volume: "data", MountPath: "/sub", Subpath: "users/alice"}))
+	equal(c, "Info.Volumes", len(b.Info().Volumes), 2)
+	c.try("write to a volume", a.FileSystem().WriteFile(c.ctx, "/data/f", []byte("shared"), 0o644))
+	got, err := b.FileSystem().ReadFile(c.ctx, "/mnt/ro/f")
+	c.try("read it in another sandbox", err)
+	equal(c, "content", string(got), "shared")
+	if err := b.FileSystem().WriteFile(c.ctx, "/mnt/ro/g", []byte("x"), 0); err == nil {
+		c.Error("a read-only mount was written to")
+	}
+	if r, err := b.Process().Exec(c.ctx, "echo x > /mnt/ro/f", nil); err == nil && r.ExitCode == 0 {
+		c.Error("a program wrote to a read-only mount")
+	}
+	c.try("write through a Subpath that was made", b.FileSystem().WriteFile(c.ctx, "/sub/mine", []byte("alice"), 0o644))
+	got, err = a.FileSystem().ReadFile(c.ctx, "/data/users/alice/mine")
+	c.try("read it through the whole volume", err)
+	equal(c, "content", string(got), "alice")
+	if _, err = b.FileSystem().Stat(c.ctx, "/sub/../f"); err == nil {
+		c.Error("the volume's root is in reach of a Subpath mount")
+	}
+	c.wantKind("delete a volume that is mounted", v.DeleteVolume(c.ctx, "data"), daytona.KindConflict)
+	c.try("stop", a.Stop(c.ctx, nil))
+	c.try("start", a.Start(c.ctx))
+	equal(c, "a volume after a restart", c.sh(a, "cat /data/f"), "shared")
+	c.try("delete", a.Delete(c.ctx))
+	c.try("delete", b.Delete(c.ctx))
+	again := c.create(mount(daytona.VolumeMount{Volume: "data", MountPath: "/data"}))
+	equal(c, "a volume outlives its sandboxes", c.sh(again, "cat /data/f"), "shared")
+	c.try("delete", again.Delete(c.ctx))
+	var names []string
+	for v, err := range v.ListVolumes(c.ctx) {
+		c.try("list", err)
+		names = append(names, v.Name)
+	}
+	if !slices.Contains(names, "data") {
+		c.Errorf("ListVolumes = %q, lacks data", names)
+	}
+	c.try("delete", v.DeleteVolume(c.ctx, "data"))
+	c.wantKind("delete again", v.DeleteVolume(c.ctx, "data"), daytona.KindNotFound)
+	_, err = client.Create(c.ctx, c.spec(mount(daytona.VolumeMount{Volume: "data", MountPath: "/data"})))
+	c.wantKind("create with a deleted volume", err, daytona.KindNotFound)
+	c.nothingLeft("after volumes")
+}
+
+// checkNetworkPolicyLive cuts a connection by a new policy. The far end is a
+// listener on an address of this machine that the first policy allows.
+func checkNetworkPolicyLive(c *env) {
+	sb := c.create()
+	err := sb.SetNetworkPolicy(c.ctx, daytona.NetworkPolicy{Block: true})
+	if !is[daytona.NetworkPolicer](c.backend) {
+		c.lacking("set network policy", err)
+	}
+	c.try("block", err)
+	equal(c, "Info.Network.Block", sb.Info().Network.Block, true)
+	c.try("back to the default", sb.SetNetworkPolicy(c.ctx, daytona.NetworkPolicy{}))
+	host := hostAddress()
+	if !host.IsValid() {
+		c.Skip("this machine has no address but loopback")
+	}
+	ln, addr := c.listen(host)
+	allow := daytona.NetworkPolicy{Allow: []netip.Prefix{netip.PrefixFrom(host, host.BitLen())}}
+	if err := sb.SetNetworkPolicy(c.ctx, allow); err != nil {
+		if errors.Is(err, errors.ErrUnsupported) {
+			c.Skipf("backend %s does not take single addresses of the host: %v", c.backend.Name(), err)
+		}
+		c.Fatalf("allow %v: %v", host, err)
+	}
+	accepted := make(chan io.ReadCloser, 1)
+	go func() {
+		if conn, err := ln.Accept(); err == nil {
+			accepted <- conn
+		}
+	}()
+	c.installAttacker(sb)
+	cmd := sb.Process().Command(c.ctx, attackerPath, "hold", addr)
+	out, err := cmd.StdoutPipe()
+	c.try("pipe", err)
+	c.try("start", cmd.Start())
+	r := bufio.NewReader(out)
+	line, _ := r.ReadString('\n')
+	if !strings.HasPrefix(line, "connected") {
+		_ = cmd.Signal(c.ctx, "SIGKILL")
+		c.Skipf("the host's own address stays out of reach although it is in Allow (%q), which is a backend's right", line)
+	}
+	defer (<-accepted).Close()
+	c.try("block while a connection is open", sb.SetNetworkPolicy(c.ctx, daytona.NetworkPolicy{Block: true}))
+	c.try("the connection is cut", c.within(15*time.Second, func() error {
+		line, err := r.ReadString('\n')
+		if err == nil && !strings.HasPrefix(line, "cut") {
+			err = fmt.Errorf("the program says %q", line)
+		}
+		return err
+	}))
+	_ = cmd.Signal(c.ctx, "SIGKILL")
+	go io.Copy(io.Discard, r)
+	_ = c.within(5*time.Second, cmd.Wait)
+}

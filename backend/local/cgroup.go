@@ -1,0 +1,335 @@
+package local
+
+import (
+	"bufio"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/daytona-go/daytona"
+	"golang.org/x/sys/unix"
+)
+
+// cgroups is how this machine limits groups of processes: which hierarchies
+// there are, and where in them the engine may make its groups. A sandbox has
+// the group <base>/<id> in each. In the version 2 hierarchy, which may be the
+// only one, or one without controllers beside version 1 ("hybrid"), it has
+// <base>/<id>/box below, which belongs to the sandbox's root: there the agent
+// makes a group for each command, to be able to kill all of it.
+type cgroups struct {
+	// v1 maps a controller to its base directory. Empty on a pure version 2
+	// machine.
+	v1 map[string]string
+	// v2 is the base directory in the version 2 hierarchy; "" if there is
+	// none, or none that may be written.
+	v2 string
+	// v2controllers are enabled for the groups below v2.
+	v2controllers []string
+}
+
+const cgroupName = "daytona"
+
+// findCgroups looks at what is mounted and makes the base groups. That there
+// is nothing to be had is no error: the engine then refuses limits.
+func findCgroups() (*cgroups, error) {
+	c := &cgroups{v1: map[string]string{}}
+	f, err := os.Open("/proc/self/mountinfo")
+	if err != nil {
+		return nil, fmt.Errorf("find cgroups: %w", err)
+	}
+	defer f.Close()
+	own, err := ownCgroups()
+	if err != nil {
+		return nil, fmt.Errorf("find cgroups: %w", err)
+	}
+	for s := bufio.NewScanner(f); s.Scan(); {
+		// mountinfo: "… root mountpoint options … - fstype source superoptions",
+		// proc(5).
+		pre, post, ok := strings.Cut(s.Text(), " - ")
+		if !ok {
+			continue
+		}
+		fields, tail := strings.Fields(pre), strings.Fields(post)
+		if len(fields) < 5 || len(tail) < 3 {
+			continue
+		}
+		mount := fields[4]
+		switch tail[0] {
+		case "cgroup":
+			for _, opt := range strings.Split(tail[2], ",") {
+				switch opt {
+				case "cpu", "memory", "pids", "blkio", "freezer":
+					base := filepath.Join(mount, cgroupName)
+					if os.Geteuid() == 0 && os.MkdirAll(base, 0o755) == nil {
+						c.v1[opt] = base
+					}
+				}
+			}
+		case "cgroup2":
+			if c.v2 == "" {
+				c.findV2(mount, own[""])
+			}
+		}
+	}
+	return c, nil
+}
+
+// ownCgroups reads /proc/self/cgroup: controller (or "" for version 2) to
+// path.
+func ownCgroups() (map[string]string, error) {
+	data, err := os.ReadFile("/proc/self/cgroup")
+	if err != nil {
+		return nil, err
+	}
+	own := map[string]string{}
+	for line := range strings.Lines(string(data)) {
+		p := strings.SplitN(strings.TrimSpace(line), ":", 3)
+		if len(p) == 3 {
+			for _, c := range strings.Split(p[1], ",") {
+				own[c] = p[2]
+			}
+		}
+	}
+	return own, nil
+}
+
+// findV2 chooses the base: as root, a group at the top; otherwise the topmost
+// group above our own that has been delegated to us, since processes cannot
+// be moved across a border that we may not write (cgroup-v2, "Delegation").
+func (c *cgroups) findV2(mount, own string) {
+	parent := ""
+	if os.Geteuid() == 0 {
+		parent = mount
+	} else {
+		for p := own; ; p = filepath.Dir(p) {
+			dir := filepath.Join(mount, p)
+			if unix.Access(dir, unix.W_OK) != nil || unix.Access(filepath.Join(dir, "cgroup.procs"), unix.W_OK) != nil {
+				break
+			}
+			parent = dir
+			if p == "/" {
+				break
+			}
+		}
+	}
+	if parent == "" {
+		return
+	}
+	base := filepath.Join(parent, cgroupName)
+	if err := os.MkdirAll(base, 0o755); err != nil {
+		return
+	}
+	// Both may fail where a controller is missing or the parent has processes;
+	// what is enabled in the end is what counts.
+	for _, dir := range []string{parent, base} {
+		for _, ctl := range []string{"cpu", "memory", "pids", "io"} {
+			_ = os.WriteFile(filepath.Join(dir, "cgroup.subtree_control"), []byte("+"+ctl), 0)
+		}
+	}
+	enabled, err := os.ReadFile(filepath.Join(base, "cgroup.subtree_control"))
+	if err != nil {
+		return
+	}
+	c.v2, c.v2controllers = base, strings.Fields(string(enabled))
+}
+
+// has reports whether a controller ("cpu", "memory", "pids", "io") can be
+// used.
+func (c *cgroups) has(controller string) bool {
+	if slices.Contains(c.v2controllers, controller) {
+		return true
+	}
+	if controller == "io" {
+		controller = "blkio"
+	}
+	return c.v1[controller] != ""
+}
+
+// group is the cgroups of one sandbox.
+type group struct {
+	c  *cgroups
+	id string
+}
+
+func (c *cgroups) group(id string) group { return group{c, id} }
+
+func (g group) v2dir() string { return filepath.Join(g.c.v2, g.id) }
+
+// limit is one file to write.
+type limit struct{ dir, file, value string }
+
+// create makes the groups with their limits. uid and gid get the box.
+func (g group) create(r daytona.Resources, ioDevice string, uid, gid int) error {
+	limits := g.limits(r, ioDevice)
+	for _, base := range g.c.v1 {
+		if err := os.Mkdir(filepath.Join(base, g.id), 0o755); err != nil && !errors.Is(err, fs.ErrExist) {
+			return fmt.Errorf("make cgroup: %w", err)
+		}
+	}
+	if g.c.v2 != "" {
+		box := filepath.Join(g.v2dir(), "box")
+		if err := os.MkdirAll(box, 0o755); err != nil {
+			return fmt.Errorf("make cgroup: %w", err)
+		}
+		// A sandbox must not make groups without end: they cost kernel memory.
+		_ = os.WriteFile(filepath.Join(g.v2dir(), "cgroup.max.descendants"), []byte("4096"), 0)
+		for _, f := range []string{"", "cgroup.procs", "cgroup.subtree_control", "cgroup.threads"} {
+			if err := os.Chown(filepath.Join(box, f), uid, gid); err != nil {
+				return fmt.Errorf("hand the cgroup to the sandbox: %w", err)
+			}
+		}
+	}
+	for _, l := range limits {
+		if err := os.WriteFile(filepath.Join(l.dir, l.file), []byte(l.value), 0); err != nil {
+			return fmt.Errorf("limit the sandbox: %s = %s: %w", l.file, l.value, err)
+		}
+	}
+	return nil
+}
+
+// cpuPeriod is the length in µs over which the CPU quota counts: the kernel's
+// default.
+const cpuPeriod = 100_000
+
+func (g group) limits(r daytona.Resources, ioDevice string) []limit {
+	var ls []limit
+	v1 := func(ctl, file, value string) {
+		ls = append(ls, limit{filepath.Join(g.c.v1[ctl], g.id), file, value})
+	}
+	v2 := func(file, value string) { ls = append(ls, limit{g.v2dir(), file, value}) }
+	onV2 := func(ctl string) bool { return slices.Contains(g.c.v2controllers, ctl) }
+	if r.CPU > 0 {
+		// The kernel takes no quota below 1 ms.
+		quota := max(int64(r.CPU*cpuPeriod), 1000)
+		if onV2("cpu") {
+			v2("cpu.max", fmt.Sprintf("%d %d", quota, cpuPeriod))
+		} else {
+			v1("cpu", "cpu.cfs_period_us", strconv.Itoa(cpuPeriod))
+			v1("cpu", "cpu.cfs_quota_us", strconv.FormatInt(quota, 10))
+		}
+	}
+	if m := r.MemoryBytes(); m > 0 {
+		if onV2("memory") {
+			v2("memory.max", strconv.FormatInt(m, 10))
+			if _, err := os.Stat(filepath.Join(g.c.v2, "memory.swap.max")); err == nil {
+				v2("memory.swap.max", "0")
+			}
+		} else if g.c.v1["memory"] != "" {
+			v1("memory", "memory.limit_in_bytes", strconv.FormatInt(m, 10))
+			if _, err := os.Stat(filepath.Join(g.c.v1["memory"], "memory.memsw.limit_in_bytes")); err == nil {
+				v1("memory", "memory.memsw.limit_in_bytes", strconv.FormatInt(m, 10))
+			}
+		}
+	}
+	if r.Processes > 0 {
+		if onV2("pids") {
+			v2("pids.max", strconv.Itoa(r.Processes))
+		} else if g.c.v1["pids"] != "" {
+			v1("pids", "pids.max", strconv.Itoa(r.Processes))
+		}
+	}
+	if r.DiskBandwidth > 0 && ioDevice != "" {
+		bps := strconv.FormatInt(int64(r.DiskBandwidth*(1<<20)), 10)
+		if onV2("io") {
+			v2("io.max", fmt.Sprintf("%s rbps=%s wbps=%s", ioDevice, bps, bps))
+		} else {
+			v1("blkio", "blkio.throttle.read_bps_device", ioDevice+" "+bps)
+			v1("blkio", "blkio.throttle.write_bps_device", ioDevice+" "+bps)
+		}
+	}
+	return ls
+}
+
+// add moves a process into the groups (of version 1; into version 2 it is
+// born, see open).
+func (g group) add(pid int) error {
+	for _, base := range g.c.v1 {
+		if err := os.WriteFile(filepath.Join(base, g.id, "cgroup.procs"), []byte(strconv.Itoa(pid)), 0); err != nil {
+			return fmt.Errorf("put process %d into its cgroup: %w", pid, err)
+		}
+	}
+	return nil
+}
+
+// open returns the box for CLONE_INTO_CGROUP, or nil without version 2.
+func (g group) open() (*os.File, error) {
+	if g.c.v2 == "" {
+		return nil, nil
+	}
+	return os.Open(filepath.Join(g.v2dir(), "box"))
+}
+
+// kill kills every process at once, if the kernel can (Linux 5.14).
+func (g group) kill() {
+	if g.c.v2 != "" {
+		_ = os.WriteFile(filepath.Join(g.v2dir(), "cgroup.kill"), []byte("1"), 0)
+	}
+}
+
+// remove removes the groups. The processes must be dead; the kernel may need
+// a moment to notice, so it tries for up to two seconds.
+func (g group) remove() error {
+	var dirs []string
+	for _, base := range g.c.v1 {
+		dirs = append(dirs, filepath.Join(base, g.id))
+	}
+	if g.c.v2 != "" {
+		dirs = append(dirs, g.v2dir())
+	}
+	deadline := time.Now().Add(2 * time.Second)
+	for wait := 200 * time.Microsecond; ; wait *= 2 {
+		var err error
+		for _, d := range dirs {
+			err = errors.Join(err, removeCgroup(d))
+		}
+		if err == nil || time.Now().After(deadline) {
+			return err
+		}
+		time.Sleep(wait)
+	}
+}
+
+// removeCgroup removes a group and those below it, deepest first.
+func removeCgroup(dir string) error {
+	err := unix.Rmdir(dir)
+	if err == nil || errors.Is(err, unix.ENOENT) {
+		return nil
+	}
+	entries, readErr := os.ReadDir(dir)
+	if readErr != nil {
+		return readErr
+	}
+	for _, e := range entries {
+		if e.IsDir() {
+			if err := removeCgroup(filepath.Join(dir, e.Name())); err != nil {
+				return err
+			}
+		}
+	}
+	if err := unix.Rmdir(dir); err != nil && !errors.Is(err, unix.ENOENT) {
+		return &fs.PathError{Op: "rmdir", Path: dir, Err: err}
+	}
+	return nil
+}
+
+// memory is what the sandbox uses, in bytes; 0 if unknown.
+func (g group) memory() int64 {
+	file := ""
+	if slices.Contains(g.c.v2controllers, "memory") {
+		file = filepath.Join(g.v2dir(), "memory.current")
+	} else if b := g.c.v1["memory"]; b != "" {
+		file = filepath.Join(b, g.id, "memory.usage_in_bytes")
+	}
+	data, err := os.ReadFile(file)
+	if err != nil {
+		return 0
+	}
+	n, _ := strconv.ParseInt(strings.TrimSpace(string(data)), 10, 64)
+	return n
+}

@@ -1,0 +1,428 @@
+package local
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"runtime"
+	"strconv"
+	"strings"
+	"syscall"
+	"time"
+
+	"github.com/daytona-go/daytona"
+	"github.com/daytona-go/daytona/internal/boot"
+	"golang.org/x/sys/unix"
+)
+
+// spawner is one OS thread that starts all sandboxes. It lives as long as the
+// engine: sandboxes that must die with the engine die with this thread
+// (PR_SET_PDEATHSIG counts threads, prctl(2)). It may join a network
+// namespace to start a process in it, as nothing else runs on it.
+type spawner struct {
+	work chan func()
+}
+
+func newSpawner() *spawner {
+	s := &spawner{work: make(chan func())}
+	go func() {
+		runtime.LockOSThread() // and never unlock: the thread ends with the goroutine
+		for f := range s.work {
+			f()
+		}
+	}()
+	return s
+}
+
+func (s *spawner) do(f func()) {
+	done := make(chan struct{})
+	s.work <- func() { defer close(done); f() }
+	<-done
+}
+
+func (s *spawner) close() { close(s.work) }
+
+// memfd returns a sealed copy of a file: it cannot be written by anybody, not
+// even through /proc/self/exe of what runs from it (CVE-2019-5736).
+func memfd(name string, content io.Reader) (*os.File, error) {
+	fd, err := unix.MemfdCreate(name, unix.MFD_CLOEXEC|unix.MFD_ALLOW_SEALING|unix.MFD_EXEC)
+	if errors.Is(err, unix.EINVAL) { // before Linux 6.3 there was no MFD_EXEC
+		fd, err = unix.MemfdCreate(name, unix.MFD_CLOEXEC|unix.MFD_ALLOW_SEALING)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("memfd_create: %w", err)
+	}
+	f := os.NewFile(uintptr(fd), name)
+	if _, err := io.Copy(f, content); err != nil {
+		f.Close()
+		return nil, err
+	}
+	if err := unix.Fchmod(fd, 0o755); err != nil {
+		f.Close()
+		return nil, err
+	}
+	if _, err := unix.FcntlInt(f.Fd(), unix.F_ADD_SEALS, unix.F_SEAL_SEAL|unix.F_SEAL_SHRINK|unix.F_SEAL_GROW|unix.F_SEAL_WRITE); err != nil {
+		f.Close()
+		return nil, fmt.Errorf("seal: %w", err)
+	}
+	return f, nil
+}
+
+// idMapping is how the ids of a sandbox's user namespace are made.
+type idMapping struct {
+	uids, gids []syscall.SysProcIDMap
+	// viaTools has newuidmap and newgidmap write the maps.
+	viaTools bool
+	// single says that there is but one user, with the id that uids[0] gives.
+	single bool
+}
+
+// proc is a running PID 1 of a sandbox.
+type proc struct {
+	pid   int
+	pidfd *os.File
+	done  chan struct{} // closed when it has ended
+}
+
+// watch follows a process through its pidfd, without a thread of its own.
+func watch(pid int, pidfd *os.File) *proc {
+	p := &proc{pid: pid, pidfd: pidfd, done: make(chan struct{})}
+	go func() {
+		c, err := pidfd.SyscallConn()
+		if err == nil {
+			err = c.Read(func(fd uintptr) bool {
+				fds := []unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}
+				n, err := unix.Poll(fds, 0)
+				return err == nil && n > 0
+			})
+		}
+		if err != nil {
+			return // the descriptor was closed: nobody is interested any more
+		}
+		// It is a child of ours, to be reaped, if this process cloned it.
+		_, _ = unix.Wait4(pid, nil, unix.WNOHANG, nil)
+		close(p.done)
+	}()
+	return p
+}
+
+// adopt watches a process by its number. It fails if the process has ended or
+// another has its number.
+func adopt(pid int, start uint64) (*proc, error) {
+	fd, err := unix.PidfdOpen(pid, unix.PIDFD_NONBLOCK)
+	if err != nil {
+		return nil, os.NewSyscallError("pidfd_open", err)
+	}
+	f := os.NewFile(uintptr(fd), "pidfd")
+	if startTime(pid) != start {
+		f.Close()
+		return nil, os.ErrProcessDone
+	}
+	return watch(pid, f), nil
+}
+
+func (p *proc) signal(s unix.Signal) error {
+	return unix.PidfdSendSignal(int(p.pidfd.Fd()), s, nil, 0)
+}
+
+// kill ends the whole sandbox and waits for it: without its PID 1 the kernel
+// kills all others of the namespace (pid_namespaces(7)).
+func (p *proc) kill() {
+	_ = p.signal(unix.SIGKILL)
+	<-p.done
+}
+
+// launch is all that is needed to start a sandbox's processes.
+type launch struct {
+	plan     *boot.Plan
+	config   []byte   // the agent's
+	listener *os.File // the agent's
+	log      *os.File // standard error of boot and agent
+	netns    *os.File // to join, or nil for a new one
+	group    group
+	ids      idMapping
+	// mounts makes the detached mounts, in the order of boot.Source.Mount.
+	mounts func(userns *os.File) ([]*os.File, error)
+	// device takes over the packets of a userspace network.
+	device func(kind string, dev *os.File) error
+	// close is closed when all is done.
+	close []*os.File
+}
+
+func (l *launch) free() {
+	for _, f := range l.close {
+		f.Close()
+	}
+}
+
+// run starts the process and sees it through boot. When it returns without
+// error the agent has been executed.
+func (e *engine) run(ctx context.Context, l launch) (_ *proc, err error) {
+	pair, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_SEQPACKET|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return nil, os.NewSyscallError("socketpair", err)
+	}
+	ours, theirs := os.NewFile(uintptr(pair[0]), "boot"), os.NewFile(uintptr(pair[1]), "boot")
+	defer ours.Close()
+	defer theirs.Close()
+	config, err := memfd("config", bytes.NewReader(l.config))
+	if err != nil {
+		return nil, err
+	}
+	defer config.Close()
+	if _, err := config.Seek(0, io.SeekStart); err != nil {
+		return nil, err
+	}
+	null, err := os.Open(os.DevNull)
+	if err != nil {
+		return nil, err
+	}
+	defer null.Close()
+	p, err := e.clone(l, null, config, theirs)
+	if err != nil {
+		return nil, err
+	}
+	defer func() {
+		if err != nil {
+			p.kill()
+			p.pidfd.Close()
+		}
+	}()
+	theirs.Close()
+	// A cancelled context kills the process, which ends the exchange.
+	stop := context.AfterFunc(ctx, func() { _ = p.signal(unix.SIGKILL) })
+	defer stop()
+
+	if l.ids.viaTools {
+		if err := e.mapIDs(ctx, p.pid, l.ids); err != nil {
+			return nil, err
+		}
+	}
+	if err := l.group.add(p.pid); err != nil {
+		return nil, err
+	}
+	userns, err := os.Open("/proc/" + strconv.Itoa(p.pid) + "/ns/user")
+	if err != nil {
+		return nil, fmt.Errorf("open the sandbox's user namespace: %w", err)
+	}
+	mounts, err := l.mounts(userns)
+	userns.Close()
+	if err != nil {
+		return nil, err
+	}
+	fds := make([]int, len(mounts))
+	for i, m := range mounts {
+		fds[i] = int(m.Fd())
+	}
+	body, err := json.Marshal(l.plan)
+	if err == nil {
+		var oob []byte
+		if len(fds) > 0 {
+			oob = unix.UnixRights(fds...)
+		}
+		_ = unix.SetsockoptInt(pair[0], unix.SOL_SOCKET, unix.SO_SNDBUF, 2*len(body)+1<<16)
+		err = unix.Sendmsg(pair[0], body, oob, nil, unix.MSG_NOSIGNAL)
+	}
+	for _, m := range mounts {
+		m.Close()
+	}
+	if err != nil && ctx.Err() == nil {
+		return nil, fmt.Errorf("send the plan to boot: %w", err)
+	}
+	if err := l.exchange(ctx, pair[0]); err != nil {
+		return nil, err
+	}
+	return p, nil
+}
+
+// exchange reads boot's messages up to the end of the socket.
+func (l *launch) exchange(ctx context.Context, sock int) error {
+	buf, oob := make([]byte, 64<<10), make([]byte, unix.CmsgSpace(4))
+	for {
+		n, oobn, _, _, err := unix.Recvmsg(sock, buf, oob, unix.MSG_CMSG_CLOEXEC)
+		if errors.Is(err, unix.EINTR) {
+			continue
+		}
+		if ctx.Err() != nil {
+			return ctx.Err()
+		}
+		if err != nil {
+			return fmt.Errorf("read from boot: %w", err)
+		}
+		if n == 0 {
+			return nil
+		}
+		var m boot.Message
+		if err := json.Unmarshal(buf[:n], &m); err != nil {
+			return fmt.Errorf("read from boot: %w", err)
+		}
+		if m.Error != "" {
+			return &bootError{m}
+		}
+		if m.Device != "" {
+			msgs, err := unix.ParseSocketControlMessage(oob[:oobn])
+			if err != nil || len(msgs) != 1 {
+				return errors.New("boot sent no network device")
+			}
+			rights, err := unix.ParseUnixRights(&msgs[0])
+			if err != nil || len(rights) != 1 {
+				return errors.New("boot sent no network device")
+			}
+			dev := os.NewFile(uintptr(rights[0]), "net")
+			err = l.device(m.Device, dev)
+			dev.Close()
+			if err != nil {
+				return err
+			}
+		}
+	}
+}
+
+// bootError is a step of boot that went wrong inside the new namespaces.
+type bootError struct{ m boot.Message }
+
+func (e *bootError) Error() string { return e.m.Step + ": " + e.m.Error }
+
+func (e *bootError) Unwrap() error {
+	if e.m.Errno != 0 {
+		return unix.Errno(e.m.Errno)
+	}
+	return nil
+}
+
+// clone starts the process in its new namespaces; it waits for the plan.
+func (e *engine) clone(l launch, null, config, sync *os.File) (*proc, error) {
+	pidfd := -1
+	attr := &syscall.SysProcAttr{
+		Cloneflags: unix.CLONE_NEWUSER | unix.CLONE_NEWNS | unix.CLONE_NEWPID | unix.CLONE_NEWIPC | unix.CLONE_NEWUTS,
+		PidFD:      &pidfd,
+		Setsid:     true,
+	}
+	if l.netns == nil {
+		attr.Cloneflags |= unix.CLONE_NEWNET
+	}
+	if !l.ids.viaTools {
+		attr.UidMappings, attr.GidMappings = l.ids.uids, l.ids.gids
+		attr.GidMappingsEnableSetgroups = !l.ids.single
+	}
+	if os.Geteuid() == 0 {
+		attr.Credential = &syscall.Credential{Uid: 0, Gid: 0}
+	} else {
+		// The rights of a new user namespace's first process end with an exec
+		// unless it is root there; ambient ones stay (capabilities(7)).
+		for c := range uintptr(unix.CAP_LAST_CAP + 1) {
+			attr.AmbientCaps = append(attr.AmbientCaps, c)
+		}
+	}
+	box, err := l.group.open()
+	if err != nil {
+		return nil, fmt.Errorf("open the sandbox's cgroup: %w", err)
+	}
+	if box != nil {
+		defer box.Close()
+		attr.UseCgroupFD, attr.CgroupFD = true, int(box.Fd())
+	}
+	files := []*os.File{null, null, l.log}
+	for fd, f := range map[int]*os.File{boot.FDListener: l.listener, boot.FDConfig: config, boot.FDSync: sync, boot.FDAgent: e.agent} {
+		for len(files) <= fd {
+			files = append(files, nil)
+		}
+		files[fd] = f
+	}
+	var p *os.Process
+	e.spawner.do(func() {
+		if l.netns != nil {
+			if err = unix.Setns(int(l.netns.Fd()), unix.CLONE_NEWNET); err != nil {
+				err = fmt.Errorf("join the sandbox's network namespace: %w", err)
+				return
+			}
+			defer func() {
+				if err := unix.Setns(int(e.hostNet.Fd()), unix.CLONE_NEWNET); err != nil {
+					// Everything that this thread starts would be in the wrong network.
+					panic("daytona: cannot return to the host's network namespace: " + err.Error())
+				}
+			}()
+		}
+		p, err = os.StartProcess("/proc/self/fd/"+strconv.Itoa(boot.FDAgent), []string{"daytona-agent", "boot"},
+			&os.ProcAttr{Dir: "/", Env: []string{}, Files: files, Sys: attr})
+	})
+	if err != nil {
+		return nil, fmt.Errorf("clone the sandbox's first process: %w", err)
+	}
+	pid := p.Pid
+	_ = p.Release()
+	if pidfd < 0 {
+		fd, err := unix.PidfdOpen(pid, 0)
+		if err != nil {
+			_ = unix.Kill(pid, unix.SIGKILL)
+			return nil, os.NewSyscallError("pidfd_open", err)
+		}
+		pidfd = fd
+	}
+	_ = unix.SetNonblock(pidfd, true) // so that the runtime's poller takes it
+	return watch(pid, os.NewFile(uintptr(pidfd), "pidfd")), nil
+}
+
+// mapIDs has the setuid tools of the distribution write the maps, from the
+// ranges that /etc/subuid and /etc/subgid give this user (newuidmap(1)).
+func (e *engine) mapIDs(ctx context.Context, pid int, ids idMapping) error {
+	for _, t := range []struct {
+		tool string
+		maps []syscall.SysProcIDMap
+	}{{"newuidmap", ids.uids}, {"newgidmap", ids.gids}} {
+		args := []string{strconv.Itoa(pid)}
+		for _, m := range t.maps {
+			args = append(args, strconv.Itoa(m.ContainerID), strconv.Itoa(m.HostID), strconv.Itoa(m.Size))
+		}
+		if out, err := exec.CommandContext(ctx, t.tool, args...).CombinedOutput(); err != nil {
+			return fmt.Errorf("%s %s: %w: %s", t.tool, strings.Join(args, " "), err, bytes.TrimSpace(out))
+		}
+	}
+	return nil
+}
+
+// cloneMount makes a detached mount of a directory.
+func cloneMount(dir string) (*os.File, error) {
+	fd, err := unix.OpenTree(unix.AT_FDCWD, dir, unix.OPEN_TREE_CLONE|unix.OPEN_TREE_CLOEXEC)
+	if err != nil {
+		return nil, &os.PathError{Op: "open_tree", Path: dir, Err: err}
+	}
+	return os.NewFile(uintptr(fd), dir), nil
+}
+
+// idmap makes the files of a detached mount appear in a user namespace with
+// the ids that they have on disk.
+func idmap(mount, userns *os.File) error {
+	err := unix.MountSetattr(int(mount.Fd()), "", unix.AT_EMPTY_PATH, &unix.MountAttr{
+		Attr_set: unix.MOUNT_ATTR_IDMAP, Userns_fd: uint64(userns.Fd()),
+	})
+	if err != nil {
+		return &os.PathError{Op: "map the ids of mount", Path: mount.Name(), Err: err}
+	}
+	return nil
+}
+
+// kernelError turns an error of the kernel into one of the library.
+func kernelError(op, subject string, err error) error {
+	if err == nil || errors.Is(err, context.Canceled) || errors.Is(err, context.DeadlineExceeded) {
+		return err
+	}
+	if e, ok := errors.AsType[*daytona.Error](err); ok && e.Op == op {
+		return err
+	}
+	kind := daytona.KindOf(err)
+	switch {
+	case errors.Is(err, unix.ENOSPC), errors.Is(err, unix.EDQUOT):
+		kind = daytona.KindNoSpace
+	case errors.Is(err, unix.EMFILE), errors.Is(err, unix.ENFILE), errors.Is(err, unix.EAGAIN), errors.Is(err, unix.ENOMEM):
+		kind = daytona.KindExhausted
+	}
+	return &daytona.Error{Kind: kind, Op: op, Subject: subject, Err: err}
+}
+
+const bootTimeout = 60 * time.Second

@@ -1,0 +1,184 @@
+package local
+
+import (
+	"context"
+	"encoding/json"
+	"iter"
+	"os"
+	"path/filepath"
+	"slices"
+	"time"
+
+	"github.com/daytona-go/daytona"
+	"golang.org/x/sys/unix"
+)
+
+// A volume is a directory below the state directory. Its files are kept with
+// the ids that they have inside the sandboxes.
+
+// CreateVolume implements daytona.VolumeManager.
+func (e *engine) CreateVolume(ctx context.Context, name string) (daytona.Volume, error) {
+	const op = "create volume"
+	if !daytona.ValidName(name) {
+		return daytona.Volume{}, &daytona.Error{Kind: daytona.KindInvalid, Op: op, Field: "name", Value: name,
+			Message: `must be 1 to 63 letters, digits, ".", "_" or "-" and start with a letter or digit`}
+	}
+	lock, err := lockFile(e.state.dir("volumes.lock"), true)
+	if err != nil {
+		return daytona.Volume{}, kernelError(op, name, err)
+	}
+	defer lock.Close()
+	if v, err := e.GetVolume(ctx, name); err == nil {
+		return daytona.Volume{}, &daytona.Error{Kind: daytona.KindConflict, Op: op, Field: "name", Value: name, Message: "volume " + v.ID + " has this name"}
+	}
+	v := daytona.Volume{ID: newID(), Name: name, CreatedAt: time.Now().UTC()}
+	data, err := json.Marshal(v)
+	if err != nil {
+		return daytona.Volume{}, err
+	}
+	tmp, err := os.MkdirTemp(e.state.dir("volumes"), ".new-")
+	if err != nil {
+		return daytona.Volume{}, kernelError(op, name, err)
+	}
+	defer os.RemoveAll(tmp)
+	if err := os.WriteFile(filepath.Join(tmp, "volume.json"), data, 0o600); err != nil {
+		return daytona.Volume{}, kernelError(op, name, err)
+	}
+	// Whatever user a sandbox has may write.
+	if err := os.Mkdir(filepath.Join(tmp, "data"), 0o755); err == nil {
+		err = os.Chmod(filepath.Join(tmp, "data"), 0o777)
+	}
+	if err == nil {
+		err = os.Rename(tmp, e.state.volume(v.ID))
+	}
+	return v, kernelError(op, name, err)
+}
+
+func (e *engine) loadVolume(id string) (daytona.Volume, error) {
+	var v daytona.Volume
+	data, err := os.ReadFile(filepath.Join(e.state.volume(id), "volume.json"))
+	if err == nil {
+		err = json.Unmarshal(data, &v)
+	}
+	return v, err
+}
+
+// GetVolume implements daytona.VolumeManager.
+func (e *engine) GetVolume(ctx context.Context, idOrName string) (daytona.Volume, error) {
+	if validID(idOrName) {
+		if v, err := e.loadVolume(idOrName); err == nil {
+			return v, nil
+		}
+	}
+	for v, err := range e.ListVolumes(ctx) {
+		if err != nil {
+			return daytona.Volume{}, err
+		}
+		if v.Name == idOrName {
+			return v, nil
+		}
+	}
+	return daytona.Volume{}, &daytona.Error{Kind: daytona.KindNotFound, Op: "get volume", Subject: idOrName, Message: "there is no volume with this id or name"}
+}
+
+// ListVolumes implements daytona.VolumeManager.
+func (e *engine) ListVolumes(ctx context.Context) iter.Seq2[daytona.Volume, error] {
+	return func(yield func(daytona.Volume, error) bool) {
+		entries, err := os.ReadDir(e.state.dir("volumes"))
+		if err != nil {
+			yield(daytona.Volume{}, kernelError("list volumes", e.state.root, err))
+			return
+		}
+		var all []daytona.Volume
+		for _, d := range entries {
+			if v, err := e.loadVolume(d.Name()); err == nil && validID(d.Name()) {
+				all = append(all, v)
+			}
+		}
+		slices.SortFunc(all, func(a, b daytona.Volume) int { return a.CreatedAt.Compare(b.CreatedAt) })
+		for _, v := range all {
+			if ctx.Err() != nil {
+				yield(daytona.Volume{}, ctx.Err())
+				return
+			}
+			if !yield(v, nil) {
+				return
+			}
+		}
+	}
+}
+
+// DeleteVolume implements daytona.VolumeManager.
+func (e *engine) DeleteVolume(ctx context.Context, idOrName string) error {
+	const op = "delete volume"
+	lock, err := lockFile(e.state.dir("volumes.lock"), true)
+	if err != nil {
+		return kernelError(op, idOrName, err)
+	}
+	defer lock.Close()
+	v, err := e.GetVolume(ctx, idOrName)
+	if err != nil {
+		return err
+	}
+	ids, err := e.state.ids()
+	if err != nil {
+		return kernelError(op, idOrName, err)
+	}
+	for _, id := range ids {
+		r, err := e.state.load(id)
+		if err != nil || r.Phase == phaseDeleting {
+			continue
+		}
+		for _, m := range r.Volumes {
+			if m.Volume == v.ID || m.Volume == v.Name {
+				return &daytona.Error{Kind: daytona.KindConflict, Op: op, Subject: v.Name, Message: "sandbox " + r.Name + " uses it; delete that first"}
+			}
+		}
+	}
+	gone := filepath.Join(e.state.dir("volumes"), ".gone-"+v.ID)
+	if err := os.Rename(e.state.volume(v.ID), gone); err != nil {
+		return kernelError(op, v.Name, err)
+	}
+	return kernelError(op, v.Name, e.removeTree(gone))
+}
+
+// openVolume opens the directory that a mount shows. The volume's own content
+// is hostile: a subpath is made and found without following a link, and what
+// is mounted is the directory that was found, not its name.
+func (e *engine) openVolume(ctx context.Context, m daytona.VolumeMount) (*os.File, error) {
+	v, err := e.GetVolume(ctx, m.Volume)
+	if err != nil {
+		return nil, err
+	}
+	data := filepath.Join(e.state.volume(v.ID), "data")
+	if m.Subpath != "" {
+		root, err := os.OpenRoot(data)
+		if err != nil {
+			return nil, err
+		}
+		defer root.Close()
+		for i, c := range m.Subpath + "/" {
+			if c != '/' {
+				continue
+			}
+			// Whatever user a sandbox has may write, as in the volume itself.
+			if err := root.Mkdir(m.Subpath[:i], 0o777); err == nil {
+				_ = root.Chmod(m.Subpath[:i], 0o777)
+			}
+		}
+	}
+	dir, err := os.Open(data)
+	if err != nil {
+		return nil, err
+	}
+	defer dir.Close()
+	fd, err := unix.Openat2(int(dir.Fd()), filepath.Clean("./"+m.Subpath), &unix.OpenHow{
+		Flags:   unix.O_PATH | unix.O_DIRECTORY | unix.O_CLOEXEC,
+		Resolve: unix.RESOLVE_BENEATH | unix.RESOLVE_NO_SYMLINKS | unix.RESOLVE_NO_MAGICLINKS,
+	})
+	if err != nil {
+		return nil, &daytona.Error{Kind: daytona.KindInvalid, Op: createOp, Field: "Volumes.Subpath", Value: m.Subpath,
+			Message: "must lead through directories of the volume only", Err: err}
+	}
+	return os.NewFile(uintptr(fd), m.MountPath), nil
+}
