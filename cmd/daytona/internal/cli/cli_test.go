@@ -25,7 +25,11 @@ import (
 // backend "host", when a test starts it as that.
 func TestMain(m *testing.M) {
 	if os.Getenv("TEST_AS_DAYTONA") == "" {
-		os.Exit(m.Run())
+		code := m.Run()
+		if builtDir != "" {
+			os.RemoveAll(builtDir)
+		}
+		os.Exit(code)
 	}
 	daytona.Register("host", openHost)
 	os.Exit(cli.Main(cli.Config{
@@ -61,6 +65,15 @@ func hostShell(t *testing.T) *shell {
 		"TEST_AS_DAYTONA=1", "TEST_CGROUPS=ok", "DAYTONA_BACKEND=host://" + t.TempDir(),
 		"PATH=" + os.Getenv("PATH"), "HOME=" + t.TempDir(), "TERM=xterm-test",
 	}}
+}
+
+// query adds a parameter to the URL of the backend.
+func (s *shell) query(q string) {
+	for i, e := range s.env {
+		if strings.HasPrefix(e, "DAYTONA_BACKEND=") {
+			s.env[i] = e + "?" + q
+		}
+	}
 }
 
 type result struct {
@@ -551,11 +564,7 @@ func TestCopyFromHostile(t *testing.T) {
 					t.Fatal(err)
 				}
 			}
-			for i, e := range s.env {
-				if strings.HasPrefix(e, "DAYTONA_BACKEND=") {
-					s.env[i] = e + "?evil=" + evil
-				}
-			}
+			s.query("evil=" + evil)
 			r := s.run("sandbox", "cp", "bad:tree/.", "tree")
 			if message == "" && r.code != 0 || message != "" && (r.code != 125 || !strings.Contains(r.stderr, message)) {
 				t.Errorf("want %q, got %s", message, r)

@@ -31,17 +31,19 @@ import (
 // line on machines that have no sandboxes: a sandbox is a directory, and its
 // programs are processes of this machine. State is kept on disk, so that
 // several processes share it. The query parameter "evil" makes its files
-// misbehave; see evilFiles.
+// misbehave; see evilFiles. "slow" is how long creating a sandbox takes.
 type hostBackend struct {
 	dir  string
 	evil string
+	slow time.Duration
 
 	mu   sync.Mutex
 	mine []string
 }
 
 func openHost(_ context.Context, u *url.URL) (daytona.Backend, error) {
-	return &hostBackend{dir: u.Path, evil: u.Query().Get("evil")}, nil
+	slow, err := time.ParseDuration(cmp.Or(u.Query().Get("slow"), "0"))
+	return &hostBackend{dir: u.Path, evil: u.Query().Get("evil"), slow: slow}, err
 }
 
 func (b *hostBackend) Name() string { return "host" }
@@ -56,7 +58,15 @@ func (b *hostBackend) save(i daytona.Info) (daytona.Info, error) {
 	return i, os.WriteFile(filepath.Join(b.dir, "sandboxes", i.ID, "info.json"), data, 0o600)
 }
 
-func (b *hostBackend) Create(_ context.Context, s daytona.Spec) (daytona.Info, error) {
+func (b *hostBackend) Create(ctx context.Context, s daytona.Spec) (daytona.Info, error) {
+	if b.slow > 0 {
+		s.OnProgress(daytona.Progress{Stage: "pulling \x1b[31mbig:1", Done: 1 << 20, Total: 4 << 20})
+		select {
+		case <-time.After(b.slow):
+		case <-ctx.Done():
+			return daytona.Info{}, ctx.Err()
+		}
+	}
 	id := rand.Text()
 	i := daytona.Info{
 		ID: id, Name: cmp.Or(s.Name, "sb-"+strings.ToLower(id[:8])), State: daytona.StateStarted, Backend: "host",

@@ -173,3 +173,34 @@ func TestSandboxShell(t *testing.T) {
 		s.ok("sandbox", "delete", "dev")
 	})
 }
+
+// TestProgress: work that takes long shows on a terminal, goes away without a
+// trace, and shows nowhere else.
+func TestProgress(t *testing.T) {
+	s := hostShell(t)
+	s.query("slow=900ms")
+	x := s.terminal(80, 24, "run", "--", "echo", "done")
+	x.expect(`\r\x1b\[K⠋ pulling \\x1b\[31mbig:1  1\.0 MiB / 4\.0 MiB \(25%\)`)
+	x.expect(`\r\x1b\[Kdone\r\n`)
+	if code, rest := x.end(); code != 0 || rest != "" {
+		t.Errorf("exit code %d, %q", code, rest)
+	}
+	if r := s.run("run", "--", "echo", "done"); r.stdout != "done\n" || r.stderr != "" {
+		t.Error(r)
+	}
+	if r := s.run("run", "--verbose", "--", "echo", "done"); !strings.Contains(r.stderr, `pulling \x1b[31mbig:1`) {
+		t.Error(r)
+	}
+
+	// Ctrl-C while the sandbox is being made.
+	s.query("slow=1m")
+	for i, e := range s.env {
+		s.env[i] = strings.Replace(e, "?slow=900ms", "", 1)
+	}
+	x = s.terminal(80, 24, "run", "--", "echo", "done")
+	x.expect(`pulling`)
+	x.typeIn("\x03")
+	if code, rest := x.end(); code != 130 || !strings.Contains(rest, "daytona: stopped by SIGINT") {
+		t.Errorf("exit code %d, %q", code, rest)
+	}
+}
