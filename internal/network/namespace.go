@@ -8,6 +8,7 @@ import (
 	"net/netip"
 	"os"
 	"sync"
+	"time"
 
 	"github.com/google/nftables/expr"
 	"golang.org/x/sys/unix"
@@ -137,16 +138,19 @@ func (h *Host) make(ctx context.Context, p Policy) (*Namespace, error) {
 		if err := h.applyInside(n.addr, p, denied); err != nil {
 			return err
 		}
-		return rt.Do(
+		if err := rt.Do(
 			nl.LinkUp(1),
 			nl.AddAddr(insideIndex, netip.PrefixFrom(n.addr, 31)),
 			nl.LinkUp(insideIndex),
 			nl.AddRoute(insideIndex, netip.PrefixFrom(netip.IPv4Unspecified(), 0), gateway),
-		)
+		); err != nil {
+			return err
+		}
+		if err := h.raise(ctx, gateway); err != nil {
+			return err
+		}
+		return waitOperational(ctx, rt, insideName)
 	})
-	if err == nil && n.addr.IsValid() {
-		err = h.raise(n.Gateway())
-	}
 	if err != nil {
 		if n.file != nil {
 			n.file.Close() // and with it everything that was made
@@ -191,7 +195,7 @@ func (h *Host) addLink(ctx context.Context, rt *nl.Conn) (netip.Addr, error) {
 }
 
 // raise brings the host's end of a link up.
-func (h *Host) raise(gateway netip.Addr) error {
+func (h *Host) raise(ctx context.Context, gateway netip.Addr) error {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	if h.rt == nil {
@@ -203,7 +207,7 @@ func (h *Host) raise(gateway netip.Addr) error {
 	}
 	// Refused without IPv6 in the kernel, and then not needed.
 	_ = h.rt.Do(nl.LinkNoIPv6LinkLocal(link.Index))
-	return h.rt.Do(
+	if err := h.rt.Do(
 		nl.AddAddr(link.Index, netip.PrefixFrom(gateway, 31)),
 		nl.LinkConf(link.Index, map[uint16]uint32{
 			nl.ConfForwarding:      1,
@@ -213,7 +217,30 @@ func (h *Host) raise(gateway netip.Addr) error {
 			nl.ConfSendRedirects:   0,
 		}),
 		nl.LinkUp(link.Index),
-	)
+	); err != nil {
+		return err
+	}
+	return waitOperational(ctx, h.rt, link.Name)
+}
+
+// waitOperational waits until an interface sends. Between being up and that lies work that the
+// kernel does on its own time (linkwatch), and what is sent meanwhile is lost: a connection's
+// first packet would be repeated only after a second. Kernels since 6.8 do the work when asked
+// for the state, so that there is no waiting.
+func waitOperational(ctx context.Context, rt *nl.Conn, name string) error {
+	const patience = 500 // ms
+	for range patience {
+		link, err := rt.LinkByName(name)
+		if err != nil || link.Operational {
+			return err
+		}
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-time.After(time.Millisecond):
+		}
+	}
+	return nil // it will be, later
 }
 
 // applyInside puts the rules of a policy into the calling thread's namespace, in one transaction.
@@ -224,7 +251,9 @@ func (h *Host) applyInside(addr netip.Addr, p Policy, denied []netip.Prefix) err
 	if err != nil {
 		return err
 	}
-	defer nf.Close()
+	// Closing a firewall socket waits until replaced rules are freed, which takes some 10 ms (an
+	// RCU grace period) and is nobody's business here: the new rules are in force.
+	defer func() { go nf.Close() }()
 	var resolvers []netip.Addr
 	if p.DNS() {
 		resolvers = h.resolvers
@@ -274,9 +303,7 @@ func insideRules(addr netip.Addr, allowed policy.Ranges, resolvers []netip.Addr,
 		add(output, ipEquals(ipDestination, r), protocol(unix.IPPROTO_TCP), port(2, 53), accept())
 	}
 	add(output, ipEquals(ipDestination, gateway), ctReply(), accept())
-	if len(allowed) > 0 {
-		add(output, ipIn(ipDestination, b.ranges(familyInet, tableName, allowed)), accept())
-	}
+	b.acceptRanges(familyInet, output, ipDestination, allowed, nil)
 	// Refuse rather than swallow: programs fail at once instead of waiting, and connections that
 	// a new policy forbids end.
 	add(output, notFirstTCP(), reject(unix.NFT_REJECT_TCP_RST, 0))
@@ -288,9 +315,7 @@ func insideRules(addr netip.Addr, allowed policy.Ranges, resolvers []netip.Addr,
 	for _, r := range resolvers {
 		add(input, ipEquals(ipSource, r), port(0, 53), ctReply(), accept())
 	}
-	if len(allowed) > 0 {
-		add(input, ipIn(ipSource, b.ranges(familyInet, tableName, allowed)), ctReply(), accept())
-	}
+	b.acceptRanges(familyInet, input, ipSource, allowed, ctReply())
 	// Routers on the way report from whatever address they have.
 	add(input, ctState(expr.CtStateBitRELATED), protocol(unix.IPPROTO_ICMP), accept())
 
@@ -311,9 +336,7 @@ func insideRules(addr netip.Addr, allowed policy.Ranges, resolvers []netip.Addr,
 		add(frames, ipEquals(ipDestination, r), protocol(unix.IPPROTO_TCP), port(2, 53), accept())
 	}
 	add(frames, ipEquals(ipDestination, gateway), accept()) // the host drops what is no answer
-	if len(allowed) > 0 {
-		add(frames, ipIn(ipDestination, b.ranges(familyNetdev, tableName, allowed)), accept())
-	}
+	b.acceptRanges(familyNetdev, frames, ipDestination, allowed, nil)
 	return b
 }
 

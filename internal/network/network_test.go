@@ -20,6 +20,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/daytona-go/daytona/internal/network/nl"
+	"github.com/daytona-go/daytona/internal/network/policy"
 )
 
 const (
@@ -191,6 +192,10 @@ func TestAllowList(t *testing.T) {
 	h := openHost(t, nil)
 	noDNS := allowList(t, "9.9.9.9")
 	noDNS.NoDNS = true
+	var many []string
+	for i := range policy.MaxAllow - 1 {
+		many = append(many, fmt.Sprintf("11.%d.%d.0/24", i/128, 2*(i%128)))
+	}
 	for _, test := range []struct {
 		name         string
 		policy       Policy
@@ -201,6 +206,7 @@ func TestAllowList(t *testing.T) {
 		{"a private range by name", allowList(t, "192.168.0.0/16"), []string{"192.168.7.7:8080"}, []string{"9.9.9.9:8080", "172.16.5.5:8080"}},
 		{"everything is the internet only", allowList(t, "0.0.0.0/0"), []string{"9.9.9.9:8080"}, []string{"10.1.2.3:8080", "192.168.7.7:8080", "169.254.169.254:8080", "192.0.2.2:8080"}},
 		{"the host's own range", allowList(t, "10.0.0.0/8", "9.9.8.0/24", "192.0.2.0/24"), []string{"10.1.2.3:8080"}, []string{"10.99.0.2:8080", "9.9.8.2:8080", "192.0.2.2:8080", "9.9.9.9:8080"}},
+		{"as long as it may be", allowList(t, append(many, "9.9.9.9")...), []string{"9.9.9.9:8080"}, []string{"9.9.9.10:8080", "10.1.2.3:8080"}},
 		{"empty", allowList(t), nil, []string{"9.9.9.9:8080", "10.1.2.3:53", "8.8.8.8:53"}},
 	} {
 		t.Run(test.name, func(t *testing.T) {
@@ -364,8 +370,13 @@ func TestSetPolicyLeavesNoWindow(t *testing.T) {
 
 // sendRaw sends an IP packet with a source address of one's choice, past the output hook when
 // frames is set.
-func (m *machine) sendRaw(ns *os.File, from, to netip.Addr, port uint16, frames bool) error {
-	return inside(m.home, ns, func() error {
+func (m *machine) sendRaw(n *Namespace, from, to netip.Addr, port uint16, frames bool) error {
+	link, err := net.InterfaceByName(n.LinkName())
+	if err != nil {
+		return err
+	}
+	router := link.HardwareAddr
+	return inside(m.home, n.File(), func() error {
 		packet := udpPacket(from, to, port)
 		if !frames {
 			fd, err := unix.Socket(unix.AF_INET, unix.SOCK_RAW, unix.IPPROTO_RAW)
@@ -381,16 +392,7 @@ func (m *machine) sendRaw(ns *os.File, from, to netip.Addr, port uint16, frames 
 			return err
 		}
 		defer unix.Close(fd)
-		rt, err := nl.Dial(unix.NETLINK_ROUTE)
-		if err != nil {
-			return err
-		}
-		defer rt.Close()
-		var mac [6]byte
-		for i := range mac {
-			mac[i] = 0xff
-		}
-		frame := append(append([]byte{}, mac[:]...), 2, 0, 0, 0, 0, 1, 8, 0)
+		frame := append(append([]byte{}, router...), 2, 0, 0, 0, 0, 1, 8, 0)
 		frame = append(frame, packet...)
 		return unix.Sendto(fd, frame, 0, &unix.SockaddrLinklayer{Ifindex: insideIndex, Protocol: 0x0608, Halen: 6})
 	})
@@ -494,13 +496,13 @@ func TestForgedPackets(t *testing.T) {
 	try := func(t *testing.T, rules bool, honest int) {
 		for _, frames := range []bool{false, true} {
 			for _, from := range forged {
-				_ = m.sendRaw(n.File(), from, public, 7000, frames)
+				_ = m.sendRaw(n, from, public, 7000, frames)
 			}
 			if rules {
-				_ = m.sendRaw(n.File(), n.Addr(), private, 7000, frames)
+				_ = m.sendRaw(n, n.Addr(), private, 7000, frames)
 			}
 			// Sent after the others on the same path, so when it is there they would be.
-			if err := m.sendRaw(n.File(), n.Addr(), public, 7000, frames); err != nil {
+			if err := m.sendRaw(n, n.Addr(), public, 7000, frames); err != nil {
 				t.Fatalf("frames %v: %v", frames, err)
 			}
 			honest++

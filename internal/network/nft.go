@@ -1,6 +1,7 @@
 package network
 
 import (
+	"cmp"
 	"encoding/binary"
 	"fmt"
 	"net/netip"
@@ -168,6 +169,32 @@ func (b *batch) ranges(family byte, table string, ranges policy.Ranges) *expr.Lo
 		b.add(unix.NFT_MSG_NEWSETELEM, unix.NLM_F_CREATE, family, &body, "fill an address set")
 	}
 	return &expr.Lookup{SetName: name, SetID: id}
+}
+
+// maxInline is how many ranges are written as single rules rather than as a set.
+const maxInline = 48
+
+// acceptRanges accepts packets whose address lies in one of the ranges and that meet condition.
+// Short lists, which nearly all are, become a rule each: a packet that is under way while rules
+// are replaced can miss an address in a set that both the old and the new rules have, and be
+// refused, because the kernel judges the elements of the old set by the new generation.
+func (b *batch) acceptRanges(family byte, chain string, offset uint32, ranges policy.Ranges, condition []expr.Any) {
+	if len(ranges) > maxInline {
+		b.rule(family, tableName, chain, ipIn(offset, b.ranges(family, tableName, ranges)), condition, accept())
+		return
+	}
+	// Wide ranges first: most packets match one of those.
+	byWidth := slices.SortedFunc(slices.Values(ranges), func(x, y policy.Range) int {
+		return cmp.Compare(y.Last-y.First, x.Last-x.First)
+	})
+	for _, r := range byWidth {
+		within := &expr.Range{
+			Op: expr.CmpOpEq, Register: 1,
+			FromData: binary.BigEndian.AppendUint32(nil, r.First),
+			ToData:   binary.BigEndian.AppendUint32(nil, r.Last),
+		}
+		b.rule(family, tableName, chain, []expr.Any{ipField(offset), within}, condition, accept())
+	}
 }
 
 // flowSet creates the set that counts connections by source address.

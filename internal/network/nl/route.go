@@ -19,6 +19,9 @@ const (
 	addrGenModeNone  = 1
 )
 
+// operUp is IF_OPER_UP of linux/if.h.
+const operUp = 6
+
 // IPv4 settings of one interface, numbered as IPV4_DEVCONF_* in linux/ip.h. They are the same
 // switches as /proc/sys/net/ipv4/conf/<interface>/*, set without needing a writable /proc/sys.
 const (
@@ -164,6 +167,8 @@ type Link struct {
 	Index int32
 	Name  string
 	Up    bool
+	// Operational is IF_OPER_UP: it has a carrier and sends.
+	Operational bool
 }
 
 func parseLink(body []byte) (Link, bool) {
@@ -173,8 +178,11 @@ func parseLink(body []byte) (Link, bool) {
 	info := *(*unix.IfInfomsg)(unsafe.Pointer(&body[0]))
 	l := Link{Index: info.Index, Up: info.Flags&unix.IFF_UP != 0}
 	for typ, value := range Attributes(body[unix.SizeofIfInfomsg:]) {
-		if typ == unix.IFLA_IFNAME && len(value) > 0 {
+		switch {
+		case typ == unix.IFLA_IFNAME && len(value) > 0:
 			l.Name = string(value[:len(value)-1])
+		case typ == unix.IFLA_OPERSTATE && len(value) == 1:
+			l.Operational = value[0] == operUp
 		}
 	}
 	return l, true
