@@ -249,7 +249,7 @@ func decode(w http.ResponseWriter, r *http.Request, into any) error {
 		if _, ok := errors.AsType[*http.MaxBytesError](err); ok {
 			return &failure{http.StatusRequestEntityTooLarge, "", fmt.Sprintf("request body: more than %d bytes", bodyLimit)}
 		}
-		return &failure{http.StatusBadRequest, "INVALID_REQUEST_BODY", "invalid body request: " + err.Error()}
+		return &failure{http.StatusBadRequest, wire.CodeInvalidBody, "invalid body request: " + err.Error()}
 	}
 	return nil
 }

@@ -1,5 +1,13 @@
 package wire
 
+import (
+	"encoding/base64"
+	"encoding/json"
+	"fmt"
+	"net/http"
+	"strings"
+)
+
 // ExecuteRequest is the body of POST /process/execute. Timeout is in seconds,
 // 0 is none.
 type ExecuteRequest struct {
@@ -159,7 +167,8 @@ type PTYExit struct {
 // its streams kept apart, as os/exec does. The query parameter "spec" is a
 // CommandRequest as base64url (unpadded) JSON, so that the program starts with
 // the handshake. If it cannot be started the handshake is answered with an
-// ErrorResponse (code COMMAND_START) instead.
+// ErrorResponse (code COMMAND_START) instead: status 404 for no such program or
+// directory, 403 for no permission, 422 for anything else.
 //
 // Client to server, binary frames, first byte FrameStdin: the rest is input;
 // an empty rest is its end. Text frames: a CommandControl.
@@ -212,3 +221,109 @@ type CommandExit struct {
 // both directions, are the bytes of a TCP connection to that port on the
 // sandbox's loopback interface. Nothing listening is answered with status 502
 // and code NOT_LISTENING. An empty binary frame is the end of that direction.
+
+// OfferedProtocols returns the WebSocket subprotocols that a client offers, in
+// its order.
+func OfferedProtocols(h http.Header) []string {
+	var list []string
+	for _, line := range h.Values("Sec-WebSocket-Protocol") {
+		for p := range strings.SplitSeq(line, ",") {
+			if p = strings.Trim(p, " \t"); p != "" {
+				list = append(list, p)
+			}
+		}
+	}
+	return list
+}
+
+// SelectProtocol chooses which of the offered subprotocols a server selects.
+// Some clients fail if none of theirs is. The client's version comes first,
+// then the PTY's exit control; the PTY's environment is the last resort, since
+// it is sent back by being selected. Others are not ours: "".
+func SelectProtocol(offered []string) string {
+	best, rank := "", 0
+	for _, p := range offered {
+		n := 0
+		switch {
+		case hasPrefixFold(p, ProtocolSDKVersion):
+			n = 3
+		case strings.EqualFold(p, ProtocolPTYExitControl):
+			n = 2
+		case hasPrefixFold(p, ProtocolPTYEnvs):
+			n = 1
+		}
+		if n > rank {
+			best, rank = p, n
+		}
+	}
+	return best
+}
+
+// ClientVersion returns the version of the client's SDK: from its header, or
+// from a subprotocol where a browser cannot send the header. "" if neither is
+// there.
+func ClientVersion(h http.Header) string {
+	if v := h.Get(HeaderSDKVersion); v != "" {
+		return v
+	}
+	for _, p := range OfferedProtocols(h) {
+		if hasPrefixFold(p, ProtocolSDKVersion) {
+			return p[len(ProtocolSDKVersion):]
+		}
+	}
+	return ""
+}
+
+// OffersExitControl says whether the client wants a PTY's exit status as a
+// text frame.
+func OffersExitControl(h http.Header) bool {
+	for _, p := range OfferedProtocols(h) {
+		if strings.EqualFold(p, ProtocolPTYExitControl) {
+			return true
+		}
+	}
+	return false
+}
+
+// OfferedPTYEnvs decodes the environment of a create-connect; nil if there is
+// none.
+func OfferedPTYEnvs(h http.Header) (map[string]string, error) {
+	for _, p := range OfferedProtocols(h) {
+		if !hasPrefixFold(p, ProtocolPTYEnvs) {
+			continue
+		}
+		b, err := base64.RawURLEncoding.DecodeString(strings.TrimRight(p[len(ProtocolPTYEnvs):], "="))
+		if err != nil {
+			return nil, fmt.Errorf("subprotocol %s: not base64url: %w", ProtocolPTYEnvs, err)
+		}
+		var envs map[string]string
+		if err := json.Unmarshal(b, &envs); err != nil {
+			return nil, fmt.Errorf("subprotocol %s: not a JSON object of strings: %w", ProtocolPTYEnvs, err)
+		}
+		return envs, nil
+	}
+	return nil, nil
+}
+
+func hasPrefixFold(s, prefix string) bool {
+	return len(s) >= len(prefix) && strings.EqualFold(s[:len(prefix)], prefix)
+}
+
+// EncodeCommandSpec and DecodeCommandSpec convert the query parameter "spec"
+// of CommandPath.
+func EncodeCommandSpec(req CommandRequest) (string, error) {
+	b, err := json.Marshal(req)
+	return base64.RawURLEncoding.EncodeToString(b), err
+}
+
+// DecodeCommandSpec is the inverse of EncodeCommandSpec.
+func DecodeCommandSpec(spec string) (req CommandRequest, err error) {
+	b, err := base64.RawURLEncoding.DecodeString(strings.TrimRight(spec, "="))
+	if err != nil {
+		return req, fmt.Errorf("not base64url: %w", err)
+	}
+	if err := json.Unmarshal(b, &req); err != nil {
+		return req, fmt.Errorf("not a JSON command: %w", err)
+	}
+	return req, nil
+}

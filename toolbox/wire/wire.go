@@ -22,12 +22,33 @@ const (
 	// ProtocolSDKVersion, followed by a version, is a WebSocket subprotocol
 	// that must be selected when it is offered.
 	ProtocolSDKVersion = "X-Daytona-SDK-Version~"
+	// HeaderSkipActivity, if "true", says that a request does not put off the
+	// sandbox's automatic stop.
+	HeaderSkipActivity = "X-Daytona-Skip-Last-Activity-Update"
+	// HeaderAgentToken (Extension) has the token of an agent that listens on
+	// TCP, where Authorization is for the program behind /proxy. Without this
+	// header, the token is looked for in Authorization.
+	HeaderAgentToken = "X-Daytona-Agent-Token"
 	// ProtocolPTYEnvs, followed by base64url JSON, carries the environment of
 	// create-connect; it must be selected when it is offered.
 	ProtocolPTYEnvs = "X-Daytona-Pty-Envs~"
 	// ProtocolPTYExitControl asks for the exit status as a text frame.
 	ProtocolPTYExitControl = "X-Daytona-Pty-Exit-Control"
 )
+
+// OfferedVersion returns the ProtocolSDKVersion subprotocols that a WebSocket
+// request offers.
+func OfferedVersion(r *http.Request) []string {
+	var offered []string
+	for _, header := range r.Header["Sec-Websocket-Protocol"] {
+		for name := range strings.SplitSeq(header, ",") {
+			if name = strings.TrimSpace(name); strings.HasPrefix(name, ProtocolSDKVersion) {
+				offered = append(offered, name)
+			}
+		}
+	}
+	return offered
+}
 
 // Markers precede every line of a session log.
 const (
@@ -46,6 +67,7 @@ const (
 	CodeNoSpace          = "NO_SPACE"      // Extension: with status 507
 	CodeCommandStart     = "COMMAND_START" // Extension: a command could not be started
 	CodeNotListening     = "NOT_LISTENING" // Extension: nothing listens on the port
+	CodeInvalidBody      = "INVALID_REQUEST_BODY"
 	CodeUnsupported      = "NOT_SUPPORTED" // Extension: with status 501
 	CodeDirectoryInPlace = "DIRECTORY"     // Extension: a directory where a file is wanted
 	CodeNotEmpty         = "NOT_EMPTY"     // Extension: a directory that is not empty

@@ -1,0 +1,42 @@
+// Command daytona-agent is the agent inside a sandbox; see package toolbox.
+package main
+
+import (
+	"fmt"
+	"os"
+	"runtime"
+)
+
+// version is set by the linker.
+var version = "v0.0.0-dev"
+
+// Only a main goroutine that is locked from the start stays on the process's
+// first thread. It does nothing there but wait: the signal that ends the agent
+// with its parent (PR_SET_PDEATHSIG) is that thread's, and Linux forgets it
+// when the thread takes on another identity, as package account does.
+func init() { runtime.LockOSThread() }
+
+func main() {
+	code := make(chan int)
+	go func() { code <- run(os.Args[1:]) }()
+	os.Exit(<-code)
+}
+
+func run(args []string) int {
+	command := "help"
+	if len(args) > 0 {
+		command, args = args[0], args[1:]
+	}
+	switch command {
+	case "serve":
+		return serve(args)
+	case "version":
+		fmt.Println(version)
+		return 0
+	case "help", "-h", "--help":
+		fmt.Println("usage: daytona-agent serve [--config-fd N] [--listen-fd N | --listen unix:///PATH | --listen tcp://ADDRESS:PORT]\n       daytona-agent version")
+		return 0
+	}
+	fmt.Fprintf(os.Stderr, "daytona-agent: unknown command %q; there are serve and version\n", command)
+	return 2
+}

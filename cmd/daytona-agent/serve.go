@@ -1,0 +1,169 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"os"
+	"os/signal"
+	"runtime"
+	"runtime/debug"
+	"strings"
+	"syscall"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/daytona-go/daytona/toolbox"
+)
+
+const (
+	// memoryLimit is the heap size above which the collector works harder, in
+	// bytes. Not a limit that anything fails by.
+	memoryLimit = 64 << 20
+	// configLimit bounds the configuration, in bytes.
+	configLimit = 16 << 20
+	// terminateGrace is between SIGTERM and SIGKILL for all processes of the
+	// sandbox.
+	terminateGrace = 5 * time.Second
+)
+
+func serve(args []string) int {
+	logger := slog.New(slog.NewTextHandler(os.Stderr, nil))
+	if err := serveUntil(args, logger); err != nil {
+		logger.Error("the agent ends", "error", err)
+		return 1
+	}
+	return 0
+}
+
+func serveUntil(args []string, logger *slog.Logger) error {
+	// Nobody may trace the agent or read its memory, which has the token.
+	if err := unix.Prctl(unix.PR_SET_DUMPABLE, 0, 0, 0, 0); err != nil {
+		return fmt.Errorf("make the agent untraceable: %w", err)
+	}
+	tune()
+	unix.Umask(0o022)
+
+	flags := flag.NewFlagSet("serve", flag.ContinueOnError)
+	configFD := flags.Int("config-fd", 4, "descriptor that the JSON configuration is read from; -1 for none")
+	listenFD := flags.Int("listen-fd", 3, "descriptor of the listening socket")
+	listen := flags.String("listen", "", "unix:///PATH or tcp://ADDRESS:PORT to listen on, in place of --listen-fd")
+	if err := flags.Parse(args); err != nil {
+		if errors.Is(err, flag.ErrHelp) {
+			return nil
+		}
+		return err
+	}
+	if flags.NArg() > 0 {
+		return fmt.Errorf("unexpected argument %q", flags.Arg(0))
+	}
+	config := toolbox.Config{Version: version}
+	if *configFD >= 0 {
+		if err := readConfig(*configFD, &config); err != nil {
+			return err
+		}
+	}
+	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, syscall.SIGINT)
+	defer stop()
+	l, err := listener(*listen, *listenFD)
+	if err != nil {
+		return err
+	}
+	server, err := toolbox.New(ctx, config, logger)
+	if err != nil {
+		l.Close()
+		return err
+	}
+	err = server.Serve(ctx, l)
+	terminate()
+	err = errors.Join(err, server.Close())
+	if errors.Is(err, toolbox.ErrIdle) || errors.Is(err, toolbox.ErrExpired) {
+		logger.Info("the sandbox stops", "reason", err)
+		return nil
+	}
+	return err
+}
+
+// tune trades throughput of the collector for memory: there may be hundreds of
+// agents on a machine, and each is idle most of the time.
+func tune() {
+	if os.Getenv("GOGC") == "" {
+		debug.SetGCPercent(50)
+	}
+	if os.Getenv("GOMEMLIMIT") == "" {
+		debug.SetMemoryLimit(memoryLimit)
+	}
+	if os.Getenv("GOMAXPROCS") == "" {
+		runtime.GOMAXPROCS(min(4, max(2, runtime.GOMAXPROCS(0))))
+	}
+}
+
+// readConfig reads the configuration to its end and closes the descriptor:
+// programs of the sandbox must not find it.
+func readConfig(fd int, config *toolbox.Config) error {
+	f := os.NewFile(uintptr(fd), "configuration")
+	if f == nil {
+		return fmt.Errorf("read the configuration: %d is no descriptor", fd)
+	}
+	defer f.Close()
+	b, err := io.ReadAll(io.LimitReader(f, configLimit+1))
+	if err != nil {
+		return fmt.Errorf("read the configuration from descriptor %d: %w", fd, err)
+	}
+	if len(b) > configLimit {
+		return fmt.Errorf("read the configuration from descriptor %d: more than %d bytes", fd, configLimit)
+	}
+	if err := json.Unmarshal(b, config); err != nil {
+		return fmt.Errorf("read the configuration from descriptor %d: %w", fd, err)
+	}
+	if config.Version == "" {
+		config.Version = version
+	}
+	return nil
+}
+
+func listener(address string, fd int) (net.Listener, error) {
+	if address == "" {
+		f := os.NewFile(uintptr(fd), "listener")
+		if f == nil {
+			return nil, fmt.Errorf("listen: %d is no descriptor", fd)
+		}
+		defer f.Close() // FileListener makes a copy
+		l, err := net.FileListener(f)
+		if err != nil {
+			return nil, fmt.Errorf("listen on descriptor %d: %w (or give --listen)", fd, err)
+		}
+		return l, nil
+	}
+	network, where, ok := strings.Cut(address, "://")
+	if !ok || network != "unix" && network != "tcp" {
+		return nil, fmt.Errorf("listen on %q: give unix:///PATH or tcp://ADDRESS:PORT", address)
+	}
+	l, err := net.Listen(network, where)
+	if err != nil {
+		return nil, fmt.Errorf("listen on %s: %w", address, err)
+	}
+	return l, nil
+}
+
+// terminate ends all processes of the sandbox, if the agent is its init.
+func terminate() {
+	if os.Getpid() != 1 {
+		return
+	}
+	_ = unix.Kill(-1, unix.SIGTERM)
+	// There is no event for the end of the last process. They are reaped
+	// meanwhile by package process.
+	for deadline := time.Now().Add(terminateGrace); time.Now().Before(deadline); time.Sleep(10 * time.Millisecond) {
+		if unix.Kill(-1, 0) == unix.ESRCH {
+			return
+		}
+	}
+	_ = unix.Kill(-1, unix.SIGKILL)
+}

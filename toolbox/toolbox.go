@@ -1,0 +1,431 @@
+// Package toolbox is the agent inside every sandbox: one HTTP API over files,
+// programs, terminals and ports, under the identity of the sandbox's user. It
+// puts the parts together, decides who may call, and when the sandbox has been
+// idle for too long. It must not know of backends or of the server.
+package toolbox
+
+import (
+	"context"
+	"crypto/sha256"
+	"crypto/subtle"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/http"
+	"net/netip"
+	"os"
+	"path"
+	"runtime/debug"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/daytona-go/daytona/toolbox/account"
+	"github.com/daytona-go/daytona/toolbox/environment"
+	"github.com/daytona-go/daytona/toolbox/filesystem"
+	"github.com/daytona-go/daytona/toolbox/port"
+	"github.com/daytona-go/daytona/toolbox/system"
+	"github.com/daytona-go/daytona/toolbox/wire"
+)
+
+// Config is what an agent is told by the backend that starts it. The zero
+// Config is an agent for the user that it runs as.
+type Config struct {
+	// SandboxID is given to programs as DAYTONA_SANDBOX_ID. Defaults to none.
+	SandboxID string `json:"sandboxId,omitempty"`
+	// Version is the answer of GET /version. Defaults to "v0.0.0-dev".
+	Version string `json:"version,omitempty"`
+	// User that files and programs belong to: a name, "uid" or "uid:gid".
+	// Defaults to the user that the agent runs as.
+	User string `json:"user,omitempty"`
+	// WorkDir that relative paths resolve against and programs start in, made
+	// if missing; a relative one is below the user's home. Defaults to the
+	// user's home.
+	WorkDir string `json:"workDir,omitempty"`
+	// Env of programs. Defaults to none but what every program needs.
+	Env map[string]string `json:"env,omitempty"`
+	// Entrypoint is a program to run from the start. Defaults to none.
+	Entrypoint []string `json:"entrypoint,omitempty"`
+	// CgroupDir is a writable cgroup v2 directory, for a cgroup a program.
+	// Defaults to none.
+	CgroupDir string `json:"cgroupDir,omitempty"`
+	// IdleTimeout, in nanoseconds on the wire, ends Serve with ErrIdle after
+	// this long without a request; one that is under way, and an open
+	// WebSocket, count as activity. Defaults to 0: never.
+	IdleTimeout time.Duration `json:"idleTimeout,omitempty"`
+	// TTL, in nanoseconds on the wire, ends Serve with ErrExpired this long
+	// after New. Defaults to 0: never.
+	TTL time.Duration `json:"ttl,omitempty"`
+	// Token that requests must bear, in wire.HeaderAgentToken or as
+	// "Authorization: Bearer", unless they come over a Unix socket, to which
+	// the directory's permissions decide access. Defaults to none.
+	Token string `json:"token,omitempty"`
+}
+
+// Errors that end Serve.
+var (
+	ErrIdle    = errors.New("no request for the idle time of the sandbox")
+	ErrExpired = errors.New("the sandbox's time to live is over")
+)
+
+// Registrar is a part of the API.
+type Registrar interface{ Register(*http.ServeMux) }
+
+// Server is an agent.
+type Server struct {
+	config   Config
+	logger   *slog.Logger
+	account  *account.Account
+	workDir  string
+	env      *environment.Env
+	ports    *port.Service
+	programs *programs
+	mux      *http.ServeMux
+	activity *activity
+	expired  chan struct{}
+	ttl      *time.Timer
+
+	tokenMu sync.Mutex
+	token   *[sha256.Size]byte // hash; nil if none is wanted
+}
+
+// New makes an agent ready to serve; ctx governs only that. Close it.
+func New(ctx context.Context, config Config, logger *slog.Logger) (*Server, error) {
+	if logger == nil {
+		logger = slog.New(slog.DiscardHandler)
+	}
+	if config.IdleTimeout < 0 || config.TTL < 0 {
+		return nil, fmt.Errorf("agent configuration: idle timeout %v and time to live %v must not be negative", config.IdleTimeout, config.TTL)
+	}
+	if config.Version == "" {
+		config.Version = "v0.0.0-dev"
+	}
+	s := &Server{config: config, logger: logger, expired: make(chan struct{})}
+	var err error
+	if s.account = account.Current(); config.User != "" {
+		if s.account, err = account.Lookup(config.User); err != nil {
+			return nil, fmt.Errorf("agent configuration: %w", err)
+		}
+	}
+	vars := map[string]string{}
+	if config.SandboxID != "" {
+		vars["DAYTONA_SANDBOX_ID"] = config.SandboxID
+	}
+	if s.env, err = environment.New(vars); err == nil {
+		err = s.env.Update(config.Env, nil, "")
+	}
+	if err != nil {
+		return nil, fmt.Errorf("agent configuration: %w", err)
+	}
+	if s.workDir, err = workDir(config.WorkDir, s.account); err != nil {
+		return nil, fmt.Errorf("agent configuration: %w", err)
+	}
+	files, err := filesystem.New(filesystem.Options{Account: s.account, WorkDir: s.workDir, Logger: logger})
+	if err != nil {
+		return nil, err
+	}
+	s.setToken(config.Token)
+	s.ports = port.New(logger)
+	if s.programs, err = newPrograms(s); err != nil {
+		return nil, err
+	}
+	if err := ctx.Err(); err != nil {
+		s.programs.close()
+		return nil, err
+	}
+	s.mux = http.NewServeMux()
+	for _, part := range []Registrar{files, s.ports, system.New("/", logger), s.programs} {
+		part.Register(s.mux)
+	}
+	s.register()
+	s.activity = newActivity(config.IdleTimeout)
+	if config.TTL > 0 {
+		s.ttl = time.AfterFunc(config.TTL, func() { close(s.expired) })
+	}
+	return s, nil
+}
+
+// workDir returns the working directory, and makes it with the user's rights,
+// or, where these do not suffice, for the user.
+func workDir(dir string, a *account.Account) (string, error) {
+	if dir == "" {
+		dir = a.Home
+	}
+	if !path.IsAbs(dir) {
+		dir = path.Join("/", a.Home, dir)
+	}
+	dir = path.Clean(dir)
+	if strings.IndexByte(dir, 0) >= 0 {
+		return "", fmt.Errorf("working directory %q: has a NUL byte", dir)
+	}
+	if err := a.Do(func() error { return os.MkdirAll(dir, 0o755) }); err == nil {
+		return dir, nil
+	}
+	missing := []string{}
+	for p := dir; ; p = path.Dir(p) {
+		if _, err := os.Stat(p); err == nil {
+			break
+		}
+		missing = append(missing, p)
+	}
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		return "", fmt.Errorf("make the working directory: %w", err)
+	}
+	if len(missing) > 0 {
+		// Only what was made here; never through a link.
+		if err := os.Lchown(dir, a.UID, a.GID); err != nil {
+			return "", fmt.Errorf("give the working directory to %s: %w", a.Name, err)
+		}
+	}
+	return dir, nil
+}
+
+// maxBody of the requests handled here, in bytes.
+const maxBody = 16 << 20
+
+// register adds the agent's own routes.
+func (s *Server) register() {
+	dir := func(dir string) http.HandlerFunc {
+		return func(w http.ResponseWriter, r *http.Request) { wire.WriteJSON(w, http.StatusOK, wire.Dir{Dir: dir}) }
+	}
+	s.mux.HandleFunc("GET /version", func(w http.ResponseWriter, r *http.Request) {
+		wire.WriteJSON(w, http.StatusOK, wire.Version{Version: s.config.Version})
+	})
+	s.mux.HandleFunc("GET /user-home-dir", dir(s.account.Home))
+	s.mux.HandleFunc("GET /work-dir", dir(s.workDir))
+	s.mux.HandleFunc("GET /project-dir", dir(s.workDir)) // its name of old
+	s.mux.HandleFunc("POST /init", s.initialize)
+	s.mux.HandleFunc("POST /env", s.updateEnv)
+	for prefix, what := range map[string]string{
+		"/git/": "git", "/lsp/": "language servers", "/process/interpreter/": "the code interpreter", "/computeruse/": "computer use",
+	} {
+		s.mux.HandleFunc(prefix, func(w http.ResponseWriter, r *http.Request) {
+			wire.WriteError(w, r, http.StatusNotImplemented, wire.CodeUnsupported, "this agent does not have "+what)
+		})
+	}
+}
+
+// initialize replaces the token that requests must bear.
+func (s *Server) initialize(w http.ResponseWriter, r *http.Request) {
+	var request wire.InitializeRequest
+	if !decode(w, r, &request) {
+		return
+	}
+	if request.Token == "" {
+		wire.WriteError(w, r, http.StatusBadRequest, "", "token is empty")
+		return
+	}
+	s.setToken(request.Token)
+	wire.WriteJSON(w, http.StatusOK, map[string]string{"message": "token set"})
+}
+
+func (s *Server) updateEnv(w http.ResponseWriter, r *http.Request) {
+	var request wire.UpdateEnvRequest
+	if !decode(w, r, &request) {
+		return
+	}
+	if err := s.env.Update(request.Set, request.Unset, request.UnsetValuePrefix); err != nil {
+		wire.WriteError(w, r, http.StatusBadRequest, "", "bad request: "+err.Error())
+		return
+	}
+	wire.WriteJSON(w, http.StatusOK, map[string]string{"message": "environment updated"})
+}
+
+func decode(w http.ResponseWriter, r *http.Request, into any) bool {
+	err := json.NewDecoder(http.MaxBytesReader(w, r.Body, maxBody)).Decode(into)
+	if err == nil {
+		return true
+	}
+	if _, ok := errors.AsType[*http.MaxBytesError](err); ok {
+		wire.WriteError(w, r, http.StatusRequestEntityTooLarge, "", fmt.Sprintf("request body: more than %d bytes", maxBody))
+	} else {
+		wire.WriteError(w, r, http.StatusBadRequest, wire.CodeInvalidBody, "invalid body request: "+err.Error())
+	}
+	return false
+}
+
+func (s *Server) setToken(token string) {
+	var hash *[sha256.Size]byte
+	if token != "" {
+		sum := sha256.Sum256([]byte(token))
+		hash = &sum
+	}
+	s.tokenMu.Lock()
+	s.token = hash
+	s.tokenMu.Unlock()
+}
+
+// allowed checks the token of a request, and takes it out: what is behind
+// /proxy must not see it.
+func (s *Server) allowed(r *http.Request) bool {
+	s.tokenMu.Lock()
+	want := s.token
+	s.tokenMu.Unlock()
+	if addr, ok := r.Context().Value(http.LocalAddrContextKey).(net.Addr); want == nil || ok && addr.Network() == "unix" {
+		return true
+	}
+	given := r.Header.Get(wire.HeaderAgentToken)
+	from := wire.HeaderAgentToken
+	if given == "" {
+		scheme, token, _ := strings.Cut(r.Header.Get("Authorization"), " ")
+		if strings.EqualFold(scheme, "Bearer") {
+			given, from = strings.TrimSpace(token), "Authorization"
+		}
+	}
+	// Hashes are of equal length, so that the comparison tells nothing.
+	hash := sha256.Sum256([]byte(given))
+	if subtle.ConstantTimeCompare(hash[:], want[:]) != 1 {
+		return false
+	}
+	r.Header.Del(from)
+	return true
+}
+
+// Handler returns the API.
+func (s *Server) Handler() http.Handler { return http.HandlerFunc(s.serveHTTP) }
+
+func (s *Server) serveHTTP(w http.ResponseWriter, r *http.Request) {
+	out := &response{ResponseWriter: w}
+	defer func() {
+		v := recover()
+		if v == nil {
+			return
+		}
+		if v == http.ErrAbortHandler {
+			panic(v)
+		}
+		s.logger.Error("a request made the agent panic", "method", r.Method, "route", r.URL.Path, "panic", v, "stack", string(debug.Stack()))
+		if out.begun {
+			panic(http.ErrAbortHandler)
+		}
+		wire.WriteError(w, r, http.StatusInternalServerError, "", "internal server error: a fault of the agent, see its log")
+	}()
+	if !s.allowed(r) {
+		w.Header().Set("WWW-Authenticate", "Bearer")
+		wire.WriteError(out, r, http.StatusUnauthorized, "", "unauthorized: the agent's token is missing or wrong")
+		return
+	}
+	if r.Header.Get(wire.HeaderSkipActivity) != "true" {
+		defer s.activity.begin()()
+	}
+	// Not through the mux, which would redirect to a cleaned path.
+	if strings.HasPrefix(r.URL.Path, "/proxy/") {
+		s.ports.ServeProxy(out, r)
+		return
+	}
+	if h, pattern := s.mux.Handler(r); pattern == "" {
+		s.noRoute(out, r, h)
+		return
+	}
+	s.mux.ServeHTTP(out, r)
+}
+
+// noRoute answers as the mux would, but in JSON.
+func (s *Server) noRoute(w http.ResponseWriter, r *http.Request, h http.Handler) {
+	answer := &verdict{header: http.Header{}}
+	h.ServeHTTP(answer, r)
+	if answer.status == http.StatusMethodNotAllowed {
+		w.Header()["Allow"] = answer.header["Allow"]
+		wire.WriteError(w, r, http.StatusMethodNotAllowed, "", "this route knows "+answer.header.Get("Allow")+", not "+clip(r.Method))
+		return
+	}
+	wire.WriteError(w, r, http.StatusNotFound, "", "not found: there is no route "+clip(r.Method+" "+r.URL.Path))
+}
+
+func clip(s string) string {
+	const limit = 256
+	if len(s) > limit {
+		return s[:limit] + "…"
+	}
+	return s
+}
+
+// verdict keeps only status and header of an answer.
+type verdict struct {
+	header http.Header
+	status int
+}
+
+func (v *verdict) Header() http.Header         { return v.header }
+func (v *verdict) WriteHeader(status int)      { v.status = status }
+func (v *verdict) Write(b []byte) (int, error) { return len(b), nil }
+
+// response knows whether an answer has begun.
+type response struct {
+	http.ResponseWriter
+	begun bool
+}
+
+func (w *response) Unwrap() http.ResponseWriter { return w.ResponseWriter }
+
+func (w *response) WriteHeader(status int) {
+	w.begun = true
+	w.ResponseWriter.WriteHeader(status)
+}
+
+func (w *response) Write(b []byte) (int, error) {
+	w.begun = true
+	return w.ResponseWriter.Write(b)
+}
+
+// FlushError is what an http.ResponseController calls.
+func (w *response) FlushError() error {
+	w.begun = true
+	return http.NewResponseController(w.ResponseWriter).Flush()
+}
+
+func (w *response) Flush() { _ = w.FlushError() }
+
+// shutdownGrace is how long requests may take after the end of Serve.
+const shutdownGrace = 2 * time.Second
+
+// Serve answers requests until ctx ends (nil), the sandbox was idle for too
+// long (ErrIdle), its time is over (ErrExpired), or l fails. It closes l. It
+// refuses a listener that others than this machine can reach if there is no
+// Token.
+func (s *Server) Serve(ctx context.Context, l net.Listener) error {
+	defer l.Close()
+	if l.Addr().Network() != "unix" && s.config.Token == "" {
+		addr, err := netip.ParseAddrPort(l.Addr().String())
+		if err != nil || !addr.Addr().Unmap().IsLoopback() {
+			return fmt.Errorf("listen on %s: an agent that the network can reach needs a token", l.Addr())
+		}
+	}
+	server := &http.Server{
+		Handler:           s.Handler(),
+		ReadHeaderTimeout: 30 * time.Second,
+		IdleTimeout:       2 * time.Minute,
+		MaxHeaderBytes:    256 << 10, // terminals get their environment in a header
+		ErrorLog:          slog.NewLogLogger(s.logger.Handler(), slog.LevelWarn),
+	}
+	done := make(chan error, 1)
+	go func() { done <- server.Serve(l) }()
+	var cause error
+	select {
+	case err := <-done:
+		return fmt.Errorf("serve on %s: %w", l.Addr(), err)
+	case <-ctx.Done():
+	case <-s.activity.idle:
+		cause = ErrIdle
+	case <-s.expired:
+		cause = ErrExpired
+	}
+	grace, cancel := context.WithTimeout(context.WithoutCancel(ctx), shutdownGrace)
+	defer cancel()
+	if err := server.Shutdown(grace); err != nil {
+		_ = server.Close()
+	}
+	return cause
+}
+
+// Close ends everything that the agent runs for requests and sessions.
+func (s *Server) Close() error {
+	if s.ttl != nil {
+		s.ttl.Stop()
+	}
+	s.activity.close()
+	s.ports.Close()
+	return s.programs.close()
+}
