@@ -129,14 +129,10 @@ func (e *engine) openDisk(r *record) (*disk, error) {
 	if r.HasDisk {
 		return mountDisk(e.state.file(r.ID, "disk.img"))
 	}
-	dir := e.state.file(r.ID, "fs")
-	var m *os.File
-	var err error
-	if e.root {
-		m, err = cloneMount(dir)
-	} else {
-		m, err = os.Open(dir)
+	if !e.root {
+		return &disk{}, nil
 	}
+	m, err := cloneMount(e.state.file(r.ID, "fs"))
 	if err != nil {
 		return nil, err
 	}

@@ -150,14 +150,6 @@ type launch struct {
 	mounts func(userns *os.File) ([]*os.File, error)
 	// device takes over the packets of a userspace network.
 	device func(kind string, dev *os.File) error
-	// close is closed when all is done.
-	close []*os.File
-}
-
-func (l *launch) free() {
-	for _, f := range l.close {
-		f.Close()
-	}
 }
 
 // run starts the process and sees it through boot. When it returns without

@@ -292,9 +292,10 @@ func entrypointOf(spec []string, config image.Config) []string {
 }
 
 // disk is where a sandbox's own files are: a directory of the host, or a file
-// system of limited size. The mount is detached: it is nowhere to be seen on
-// the host and ends with the sandbox.
+// system of limited size.
 type disk struct {
+	// mount is detached: it is nowhere to be seen on the host and ends with
+	// the sandbox. nil where only boot may mount.
 	mount *os.File
 	// device is its "major:minor" for I/O limits.
 	device string

@@ -317,7 +317,9 @@ func (e *engine) bootUp(ctx context.Context, op string, r *record) (err error) {
 	if err != nil {
 		return err
 	}
-	defer d.mount.Close()
+	if d.mount != nil {
+		defer d.mount.Close()
+	}
 	hostID := ids.uids[0].HostID
 	if err := g.create(r.Resources, d.device, hostID, hostID); err != nil {
 		return err
@@ -346,7 +348,6 @@ func (e *engine) bootUp(ctx context.Context, op string, r *record) (err error) {
 		config.User = strconv.Itoa(ids.uids[0].ContainerID)
 	}
 	l := launch{listener: listener, log: logFile, group: g, ids: ids, plan: e.plan(r, ids)}
-	defer l.free()
 	if l.config, err = json.Marshal(config); err != nil {
 		return err
 	}
@@ -450,7 +451,7 @@ func (e *engine) plan(r *record, ids idMapping) *boot.Plan {
 	prog, _ := seccompProgram() // newEngine saw it work
 	host := r.ID[:12]
 	p := &boot.Plan{
-		Hostname: host, Stage: e.stage(), Symlinks: map[string]string{},
+		Hostname: host, Stage: "/tmp", Symlinks: map[string]string{},
 		Cgroup:   e.cgroups.v2 != "",
 		SysPaths: []string{"/sys/devices/system/cpu", "/sys/devices/system/node", "/sys/kernel/mm/transparent_hugepage"},
 		UID:      0, GID: 0, SetGroups: !ids.single,
@@ -488,47 +489,32 @@ func (e *engine) plan(r *record, ids idMapping) *boot.Plan {
 	return p
 }
 
-// stage is where boot builds the root, unseen by others. As root the state
-// directory is closed to the sandbox's users, and nothing is needed of what
-// /tmp has, as all sources come as descriptors.
-func (e *engine) stage() string {
-	if e.root {
-		return "/tmp"
-	}
-	return e.state.dir("stage")
+// place is a directory of the host that a plan uses. It goes to boot as a
+// detached mount, so that no path of the host is seen inside.
+type place struct {
+	dir, sub string   // sub is found beneath dir without following links
+	mount    *os.File // or a detached mount
+	mapped   bool     // its files get the ids that they have on disk
 }
 
 // placeFiles completes the plan with the root file system, binds and volumes.
 func (e *engine) placeFiles(ctx context.Context, r *record, d *disk, l *launch) error {
 	p := l.plan
-	overlay := boot.Overlay{Target: "/"}
-	// mounts are made for the user namespace, which is not there yet.
-	type place struct {
-		dir    string   // to clone the mount of,
-		opened *os.File // or this directory,
-		mount  *os.File // or a mount as it is
-		mapped bool
-	}
 	var places []place
-	byDir := map[string]int{}
-	mountOf := func(dir string, mapped bool) int {
-		if n, ok := byDir[dir]; ok {
-			return n
-		}
-		places = append(places, place{dir: dir, mapped: mapped})
-		byDir[dir] = len(places)
+	add := func(pl place) int {
+		places = append(places, pl)
 		return len(places)
 	}
-	source := func(dir string, mapped bool) boot.Source {
-		if !e.root {
-			return boot.Source{Path: dir}
-		}
-		return boot.Source{Mount: mountOf(filepath.Dir(dir), mapped), Path: filepath.Base(dir)}
-	}
+	overlay := boot.Overlay{Target: "/"}
+	parents := map[string]int{} // layers of one directory share a mount
 	for _, dir := range slices.Backward(r.Lowers) {
-		// Files of a directory that is not ours keep belonging to nobody.
-		mapped := strings.HasPrefix(dir, e.state.root+"/") && e.canMap(filepath.Dir(dir))
-		overlay.Lower = append(overlay.Lower, source(dir, mapped))
+		parent, name := filepath.Split(dir)
+		if parents[parent] == 0 {
+			// Files of a directory that is not ours keep belonging to nobody.
+			ours := strings.HasPrefix(dir, e.state.root+"/")
+			parents[parent] = add(place{dir: parent, mapped: ours && e.canMap(parent)})
+		}
+		overlay.Lower = append(overlay.Lower, boot.Source{Mount: parents[parent], Path: name})
 	}
 	if len(overlay.Lower) == 0 {
 		return errors.New("the image has no layers")
@@ -536,31 +522,30 @@ func (e *engine) placeFiles(ctx context.Context, r *record, d *disk, l *launch) 
 	if len(places) > 200 {
 		return fmt.Errorf("the image's layers lie in %d directories; the limit is 200", len(places))
 	}
-	own := e.state.file(r.ID, "fs")
-	mapDisk := e.root && (r.HasDisk || e.canMap(own))
-	owner := 0
-	if e.root && !mapDisk {
+	mapDisk := e.root && (r.HasDisk || e.canMap(e.state.root))
+	owner := -1
+	switch {
+	case mapDisk:
+		owner = 0
+	case e.root:
 		owner = r.UIDBase
 	}
-	root, err := os.OpenRoot(fdPath(d.mount))
+	dir := e.state.file(r.ID, "fs")
+	if d.mount != nil {
+		dir = fdPath(d.mount)
+	}
+	root, err := os.OpenRoot(dir)
 	if err != nil {
 		return err
-	}
-	if !e.root {
-		owner = -1
 	}
 	err = overlayDirs(root, owner, owner)
 	root.Close()
 	if err != nil {
 		return err
 	}
-	if e.root {
-		places = append(places, place{mount: d.mount, mapped: mapDisk})
-		overlay.Upper = boot.Source{Mount: len(places), Path: "upper"}
-		overlay.Work = boot.Source{Mount: len(places), Path: "work"}
-	} else {
-		overlay.Upper, overlay.Work = boot.Source{Path: own + "/upper"}, boot.Source{Path: own + "/work"}
-	}
+	own := add(place{dir: dir, mount: d.mount, mapped: mapDisk})
+	overlay.Upper = boot.Source{Mount: own, Path: "upper"}
+	overlay.Work = boot.Source{Mount: own, Path: "work"}
 	p.Overlays = []boot.Overlay{overlay}
 	if r.Image == daytona.ImageHost {
 		h, err := e.hostImage()
@@ -571,48 +556,68 @@ func (e *engine) placeFiles(ctx context.Context, r *record, d *disk, l *launch) 
 		maps.Copy(p.Symlinks, h.links)
 	}
 	for _, v := range r.Volumes {
-		dir, err := e.openVolume(ctx, v)
+		data, err := e.volumeDir(ctx, v)
 		if err != nil {
 			return err
 		}
-		l.close = append(l.close, dir)
-		places = append(places, place{opened: dir, mapped: e.canMap(e.state.root)})
-		if !e.root {
-			p.Opened = append(p.Opened, len(places))
-		}
-		p.Binds = append(p.Binds, boot.Bind{Target: v.MountPath, ReadOnly: v.ReadOnly, Source: boot.Source{Mount: len(places)}})
+		n := add(place{dir: data, sub: v.Subpath, mapped: e.canMap(e.state.root)})
+		p.Binds = append(p.Binds, boot.Bind{Target: v.MountPath, ReadOnly: v.ReadOnly, Source: boot.Source{Mount: n}})
 	}
-	l.mounts = func(userns *os.File) (files []*os.File, err error) {
-		defer func() {
+	if !e.root {
+		// Only root may make mounts outside: boot does.
+		for _, pl := range places {
+			p.Clones = append(p.Clones, boot.Clone{Dir: pl.dir, Sub: pl.sub})
+		}
+		places = nil
+	}
+	l.mounts = func(userns *os.File) ([]*os.File, error) {
+		var files []*os.File
+		for _, pl := range places {
+			f, err := pl.open(userns)
 			if err != nil {
 				for _, f := range files {
 					f.Close()
 				}
-			}
-		}()
-		for _, pl := range places {
-			f := pl.mount
-			switch {
-			case pl.opened != nil && !e.root:
-				f = pl.opened
-			case pl.opened != nil:
-				f, err = cloneMount(fdPath(pl.opened))
-			case f == nil:
-				f, err = cloneMount(pl.dir)
-			}
-			if err != nil {
-				return files, err
+				return nil, err
 			}
 			files = append(files, f)
-			if pl.mapped {
-				if err := idmap(f, userns); err != nil {
-					return files, err
-				}
-			}
 		}
 		return files, nil
 	}
 	return nil
+}
+
+// open makes the mount of a place. The caller closes it.
+func (pl place) open(userns *os.File) (_ *os.File, err error) {
+	var f *os.File
+	switch {
+	case pl.mount != nil:
+		fd, err := unix.FcntlInt(pl.mount.Fd(), unix.F_DUPFD_CLOEXEC, 3)
+		if err != nil {
+			return nil, os.NewSyscallError("dup", err)
+		}
+		f = os.NewFile(uintptr(fd), pl.mount.Name())
+	case pl.sub != "":
+		dir, err := openBeneath(pl.dir, pl.sub)
+		if err != nil {
+			return nil, err
+		}
+		defer dir.Close()
+		if f, err = cloneMount(fdPath(dir)); err != nil {
+			return nil, err
+		}
+	default:
+		if f, err = cloneMount(pl.dir); err != nil {
+			return nil, err
+		}
+	}
+	if pl.mapped {
+		if err := idmap(f, userns); err != nil {
+			f.Close()
+			return nil, err
+		}
+	}
+	return f, nil
 }
 
 // canMap reports whether mounts of a directory's file system take an id

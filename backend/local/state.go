@@ -32,7 +32,6 @@ import (
 //	volumes/<id>/          volume.json and data/
 //	images/                the image store
 //	host/                  the skeleton of the "host" image
-//	stage/                 empty; what boot builds roots on, unseen
 //
 // Everything that a sandbox has on the machine can be found from its id (the
 // cgroups), or dies with its processes (namespaces, mounts, network devices,
@@ -104,7 +103,7 @@ func (s state) makeDirs() error {
 	if err := os.Chmod(s.root, 0o700); err != nil {
 		return err
 	}
-	for _, d := range []string{"owners", "sandboxes", "names", "volumes", "stage"} {
+	for _, d := range []string{"owners", "sandboxes", "names", "volumes"} {
 		if err := os.Mkdir(s.dir(d), 0o700); err != nil && !errors.Is(err, fs.ErrExist) {
 			return err
 		}

@@ -18,3 +18,5 @@ func (e *engine) applyUserspacePolicy(ctx context.Context, r *record, policy net
 }
 
 func (e *engine) stopNet(r *record) {}
+
+func (e *engine) diagnoseNetwork(ctx context.Context) []Finding { return nil }

@@ -142,43 +142,52 @@ func (e *engine) DeleteVolume(ctx context.Context, idOrName string) error {
 	return kernelError(op, v.Name, e.removeTree(gone))
 }
 
-// openVolume opens the directory that a mount shows. The volume's own content
-// is hostile: a subpath is made and found without following a link, and what
-// is mounted is the directory that was found, not its name.
-func (e *engine) openVolume(ctx context.Context, m daytona.VolumeMount) (*os.File, error) {
+// volumeDir is the directory of a volume's files. A subpath is made in it:
+// its content is hostile, so no link is followed.
+func (e *engine) volumeDir(ctx context.Context, m daytona.VolumeMount) (string, error) {
 	v, err := e.GetVolume(ctx, m.Volume)
 	if err != nil {
-		return nil, err
+		return "", err
 	}
 	data := filepath.Join(e.state.volume(v.ID), "data")
-	if m.Subpath != "" {
-		root, err := os.OpenRoot(data)
-		if err != nil {
-			return nil, err
+	if m.Subpath == "" {
+		return data, nil
+	}
+	root, err := os.OpenRoot(data)
+	if err != nil {
+		return "", err
+	}
+	defer root.Close()
+	for i, c := range m.Subpath + "/" {
+		if c != '/' {
+			continue
 		}
-		defer root.Close()
-		for i, c := range m.Subpath + "/" {
-			if c != '/' {
-				continue
-			}
-			// Whatever user a sandbox has may write, as in the volume itself.
-			if err := root.Mkdir(m.Subpath[:i], 0o777); err == nil {
-				_ = root.Chmod(m.Subpath[:i], 0o777)
-			}
+		// Whatever user a sandbox has may write, as in the volume itself.
+		if err := root.Mkdir(m.Subpath[:i], 0o777); err == nil {
+			_ = root.Chmod(m.Subpath[:i], 0o777)
 		}
 	}
-	dir, err := os.Open(data)
+	dir, err := openBeneath(data, m.Subpath)
+	if err != nil {
+		return "", err
+	}
+	return data, dir.Close()
+}
+
+// openBeneath opens a directory beneath another without following links.
+func openBeneath(dir, sub string) (*os.File, error) {
+	d, err := os.Open(dir)
 	if err != nil {
 		return nil, err
 	}
-	defer dir.Close()
-	fd, err := unix.Openat2(int(dir.Fd()), filepath.Clean("./"+m.Subpath), &unix.OpenHow{
+	defer d.Close()
+	fd, err := unix.Openat2(int(d.Fd()), sub, &unix.OpenHow{
 		Flags:   unix.O_PATH | unix.O_DIRECTORY | unix.O_CLOEXEC,
 		Resolve: unix.RESOLVE_BENEATH | unix.RESOLVE_NO_SYMLINKS | unix.RESOLVE_NO_MAGICLINKS,
 	})
 	if err != nil {
-		return nil, &daytona.Error{Kind: daytona.KindInvalid, Op: createOp, Field: "Volumes.Subpath", Value: m.Subpath,
+		return nil, &daytona.Error{Kind: daytona.KindInvalid, Op: createOp, Field: "Volumes.Subpath", Value: sub,
 			Message: "must lead through directories of the volume only", Err: err}
 	}
-	return os.NewFile(uintptr(fd), m.MountPath), nil
+	return os.NewFile(uintptr(fd), sub), nil
 }

@@ -5,6 +5,8 @@ import (
 	"fmt"
 	"os"
 	"runtime"
+
+	"github.com/daytona-go/daytona/internal/boot"
 )
 
 // version is set by the linker.
@@ -28,6 +30,10 @@ func run(args []string) int {
 		command, args = args[0], args[1:]
 	}
 	switch command {
+	case "boot": // by the engine, in new namespaces: package boot
+		return fail(boot.Main())
+	case "boot-as-root":
+		return fail(boot.AsRoot(args))
 	case "serve":
 		return serve(args)
 	case "version":
@@ -39,4 +45,12 @@ func run(args []string) int {
 	}
 	fmt.Fprintf(os.Stderr, "daytona-agent: unknown command %q; there are serve and version\n", command)
 	return 2
+}
+
+func fail(err error) int {
+	if err != nil {
+		fmt.Fprintln(os.Stderr, "daytona-agent:", err)
+		return 1
+	}
+	return 0
 }

@@ -154,6 +154,13 @@ func (b *booter) setUpNetwork() error {
 
 // mountRoot builds the overlays on a private tmpfs over the stage directory.
 func (b *booter) mountRoot() error {
+	for _, c := range b.plan.Clones {
+		m, err := c.mount()
+		if err != nil {
+			return step(err, "clone the mount of a directory")
+		}
+		b.mounts = append(b.mounts, m)
+	}
 	stage := b.plan.Stage
 	if err := unix.Mount("tmpfs", stage, "tmpfs", unix.MS_NOSUID|unix.MS_NODEV, "mode=0700,size=4m"); err != nil {
 		return step(err, "mount a tmpfs on %s", stage)
@@ -162,14 +169,6 @@ func (b *booter) mountRoot() error {
 		dir := b.mountDir(i + 1)
 		if err := unix.Mkdir(dir, 0o700); err != nil {
 			return step(err, "make %s", dir)
-		}
-		if slices.Contains(b.plan.Opened, i+1) {
-			m, err := unix.OpenTree(fd, "", unix.AT_EMPTY_PATH|unix.OPEN_TREE_CLONE|unix.OPEN_TREE_CLOEXEC)
-			if err != nil {
-				return step(err, "clone mount %d", i+1)
-			}
-			unix.Close(fd)
-			fd = m
 		}
 		if err := moveMount(fd, unix.AT_FDCWD, dir); err != nil {
 			return step(err, "attach mount %d", i+1)
@@ -203,6 +202,27 @@ func (b *booter) mountRoot() error {
 		}
 	}
 	return nil
+}
+
+// mount makes the detached mount.
+func (c Clone) mount() (int, error) {
+	fd, err := unix.Open(c.Dir, unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return -1, err
+	}
+	defer unix.Close(fd)
+	if c.Sub != "" {
+		sub, err := unix.Openat2(fd, c.Sub, &unix.OpenHow{
+			Flags:   unix.O_PATH | unix.O_DIRECTORY | unix.O_CLOEXEC,
+			Resolve: unix.RESOLVE_BENEATH | unix.RESOLVE_NO_SYMLINKS | unix.RESOLVE_NO_MAGICLINKS,
+		})
+		if err != nil {
+			return -1, err
+		}
+		defer unix.Close(sub)
+		fd = sub
+	}
+	return unix.OpenTree(fd, "", unix.AT_EMPTY_PATH|unix.OPEN_TREE_CLONE|unix.OPEN_TREE_CLOEXEC)
 }
 
 func (b *booter) mountDir(n int) string { return path.Join(b.plan.Stage, "m"+strconv.Itoa(n)) }

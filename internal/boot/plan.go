@@ -18,9 +18,9 @@ type Plan struct {
 	// seen by nobody else and ends with the sandbox.
 	Stage string
 
-	// Opened are the numbers of those mounts (Source.Mount) that are only open
-	// directories, to be cloned here.
-	Opened []int
+	// Clones are directories to make the detached mounts of, where the engine
+	// has not the right to: Source.Mount counts them instead.
+	Clones []Clone
 
 	// Network is "joined" (the namespace was joined before the clone),
 	// "loopback" (a new one with nothing but lo) or "userspace" (a new one
@@ -68,6 +68,12 @@ type Source struct {
 	// Mount counts the detached mounts from 1; 0 is none.
 	Mount int
 	Path  string
+}
+
+// Clone is a directory of the host, or one beneath it, reached without
+// following links.
+type Clone struct {
+	Dir, Sub string
 }
 
 // Overlay is an overlay file system. Lower is ordered from the topmost layer
