@@ -45,7 +45,7 @@ $`,
 }
 
 func TestExamples(t *testing.T) {
-	for _, f := range local.Diagnose(t.Context()) {
+	for _, f := range local.Diagnose(t.Context(), nil) {
 		if f.Status == "missing" {
 			t.Skipf("this machine cannot run sandboxes: %s: %s", f.Name, f.Detail)
 		}

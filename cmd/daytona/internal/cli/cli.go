@@ -25,9 +25,9 @@ type Config struct {
 	Stdin, Stdout, Stderr *os.File
 	// Version of a release build. Defaults to what the Go toolchain recorded.
 	Version string
-	// Diagnose examines what this machine can do. Defaults to nil: this build
-	// has no backend that runs on this machine.
-	Diagnose func(context.Context) []Finding
+	// Diagnose examines what this machine can do for the backend of a URL.
+	// Defaults to nil: this build has no backend that runs on this machine.
+	Diagnose func(ctx context.Context, backend string) ([]Finding, error)
 }
 
 // Exit codes that are daytona's own, beside the 128 plus signal number of a

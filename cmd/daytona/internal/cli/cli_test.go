@@ -35,11 +35,11 @@ func TestMain(m *testing.M) {
 	os.Exit(cli.Main(cli.Config{
 		Args: os.Args[1:], Stdin: os.Stdin, Stdout: os.Stdout, Stderr: os.Stderr,
 		Version: "v1.2.3-test",
-		Diagnose: func(context.Context) []cli.Finding {
+		Diagnose: func(context.Context, string) ([]cli.Finding, error) {
 			return []cli.Finding{
 				{Name: "namespaces", Status: "ok", Detail: "user namespaces are allowed"},
 				{Name: "cgroups", Status: os.Getenv("TEST_CGROUPS"), Detail: "no controller is delegated", Remedy: "systemd-run --user --scope -p Delegate=yes daytona …"},
-			}
+			}, nil
 		},
 	}))
 }

@@ -35,7 +35,12 @@ Exit code 1 means that sandboxes cannot be run on this machine at all.`,
 			if a.Diagnose == nil {
 				return fmt.Errorf("this build of daytona has no backend that runs on this machine")
 			}
-			findings := a.Diagnose(cmd.Context())
+			p := a.startProgress("examining this machine")
+			findings, err := a.Diagnose(cmd.Context(), a.backendURL)
+			p.finish()
+			if err != nil {
+				return err
+			}
 			if err := a.emit(findings, func(w io.Writer) error { return findingsText(w, findings) }); err != nil {
 				return err
 			}
