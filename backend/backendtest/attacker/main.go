@@ -63,7 +63,7 @@ var attacks = map[string]func(r *Report, args []string){
 	"cgroup": cgroup, "secrets": secrets, "dial": dial, "udp": udp,
 	"forkbomb": forkBomb, "memory": memory, "fill": fill, "inodes": inodes, "openfiles": openFiles,
 	"inotify": inotify, "keyring": keyring, "zombies": zombies, "flood": flood, "spin": spin,
-	"family": family, "linkrace": linkRace, "hold": hold, "sleep": sleep, "touch": touch,
+	"family": family, "linkrace": linkRace, "hold": hold, "serve": serve, "sleep": sleep, "touch": touch,
 }
 
 func main() {

@@ -286,8 +286,6 @@ func family(r *Report, args []string) {
 			if p, e := fork(); e != 0 || p != 0 {
 				syscall.RawSyscall(unix.SYS_EXIT_GROUP, 0, 0, 0)
 			}
-			ts := unix.Timespec{Nsec: 1_000_000}
-			_ = ts
 			syscall.RawSyscall6(unix.SYS_SCHED_YIELD, 0, 0, 0, 0, 0, 0)
 		}
 	}
@@ -387,6 +385,27 @@ func udp(r *Report, args []string) {
 		}
 		// Whether it arrived is for the receiver to say.
 		r.add("udp "+a, false, err, "")
+	}
+}
+
+// serve accepts connections on a port of all addresses for a number of
+// seconds.
+func serve(r *Report, args []string) {
+	ln, err := net.Listen("tcp", ":"+args[0])
+	if err != nil {
+		r.tried("listen", err)
+		return
+	}
+	r.addresses()
+	fmt.Println("serving", r.Facts["addresses"])
+	time.AfterFunc(time.Duration(number(args, 1, 10))*time.Second, func() { ln.Close() })
+	for {
+		conn, err := ln.Accept()
+		if err != nil {
+			return
+		}
+		r.N++
+		conn.Close()
 	}
 }
 
