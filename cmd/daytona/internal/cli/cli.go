@@ -8,9 +8,11 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"log/slog"
 	"os"
 	"strings"
+	"syscall"
 
 	"github.com/spf13/cobra"
 
@@ -38,6 +40,7 @@ const (
 	exitDaytona       = 125
 	exitNotExecutable = 126
 	exitNotFound      = 127
+	exitClosedPipe    = 128 + int(syscall.SIGPIPE)
 )
 
 // defaultBackend is used when neither --backend nor DAYTONA_BACKEND is given.
@@ -199,6 +202,10 @@ func (a *app) report(ctx context.Context, err error) int {
 	if s, ok := errors.AsType[signalError](context.Cause(ctx)); ok {
 		a.say("stopped by %s", s.name)
 		return 128 + s.number
+	}
+	// Nobody reads any more ("… | head"): end as any program does.
+	if w, ok := errors.AsType[*fs.PathError](err); ok && w.Path == a.Stdout.Name() && errors.Is(w, syscall.EPIPE) {
+		return exitClosedPipe
 	}
 	a.say("%v", err)
 	if h, ok := errors.AsType[*hintError](err); ok {

@@ -296,6 +296,23 @@ func TestRunStreams(t *testing.T) {
 	})
 }
 
+// TestClosedPipe: nobody reading a list is no error to talk about.
+func TestClosedPipe(t *testing.T) {
+	s := hostShell(t)
+	r, w, err := os.Pipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	r.Close()
+	defer w.Close()
+	cmd := s.command("version")
+	var errs bytes.Buffer
+	cmd.Stdout, cmd.Stderr = w, &errs
+	if code := exitCode(t, cmd.Run()); code != 141 || errs.Len() > 0 {
+		t.Errorf("exit code %d, %q; want 141 and nothing", code, errs.String())
+	}
+}
+
 // TestInterrupt: without a terminal the first SIGINT is the program's, the
 // second ends it with its sandbox, and so does a SIGTERM.
 func TestInterrupt(t *testing.T) {

@@ -81,7 +81,7 @@ func (i *interrupts) handle(s os.Signal) {
 	}
 	i.mu.Unlock()
 	if name := forwarded[s]; name != "" && forward != nil {
-		forward(name)
+		go forward(name) // the next signal must not wait for this one's delivery
 		return
 	}
 	n, ok := s.(syscall.Signal)

@@ -66,9 +66,11 @@ func (f *attachFlags) apply(a *app, cmd *cobra.Command, p *program) error {
 	return nil
 }
 
-// loginShell starts the best shell that the sandbox has.
-func loginShell() []string {
-	return []string{"/bin/sh", "-c", `for s in "$SHELL" bash zsh; do command -v "$s" >/dev/null 2>&1 && exec "$s" -l; done; exec /bin/sh -l`}
+// shell starts the best shell that the sandbox has: its user's own, unless that
+// is only /bin/sh, or else bash. It is no login shell: those set PATH anew, and
+// forget what the image put there.
+func shell() []string {
+	return []string{"/bin/sh", "-c", `for s in "${SHELL#/bin/sh}" bash; do command -v "$s" >/dev/null 2>&1 && exec "$s"; done; exec /bin/sh`}
 }
 
 // runProgram runs p in sb, connected to the streams of this process, and
@@ -116,8 +118,7 @@ func (a *app) runProgram(ctx context.Context, sb daytona.Sandbox, p program) (in
 	restore()
 	if cause := context.Cause(ctx); cause != nil {
 		if errors.Is(cause, syscall.EPIPE) {
-			// Nobody reads any more ("… | head"): end as any program does.
-			return 128 + int(syscall.SIGPIPE), nil
+			return exitClosedPipe, nil
 		}
 		return 0, cause
 	}

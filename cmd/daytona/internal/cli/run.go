@@ -73,7 +73,7 @@ found; 128 + N after signal N.`,
 			case len(args) == 0 && !r.program.tty:
 				return usageError(cmd, errors.New("there is no COMMAND to run, and no terminal for a shell"))
 			case len(args) == 0:
-				r.program.args = loginShell()
+				r.program.args = shell()
 			case args[0] == "":
 				return usageError(cmd, errors.New("COMMAND is empty"))
 			}

@@ -351,7 +351,7 @@ func (a *app) shellCommand() *cobra.Command {
 			if !term.IsTerminal(int(a.Stdin.Fd())) {
 				return usageError(cmd, fmt.Errorf("standard input is not a terminal; for a script: daytona sandbox exec %s -- sh -s < script", args[0]))
 			}
-			return a.runIn(cmd.Context(), args[0], program{args: loginShell(), dir: dir, stdin: true, tty: true})
+			return a.runIn(cmd.Context(), args[0], program{args: shell(), dir: dir, stdin: true, tty: true})
 		},
 	}
 	cmd.Flags().StringVarP(&dir, "workdir", "w", "", "`directory` to start in (default: the sandbox's)")

@@ -52,7 +52,9 @@ func (a *app) versionCommand() *cobra.Command {
 				if b.Modified {
 					commit += " (modified)"
 				}
-				fmt.Fprintf(w, "daytona %s\n", b.Version)
+				if _, err := fmt.Fprintf(w, "daytona %s\n", b.Version); err != nil {
+					return err
+				}
 				return properties(w,
 					[2]string{"commit", commit}, [2]string{"time", b.Time},
 					[2]string{"go", b.Go}, [2]string{"platform", b.Platform})
