@@ -2,7 +2,6 @@ package client
 
 import (
 	"context"
-	"encoding/base64"
 	"encoding/json"
 	"errors"
 	"io"
@@ -53,13 +52,12 @@ func (p *process) StartCommand(ctx context.Context, spec daytona.CommandSpec) (d
 			return nil, invalid("TTY", *spec.TTY, "columns and rows must be 1 to 1000")
 		}
 	}
-	encoded, err := json.Marshal(req)
+	text, err := wire.EncodeCommandSpec(req)
 	if err != nil {
 		return nil, &daytona.Error{Kind: daytona.KindInvalid, Op: op, Subject: subject, Message: "cannot be encoded as JSON", Err: err}
 	}
-	text := base64.RawURLEncoding.EncodeToString(encoded)
 	if len(text) > maxSpec {
-		return nil, invalid("Args and Env", len(encoded), "arguments and environment must not be longer than 576 KiB in all; write them to a file or to standard input")
+		return nil, invalid("Args and Env", len(text)/4*3, "arguments and environment must not be longer than 576 KiB in all; write them to a file or to standard input")
 	}
 	// The WebSocket is closed by the AfterFunc below; this context ends only
 	// the handshake.

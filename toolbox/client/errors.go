@@ -107,6 +107,9 @@ func kindOf(status int, code string) daytona.Kind {
 	case wire.CodeUnsupported:
 		return daytona.KindUnsupported
 	}
+	if code == wire.CodeCommandStart && status == http.StatusUnprocessableEntity {
+		return daytona.KindInvalid // the program is at fault, not the agent
+	}
 	if status == http.StatusRequestHeaderFieldsTooLarge || status == http.StatusRequestURITooLong {
 		return daytona.KindInvalid
 	}
