@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"maps"
 	"os"
 	"path/filepath"
 	"slices"
@@ -20,7 +21,7 @@ import (
 // there are, and where in them the engine may make its groups. A sandbox has
 // the group <base>/<id> in each. In the version 2 hierarchy, which may be the
 // only one, or one without controllers beside version 1 ("hybrid"), it has
-// <base>/<id>/box below, which belongs to the sandbox's root: there the agent
+// <base>/<tag>-<id>/box below, which belongs to the sandbox's root: there the agent
 // makes a group for each command, to be able to kill all of it.
 type cgroups struct {
 	// v1 maps a controller to its base directory. Empty on a pure version 2
@@ -31,14 +32,17 @@ type cgroups struct {
 	v2 string
 	// v2controllers are enabled for the groups below v2.
 	v2controllers []string
+	// tag begins the names of this state directory's groups, as several may
+	// share the hierarchies.
+	tag string
 }
 
 const cgroupName = "daytona"
 
 // findCgroups looks at what is mounted and makes the base groups. That there
 // is nothing to be had is no error: the engine then refuses limits.
-func findCgroups() (*cgroups, error) {
-	c := &cgroups{v1: map[string]string{}}
+func findCgroups(tag string) (*cgroups, error) {
+	c := &cgroups{v1: map[string]string{}, tag: tag}
 	f, err := os.Open("/proc/self/mountinfo")
 	if err != nil {
 		return nil, fmt.Errorf("find cgroups: %w", err)
@@ -153,13 +157,38 @@ func (c *cgroups) has(controller string) bool {
 
 // group is the cgroups of one sandbox.
 type group struct {
-	c  *cgroups
-	id string
+	c    *cgroups
+	name string
 }
 
-func (c *cgroups) group(id string) group { return group{c, id} }
+func (c *cgroups) group(id string) group { return group{c, c.tag + "-" + id} }
 
-func (g group) v2dir() string { return filepath.Join(g.c.v2, g.id) }
+func (g group) v2dir() string { return filepath.Join(g.c.v2, g.name) }
+
+// ids lists the sandboxes of this state directory that have groups.
+func (c *cgroups) ids() []string {
+	var ids []string
+	for _, base := range c.bases() {
+		entries, err := os.ReadDir(base)
+		if err != nil {
+			continue
+		}
+		for _, e := range entries {
+			if id, ours := strings.CutPrefix(e.Name(), c.tag+"-"); ours && !slices.Contains(ids, id) {
+				ids = append(ids, id)
+			}
+		}
+	}
+	return ids
+}
+
+func (c *cgroups) bases() []string {
+	bases := slices.Collect(maps.Values(c.v1))
+	if c.v2 != "" {
+		bases = append(bases, c.v2)
+	}
+	return bases
+}
 
 // limit is one file to write.
 type limit struct{ dir, file, value string }
@@ -168,7 +197,7 @@ type limit struct{ dir, file, value string }
 func (g group) create(r daytona.Resources, ioDevice string, uid, gid int) error {
 	limits := g.limits(r, ioDevice)
 	for _, base := range g.c.v1 {
-		if err := os.Mkdir(filepath.Join(base, g.id), 0o755); err != nil && !errors.Is(err, fs.ErrExist) {
+		if err := os.Mkdir(filepath.Join(base, g.name), 0o755); err != nil && !errors.Is(err, fs.ErrExist) {
 			return fmt.Errorf("make cgroup: %w", err)
 		}
 	}
@@ -200,7 +229,7 @@ const cpuPeriod = 100_000
 func (g group) limits(r daytona.Resources, ioDevice string) []limit {
 	var ls []limit
 	v1 := func(ctl, file, value string) {
-		ls = append(ls, limit{filepath.Join(g.c.v1[ctl], g.id), file, value})
+		ls = append(ls, limit{filepath.Join(g.c.v1[ctl], g.name), file, value})
 	}
 	v2 := func(file, value string) { ls = append(ls, limit{g.v2dir(), file, value}) }
 	onV2 := func(ctl string) bool { return slices.Contains(g.c.v2controllers, ctl) }
@@ -250,7 +279,7 @@ func (g group) limits(r daytona.Resources, ioDevice string) []limit {
 // born, see open).
 func (g group) add(pid int) error {
 	for _, base := range g.c.v1 {
-		if err := os.WriteFile(filepath.Join(base, g.id, "cgroup.procs"), []byte(strconv.Itoa(pid)), 0); err != nil {
+		if err := os.WriteFile(filepath.Join(base, g.name, "cgroup.procs"), []byte(strconv.Itoa(pid)), 0); err != nil {
 			return fmt.Errorf("put process %d into its cgroup: %w", pid, err)
 		}
 	}
@@ -276,11 +305,8 @@ func (g group) kill() {
 // a moment to notice, so it tries for up to two seconds.
 func (g group) remove() error {
 	var dirs []string
-	for _, base := range g.c.v1 {
-		dirs = append(dirs, filepath.Join(base, g.id))
-	}
-	if g.c.v2 != "" {
-		dirs = append(dirs, g.v2dir())
+	for _, base := range g.c.bases() {
+		dirs = append(dirs, filepath.Join(base, g.name))
 	}
 	deadline := time.Now().Add(2 * time.Second)
 	for wait := 200 * time.Microsecond; ; wait *= 2 {
@@ -324,7 +350,7 @@ func (g group) memory() int64 {
 	if slices.Contains(g.c.v2controllers, "memory") {
 		file = filepath.Join(g.v2dir(), "memory.current")
 	} else if b := g.c.v1["memory"]; b != "" {
-		file = filepath.Join(b, g.id, "memory.usage_in_bytes")
+		file = filepath.Join(b, g.name, "memory.usage_in_bytes")
 	}
 	data, err := os.ReadFile(file)
 	if err != nil {

@@ -203,7 +203,7 @@ func newEngine(ctx context.Context, opts *Options) (_ *engine, err error) {
 	if err := e.loadAgent(ctx); err != nil {
 		return nil, fail(daytona.KindUnavailable, "", "", err)
 	}
-	if e.cgroups, err = findCgroups(); err != nil {
+	if e.cgroups, err = findCgroups(e.state.tag()); err != nil {
 		return nil, fail(daytona.KindUnavailable, "", "", err)
 	}
 	if e.images, err = image.OpenStore(e.state.dir("images"), nil); err != nil {
@@ -326,6 +326,16 @@ func (e *engine) recover(ctx context.Context) error {
 	for _, d := range entries {
 		if engine, ok := newDirOwner(d.Name()); ok && !e.state.alive(engine) {
 			os.RemoveAll(e.state.sandbox(d.Name()))
+		}
+	}
+	// Groups of sandboxes whose directory somebody removed by hand.
+	for _, id := range e.cgroups.ids() {
+		if _, err := os.Stat(e.state.sandbox(id)); validID(id) && errors.Is(err, fs.ErrNotExist) {
+			g := e.cgroups.group(id)
+			g.kill()
+			if err := g.remove(); err != nil {
+				e.log.Warn("cgroup could not be removed", "sandbox", id, "err", err)
+			}
 		}
 	}
 	names, err := os.ReadDir(e.state.dir("names"))

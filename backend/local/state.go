@@ -2,6 +2,7 @@ package local
 
 import (
 	"crypto/rand"
+	"crypto/sha256"
 	"encoding/hex"
 	"encoding/json"
 	"errors"
@@ -93,6 +94,12 @@ func (s state) volume(id string) string     { return filepath.Join(s.root, "volu
 func (s state) dir(name string) string      { return filepath.Join(s.root, name) }
 func validID(id string) bool                { return len(id) == 20 && strings.Trim(id, "0123456789abcdef") == "" }
 func newID() string                         { b := make([]byte, 10); rand.Read(b); return hex.EncodeToString(b) }
+
+// tag tells what belongs to this state directory from what belongs to others.
+func (s state) tag() string {
+	sum := sha256.Sum256([]byte(s.root))
+	return hex.EncodeToString(sum[:4])
+}
 
 // makeDirs makes the layout. The root is the owner's alone: files in it may
 // be setuid or owned by anybody.

@@ -1,0 +1,114 @@
+package local_test
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"fmt"
+	"log/slog"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"testing"
+
+	"github.com/daytona-go/daytona"
+	"github.com/daytona-go/daytona/backend/backendtest"
+	"github.com/daytona-go/daytona/backend/local"
+)
+
+// harness describes the engine as this machine and user lets it be.
+func harness() *backendtest.Harness {
+	h := &backendtest.Harness{
+		Open: func(ctx context.Context, state string) (daytona.Backend, error) {
+			return local.New(ctx, &local.Options{Dir: state, Logger: slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: slog.LevelWarn}))})
+		},
+		Leftovers: leftovers,
+		Lacks: map[backendtest.Capability]string{
+			backendtest.Git:         "the agent has no Git yet",
+			backendtest.Interpreter: "the agent has no interpreter yet",
+		},
+	}
+	for tool, c := range map[string]backendtest.Capability{"/usr/bin/python3": backendtest.Python, "/usr/bin/node": backendtest.JavaScript} {
+		if _, err := os.Stat(tool); err != nil {
+			if _, err := os.Stat(strings.Replace(tool, "/usr/bin", "/usr/local/bin", 1)); err != nil {
+				h.Lacks[c] = "the host has no " + tool
+			}
+		}
+	}
+	if _, lacks := h.Lacks[backendtest.JavaScript]; lacks {
+		h.Lacks[backendtest.TypeScript] = h.Lacks[backendtest.JavaScript]
+	}
+	if os.Geteuid() == 0 {
+		if _, err := exec.LookPath("mkfs.ext4"); err != nil {
+			h.Lacks[backendtest.Disk] = "mkfs.ext4 is missing"
+		}
+		return h
+	}
+	h.Lacks[backendtest.Disk] = "it takes root to mount a file system of limited size"
+	for _, c := range []backendtest.Capability{backendtest.CPU, backendtest.Memory} {
+		h.Lacks[c] = "this user has no cgroups"
+	}
+	if _, err := exec.LookPath("newuidmap"); err != nil {
+		for _, c := range []backendtest.Capability{backendtest.Users, backendtest.Ownership} {
+			h.Lacks[c] = "without newuidmap a sandbox has one user only"
+		}
+	}
+	return h
+}
+
+// leftovers looks for what the machine has because of a state directory.
+func leftovers(ctx context.Context, state string) ([]string, error) {
+	var found []string
+	for _, dir := range []string{"sandboxes", "names"} {
+		entries, err := os.ReadDir(filepath.Join(state, dir))
+		if err != nil && !os.IsNotExist(err) {
+			return nil, err
+		}
+		for _, e := range entries {
+			found = append(found, filepath.Join(state, dir, e.Name()))
+		}
+	}
+	sum := sha256.Sum256([]byte(state))
+	tag := hex.EncodeToString(sum[:4]) + "-"
+	groups, err := filepath.Glob("/sys/fs/cgroup/*/daytona/" + tag + "*")
+	if err != nil {
+		return nil, err
+	}
+	v2, _ := filepath.Glob("/sys/fs/cgroup/daytona/" + tag + "*")
+	found = append(found, append(groups, v2...)...)
+	mounts, err := os.ReadFile("/proc/self/mountinfo")
+	if err != nil {
+		return nil, err
+	}
+	for line := range strings.Lines(string(mounts)) {
+		if strings.Contains(line, state) {
+			found = append(found, "mount: "+strings.TrimSpace(line))
+		}
+	}
+	loops, _ := filepath.Glob("/sys/block/loop*/loop/backing_file")
+	for _, l := range loops {
+		if data, err := os.ReadFile(l); err == nil && strings.HasPrefix(string(data), state) {
+			found = append(found, "loop device: "+strings.TrimSpace(string(data)))
+		}
+	}
+	procs, err := os.ReadDir("/proc")
+	if err != nil {
+		return nil, err
+	}
+	for _, p := range procs {
+		if _, err := strconv.Atoi(p.Name()); err != nil {
+			continue
+		}
+		// Agents log into the state directory. (Root only may see that.)
+		if to, err := os.Readlink("/proc/" + p.Name() + "/fd/2"); err == nil && strings.HasPrefix(to, state) {
+			found = append(found, fmt.Sprintf("process %s logs to %s", p.Name(), to))
+		}
+	}
+	return found, nil
+}
+
+func TestMain(m *testing.M) { os.Exit(backendtest.Main(m, harness())) }
+
+func TestConformance(t *testing.T) { backendtest.RunConformance(t, harness()) }
