@@ -72,10 +72,8 @@ type toolbox struct {
 	language string
 	log      *slog.Logger
 
-	// pooled keeps connections; fresh dials one for every WebSocket, whose
-	// handshake may start a program and therefore must not be repeated.
-	pooled, fresh *http.Transport
-	buffers       sync.Pool
+	pooled  *http.Transport
+	buffers sync.Pool
 }
 
 var _ daytona.Toolbox = (*toolbox)(nil)
@@ -149,9 +147,6 @@ func New(dial func(ctx context.Context) (net.Conn, error), opts *Options) dayton
 		Protocols:           new(http.Protocols),
 	}
 	t.pooled.Protocols.SetHTTP1(true)
-	t.fresh = t.pooled.Clone()
-	t.fresh.DisableKeepAlives = true
-	t.fresh.ReadBufferSize, t.fresh.WriteBufferSize = 4<<10, 4<<10
 	return t
 }
 

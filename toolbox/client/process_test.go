@@ -15,6 +15,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/coder/websocket"
+
 	"github.com/daytona-go/daytona"
 	"github.com/daytona-go/daytona/toolbox/port"
 	"github.com/daytona-go/daytona/toolbox/process"
@@ -435,6 +437,25 @@ func BenchmarkRoundTrip(b *testing.B) {
 	tb := serve(b, answer(200, "application/json", `{"exitCode":0,"result":""}`), nil)
 	for b.Loop() {
 		if _, err := tb.Process().Exec(b.Context(), "true", nil); err != nil {
+			b.Fatal(err)
+		}
+	}
+}
+
+// BenchmarkCommandRoundTrip is the same for a command.
+func BenchmarkCommandRoundTrip(b *testing.B) {
+	tb := serve(b, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		c, err := websocket.Accept(w, r, nil)
+		if err != nil {
+			b.Error(err)
+			return
+		}
+		c.Write(r.Context(), websocket.MessageText, []byte(`{"pid":1}`))
+		c.Write(r.Context(), websocket.MessageText, []byte(`{"exit":{"code":0}}`))
+		c.CloseNow()
+	}), nil)
+	for b.Loop() {
+		if err := tb.Process().Command(b.Context(), "true").Run(); err != nil {
 			b.Fatal(err)
 		}
 	}

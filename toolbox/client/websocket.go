@@ -1,9 +1,12 @@
 package client
 
 import (
+	"bufio"
 	"context"
+	"crypto/tls"
 	"errors"
 	"io"
+	"net"
 	"net/http"
 	"net/url"
 
@@ -12,39 +15,114 @@ import (
 	"github.com/daytona-go/daytona"
 )
 
-// handshake is the transport of one WebSocket handshake. It keeps what the
-// websocket package would lose: the whole answer of a refusal.
+// maxHeader bounds the header of a handshake's answer, in bytes.
+const maxHeader = 64 << 10
+
+// handshake is the transport of one WebSocket handshake: on a new connection,
+// which takes no goroutines, and never repeated. It keeps what the websocket
+// package would lose, the whole answer of a refusal.
 type handshake struct {
-	next   http.RoundTripper
+	t      *toolbox
 	err    error // no answer
 	status int
 	body   []byte
 }
 
 func (h *handshake) RoundTrip(req *http.Request) (*http.Response, error) {
-	resp, err := h.next.RoundTrip(req)
+	resp, err := h.roundTrip(req)
+	h.err = err
+	return resp, err
+}
+
+func (h *handshake) roundTrip(req *http.Request) (_ *http.Response, err error) {
+	ctx := req.Context()
+	conn, err := h.t.connect(ctx, req.URL)
 	if err != nil {
-		h.err = err
 		return nil, err
+	}
+	keep := false
+	defer func() {
+		if !keep {
+			conn.Close()
+		}
+	}()
+	stop := context.AfterFunc(ctx, func() { conn.Close() })
+	defer stop()
+	if err := req.Write(conn); err != nil {
+		return nil, err
+	}
+	limited := &io.LimitedReader{R: conn, N: maxHeader}
+	br := bufio.NewReaderSize(limited, 2<<10)
+	var resp *http.Response
+	for range 5 { // skip informational answers
+		if resp, err = http.ReadResponse(br, req); err != nil {
+			if err == io.ErrUnexpectedEOF && limited.N <= 0 {
+				err = errors.New("the header of the answer is longer than 64 KiB")
+			}
+			return nil, err
+		}
+		if resp.StatusCode >= 200 || resp.StatusCode == http.StatusSwitchingProtocols {
+			break
+		}
 	}
 	h.status = resp.StatusCode
 	if resp.StatusCode != http.StatusSwitchingProtocols {
+		limited.N = maxErrorBody
 		h.body, _ = io.ReadAll(io.LimitReader(resp.Body, maxErrorBody))
-		resp.Body.Close()
 		resp.Body = http.NoBody
+		return resp, nil
 	}
+	if !stop() {
+		return nil, ctx.Err()
+	}
+	keep = true
+	early, _ := br.Peek(br.Buffered())
+	resp.Body = &upgraded{Conn: conn, early: early}
 	return resp, nil
 }
 
-// websocket opens a WebSocket, on a connection of its own: its handshake is
-// never repeated. ctx governs the handshake only. limit is the greatest size
+// upgraded is a connection after its handshake. early is what was read with
+// the handshake's answer.
+type upgraded struct {
+	net.Conn
+	early []byte
+}
+
+func (u *upgraded) Read(p []byte) (int, error) {
+	if len(u.early) > 0 {
+		n := copy(p, u.early)
+		u.early = u.early[n:]
+		return n, nil
+	}
+	return u.Conn.Read(p)
+}
+
+// connect opens a connection for a URL, with TLS if it says so.
+func (t *toolbox) connect(ctx context.Context, u *url.URL) (net.Conn, error) {
+	port := u.Port()
+	if port == "" {
+		port = map[string]string{"http": "80", "https": "443"}[u.Scheme]
+	}
+	conn, err := t.pooled.DialContext(ctx, "tcp", net.JoinHostPort(u.Hostname(), port))
+	if err != nil || u.Scheme == "http" {
+		return conn, err
+	}
+	secure := tls.Client(conn, &tls.Config{ServerName: u.Hostname(), NextProtos: []string{"http/1.1"}})
+	if err := secure.HandshakeContext(ctx); err != nil {
+		conn.Close()
+		return nil, err
+	}
+	return secure, nil
+}
+
+// websocket opens a WebSocket. ctx governs the handshake only. limit is the greatest size
 // of a message in bytes. The handshake is returned for its status.
 func (t *toolbox) websocket(ctx context.Context, op, subject, path string, q url.Values, limit int64, protocols ...string) (*websocket.Conn, *handshake, error) {
 	target := t.base + path
 	if len(q) > 0 {
 		target += "?" + q.Encode()
 	}
-	h := &handshake{next: t.fresh}
+	h := &handshake{t: t}
 	conn, _, err := websocket.Dial(ctx, target, &websocket.DialOptions{
 		HTTPClient: &http.Client{
 			Transport:     h,
