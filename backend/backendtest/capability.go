@@ -153,7 +153,7 @@ func checkFork(c *env) {
 
 func checkSnapshot(c *env) {
 	sb := c.create()
-	c.try("write", sb.FileSystem().WriteFile(c.ctx, "/tmp/../var/tmp/f", []byte("saved"), 0o600))
+	c.try("write", sb.FileSystem().WriteFile(c.ctx, "/var/tmp/f", []byte("saved"), 0o600))
 	sn, err := sb.CreateSnapshot(c.ctx, "snap")
 	b, ok := c.backend.(daytona.Snapshotter)
 	if !ok {

@@ -136,6 +136,7 @@ func Main(m *testing.M, h *Harness) int {
 	if len(os.Args) == 3 && os.Args[1] == ownerArg {
 		return ownerMain(h, os.Args[2])
 	}
+	mainRuns.Store(true)
 	code := m.Run()
 	removeAttacker()
 	return code

@@ -85,7 +85,7 @@ func checkDialPortServer(c *env) {
 		c.Errorf("Ports() = %v, lacks 18080", ports)
 	}
 	for range 20 {
-		c.try("the server answers again", get)
+		c.try("the server answers again", get())
 	}
 	neighbour := c.create()
 	_, err = neighbour.DialPort(c.ctx, 18080)
