@@ -227,6 +227,9 @@ type request struct {
 	// idempotent says that the request may be repeated on a new connection
 	// when an old one breaks. It is implied by GET.
 	idempotent bool
+	// once says that the connection must not be used again: an agent of net/http
+	// that answers before it has seen the end of a body loses its place.
+	once bool
 }
 
 // do sends a request and returns the answer, whatever its status.
@@ -254,6 +257,7 @@ func (t *toolbox) do(ctx context.Context, r request) (*http.Response, error) {
 			req.Body = http.NoBody
 		}
 	}
+	req.Close = r.once
 	for k, v := range t.header {
 		req.Header[k] = v
 	}

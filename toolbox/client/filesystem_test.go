@@ -212,7 +212,7 @@ func TestFileErrors(t *testing.T) {
 		{"readdir file", drop(files.ReadDir(ctx, "file")), "file", daytona.KindInvalid, fs.ErrInvalid},
 		{"create over directory", create("full"), "full", daytona.KindInvalid, fs.ErrInvalid},
 		{"write over directory", files.WriteFile(ctx, "full", nil, 0), "full", daytona.KindInvalid, fs.ErrInvalid},
-		{"write below file", files.WriteFile(ctx, "file/x", nil, 0), "file/x", daytona.KindNotFound, fs.ErrNotExist},
+		{"write below file", files.WriteFile(ctx, "file/x", nil, 0), "file/x", daytona.KindInvalid, fs.ErrInvalid},
 		{"remove missing", files.Remove(ctx, "none"), "none", daytona.KindNotFound, fs.ErrNotExist},
 		{"remove full directory", files.Remove(ctx, "full"), "full", daytona.KindInvalid, fs.ErrInvalid},
 		{"rename missing", files.Rename(ctx, "none", "elsewhere"), "none", daytona.KindNotFound, fs.ErrNotExist},

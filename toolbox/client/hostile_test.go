@@ -295,6 +295,22 @@ func TestReconnect(t *testing.T) {
 	}
 }
 
+// A command is not repeated when a connection breaks under it, but it must not
+// fail for a connection that was closed before.
+func TestExecAfterRestart(t *testing.T) {
+	socket := socketPath(t)
+	tb := client.New(dialer(socket), nil)
+	for range 50 {
+		stop := listen(t, socket, answer(200, "application/json", `{"exitCode":0,"result":""}`))
+		for range 2 {
+			if _, err := tb.Process().Exec(t.Context(), "true", nil); err != nil {
+				t.Error(err)
+			}
+		}
+		stop()
+	}
+}
+
 func TestConnectionLost(t *testing.T) {
 	socket := socketPath(t)
 	l, err := net.Listen("unix", socket)

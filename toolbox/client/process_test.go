@@ -20,6 +20,7 @@ import (
 	"github.com/daytona-go/daytona"
 	"github.com/daytona-go/daytona/toolbox/port"
 	"github.com/daytona-go/daytona/toolbox/process"
+	"github.com/daytona-go/daytona/toolbox/terminal"
 )
 
 // programAgent serves the real routes for programs and ports.
@@ -33,6 +34,9 @@ func programAgent(t testing.TB) daytona.Toolbox {
 	t.Cleanup(service.Close)
 	mux := http.NewServeMux()
 	service.Register(mux)
+	terminals := terminal.New(terminal.Options{Spawner: service.Spawner()})
+	t.Cleanup(terminals.Close)
+	terminals.Register(mux)
 	ports := port.New(nil)
 	t.Cleanup(ports.Close)
 	ports.Register(mux)
@@ -337,6 +341,114 @@ func (w *signalWriter) Write(p []byte) (int, error) {
 		w.once.Do(func() { close(w.seen) })
 	}
 	return len(p), nil
+}
+
+func TestPTY(t *testing.T) {
+	p := programAgent(t).Process()
+	ctx := t.Context()
+	term, err := p.CreatePTY(ctx, daytona.PTYOptions{ID: "main", Size: daytona.TTYSize{Cols: 100, Rows: 30}, Dir: "/", Env: map[string]string{"PS1": "", "EXTRA": "e"}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer term.Close()
+	if term.ID() != "main" {
+		t.Errorf("ID = %q", term.ID())
+	}
+	_, err = p.CreatePTY(ctx, daytona.PTYOptions{ID: "main"})
+	wantKind(t, err, daytona.KindConflict)
+	_, err = p.ConnectPTY(ctx, "none")
+	wantKind(t, err, daytona.KindNotFound)
+	if list, err := p.PTYs(ctx); err != nil || len(list) != 1 || list[0].ID != "main" || !list[0].Active || list[0].Dir != "/" ||
+		list[0].Size != (daytona.TTYSize{Cols: 100, Rows: 30}) || list[0].CreatedAt.IsZero() {
+		t.Errorf("PTYs = %+v, %v", list, err)
+	}
+	var shown lockedBuffer
+	reading := make(chan error, 1)
+	go func() { _, err := io.Copy(&shown, term); reading <- err }()
+	expect := func(command, want string) {
+		t.Helper()
+		if _, err := io.WriteString(term, command+"\n"); err != nil {
+			t.Fatal(err)
+		}
+		for deadline := time.Now().Add(20 * time.Second); !strings.Contains(shown.String(), want); time.Sleep(time.Millisecond) {
+			if time.Now().After(deadline) {
+				t.Fatalf("%s: %q is not in %q", command, want, shown.String())
+			}
+		}
+	}
+	// The arithmetic keeps the echo of what is typed from matching.
+	expect("echo $EXTRA$((40+2)) $(pwd) $TERM", "e42 / xterm-256color")
+	expect("stty size", "30 100")
+	if err := term.Resize(ctx, daytona.TTYSize{Cols: 90, Rows: 20}); err != nil {
+		t.Fatal(err)
+	}
+	expect("stty size", "20 90")
+
+	// A second one sees the same, and its going leaves the shell.
+	second, err := p.ConnectPTY(ctx, "main")
+	if err != nil {
+		t.Fatal(err)
+	}
+	io.WriteString(second, "echo second$((1+1))\n")
+	expect("", "second2")
+	if err := second.Close(); err != nil {
+		t.Error(err)
+	}
+	if _, err := second.Read(make([]byte, 1)); err != io.EOF {
+		t.Errorf("Read after Close: %v", err)
+	}
+	_, err = second.Wait(ctx)
+	wantKind(t, err, daytona.KindState)
+
+	stop, cancel := context.WithTimeout(ctx, 20*time.Millisecond)
+	defer cancel()
+	if _, err := term.Wait(stop); !errors.Is(err, context.DeadlineExceeded) {
+		t.Errorf("Wait = %v", err)
+	}
+	io.WriteString(term, "exit 7\n")
+	if status, err := term.Wait(ctx); err != nil || status.ExitCode != 7 || status.Signal != "" {
+		t.Errorf("Wait = %+v, %v", status, err)
+	}
+	if err := <-reading; err != nil {
+		t.Errorf("Read: %v", err)
+	}
+	if _, err := term.Write([]byte("x")); !errors.Is(err, daytona.ErrGone) {
+		t.Errorf("Write after the end: %v", err)
+	}
+	if err := term.Kill(ctx); err != nil {
+		t.Errorf("Kill after the end: %v", err)
+	}
+
+	killed, err := p.CreatePTY(ctx, daytona.PTYOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer killed.Close()
+	if err := killed.Kill(ctx); err != nil {
+		t.Fatal(err)
+	}
+	go io.Copy(io.Discard, killed)
+	if status, err := killed.Wait(ctx); err != nil || status.ExitCode != 137 || status.Signal != "SIGKILL" {
+		t.Errorf("Wait = %+v, %v", status, err)
+	}
+}
+
+// lockedBuffer is written by one goroutine and read by another.
+type lockedBuffer struct {
+	mu sync.Mutex
+	b  bytes.Buffer
+}
+
+func (l *lockedBuffer) Write(p []byte) (int, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.b.Write(p)
+}
+
+func (l *lockedBuffer) String() string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.b.String()
 }
 
 func TestPorts(t *testing.T) {
