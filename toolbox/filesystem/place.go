@@ -99,6 +99,12 @@ func (s *Service) follow(p string) (*place, error) {
 		if err == nil && hops == 40 { // the kernel's own limit
 			err = unix.ELOOP
 		}
+		// What a magic link says is not where it leads.
+		if fd, open := s.open.at(at.dir, at.name, unix.O_PATH, 0); open == nil {
+			unix.Close(fd)
+		} else if err == nil && errors.Is(open, unix.ELOOP) {
+			err = open
+		}
 		if err != nil {
 			at.close()
 			return nil, pathError("readlink", p, err)

@@ -43,7 +43,7 @@ func (s *Service) begin(p string, wanted uint32, hasMode, parents bool) (*staged
 
 func (t *staged) prepare(hasMode, parents bool) (err error) {
 	s := t.service
-	if t.at, err = s.follow(t.path); errors.Is(err, unix.ENOENT) && parents {
+	if t.at, err = s.follow(t.path); parents && (errors.Is(err, unix.ENOENT) || errors.Is(err, unix.ENOTDIR)) {
 		if t.made, err = s.makeParents(t.path); err == nil {
 			t.at, err = s.follow(t.path)
 		}
