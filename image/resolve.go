@@ -87,8 +87,9 @@ type PullOptions struct {
 	// reads the configuration of Docker and Podman of the current user and runs the credential
 	// helpers named there. A service must set Auth or Keychain, if only to [authn.Anonymous].
 	Keychain authn.Keychain
-	// PlainHTTP talks to the registry without TLS. Registries at localhost, loopback addresses
-	// and private IPv4 addresses are tried with TLS first and without it second in any case.
+	// PlainHTTP permits to talk to the registry without TLS if it does not answer with it. This
+	// is always permitted for registries at localhost, at loopback addresses and at private IPv4
+	// addresses. Defaults to false.
 	PlainHTTP bool
 	// Transport carries the requests. Registries redirect: to keep a client of a service from
 	// reaching into the service's network, dial through something that checks the address.

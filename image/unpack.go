@@ -29,6 +29,10 @@ const (
 	// directories of ordinary names fit.
 	maxDirMemory = 256 << 20
 
+	// maxSteps bounds the work of following a layer's links and making its missing directories:
+	// two million entries, each behind forty links of four thousand bytes, would take days.
+	maxSteps = 50_000_000
+
 	paxXattr = "SCHILY.xattr."
 )
 
@@ -93,6 +97,8 @@ type unpacker struct {
 	cached   string // as the archive names it
 	cachedFD int
 	real     string // where that is, without links; "" is the root
+
+	steps int // taken by resolve
 }
 
 // unpack writes the archive in src into the empty directory dir.
@@ -344,6 +350,9 @@ func (u *unpacker) resolve(components []string, create bool) (int, string, error
 		return nil
 	}
 	for len(todo) > 0 {
+		if u.steps++; u.steps > maxSteps {
+			return -1, "", fmt.Errorf("%w: its symbolic links take more than %d steps to follow", ErrTooLarge, maxSteps)
+		}
 		c := todo[len(todo)-1]
 		todo = todo[:len(todo)-1]
 		switch c {
