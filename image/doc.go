@@ -7,7 +7,7 @@
 //	ref, err := image.ParseReference("debian:12")
 //	img, err := store.Resolve(ctx, ref, image.PullIfMissing, &image.PullOptions{HoldFor: "sandbox-1"})
 //	for _, layer := range img.Layers { … layer.Dir … } // lowest first
-//	defer store.Release("sandbox-1")
+//	defer store.Release(ctx, "sandbox-1")
 //
 // # On disk
 //
@@ -32,8 +32,8 @@
 // # Layers
 //
 // A layer is unpacked in the form overlayfs wants when it is mounted with the userxattr option,
-// which is what an unprivileged mount in a user namespace must use (Linux 5.11, Documentation/
-// filesystems/overlayfs.rst): a removed name is a character device 0:0, which needs no privilege
+// which is what an unprivileged mount in a user namespace must use (Linux 5.11, Documentation/filesystems/
+// overlayfs.rst): a removed name is a character device 0:0, which needs no privilege
 // since Linux 5.8, and a replaced directory carries the attribute user.overlay.opaque=y. Such a
 // store must not be mounted without userxattr: removed directories would show through.
 //
