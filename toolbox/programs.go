@@ -1,12 +1,72 @@
 package toolbox
 
-import "net/http"
+import (
+	"fmt"
+	"net/http"
+	"os"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/daytona-go/daytona/toolbox/process"
+	"github.com/daytona-go/daytona/toolbox/terminal"
+)
 
 // programs are the parts of the agent that run something.
-type programs struct{}
+type programs struct {
+	reaper    *process.Reaper
+	processes *process.Service
+	terminals *terminal.Service
+}
 
-func newPrograms(s *Server) (*programs, error) { return &programs{}, nil }
+func newPrograms(s *Server) (*programs, error) {
+	reaper, err := process.NewReaper(process.ReaperOptions{Logger: s.logger})
+	if err != nil {
+		return nil, err
+	}
+	p := &programs{reaper: reaper}
+	p.processes = process.New(process.Options{
+		Account: s.account, WorkDir: s.workDir, Environ: s.env.Environ, CgroupDir: s.config.CgroupDir, Logger: s.logger, Reaper: reaper,
+	})
+	p.terminals = terminal.New(terminal.Options{Spawner: p.processes.Spawner(), Logger: s.logger})
+	if len(s.config.Entrypoint) > 0 {
+		// A sandbox whose entrypoint cannot be started is of use all the same,
+		// and be it to find out why.
+		if err := p.processes.StartEntrypoint(s.config.Entrypoint); err != nil {
+			s.logger.Error(fmt.Sprintf("the entrypoint %q cannot be started", s.config.Entrypoint), "error", err)
+		}
+	}
+	return p, nil
+}
 
-func (p *programs) Register(mux *http.ServeMux) {}
+func (p *programs) Register(mux *http.ServeMux) {
+	p.processes.Register(mux)
+	p.terminals.Register(mux)
+}
 
-func (p *programs) close() error { return nil }
+func (p *programs) close() error {
+	p.terminals.Close()
+	p.processes.Close()
+	p.reaper.Close()
+	return nil
+}
+
+// terminateGrace is between SIGTERM and SIGKILL for all processes of the
+// sandbox.
+const terminateGrace = 5 * time.Second
+
+// terminate ends all processes of the sandbox, if the agent is its init.
+func (p *programs) terminate() {
+	if os.Getpid() != 1 {
+		return
+	}
+	_ = unix.Kill(-1, unix.SIGTERM)
+	// There is no event for the end of the last process; the reaper buries
+	// them meanwhile.
+	for deadline := time.Now().Add(terminateGrace); time.Now().Before(deadline); time.Sleep(10 * time.Millisecond) {
+		if unix.Kill(-1, 0) == unix.ESRCH {
+			return
+		}
+	}
+	_ = unix.Kill(-1, unix.SIGKILL)
+}

@@ -378,11 +378,13 @@ func (w *response) FlushError() error {
 
 func (w *response) Flush() { _ = w.FlushError() }
 
-// shutdownGrace is how long requests may take after the end of Serve.
+// shutdownGrace is how long requests may take after the programs have ended.
 const shutdownGrace = 2 * time.Second
 
 // Serve answers requests until ctx ends (nil), the sandbox was idle for too
-// long (ErrIdle), its time is over (ErrExpired), or l fails. It closes l. It
+// long (ErrIdle), its time is over (ErrExpired), or l fails. It closes l. Where
+// the agent is the sandbox's init, all processes get SIGTERM, and SIGKILL five
+// seconds later, before it returns. It
 // refuses a listener that others than this machine can reach if there is no
 // Token.
 func (s *Server) Serve(ctx context.Context, l net.Listener) error {
@@ -412,9 +414,15 @@ func (s *Server) Serve(ctx context.Context, l net.Listener) error {
 	case <-s.expired:
 		cause = ErrExpired
 	}
-	grace, cancel := context.WithTimeout(context.WithoutCancel(ctx), shutdownGrace)
+	// No new requests; those under way end with the programs they wait for.
+	grace, cancel := context.WithCancel(context.WithoutCancel(ctx))
 	defer cancel()
-	if err := server.Shutdown(grace); err != nil {
+	ended := make(chan error, 1)
+	go func() { ended <- server.Shutdown(grace) }()
+	s.programs.terminate()
+	late := time.AfterFunc(shutdownGrace, cancel)
+	defer late.Stop()
+	if err := <-ended; err != nil {
 		_ = server.Close()
 	}
 	return cause

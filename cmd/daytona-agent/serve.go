@@ -15,7 +15,6 @@ import (
 	"runtime/debug"
 	"strings"
 	"syscall"
-	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -28,9 +27,6 @@ const (
 	memoryLimit = 64 << 20
 	// configLimit bounds the configuration, in bytes.
 	configLimit = 16 << 20
-	// terminateGrace is between SIGTERM and SIGKILL for all processes of the
-	// sandbox.
-	terminateGrace = 5 * time.Second
 )
 
 func serve(args []string) int {
@@ -81,7 +77,6 @@ func serveUntil(args []string, logger *slog.Logger) error {
 		return err
 	}
 	err = server.Serve(ctx, l)
-	terminate()
 	err = errors.Join(err, server.Close())
 	if errors.Is(err, toolbox.ErrIdle) || errors.Is(err, toolbox.ErrExpired) {
 		logger.Info("the sandbox stops", "reason", err)
@@ -150,20 +145,4 @@ func listener(address string, fd int) (net.Listener, error) {
 		return nil, fmt.Errorf("listen on %s: %w", address, err)
 	}
 	return l, nil
-}
-
-// terminate ends all processes of the sandbox, if the agent is its init.
-func terminate() {
-	if os.Getpid() != 1 {
-		return
-	}
-	_ = unix.Kill(-1, unix.SIGTERM)
-	// There is no event for the end of the last process. They are reaped
-	// meanwhile by package process.
-	for deadline := time.Now().Add(terminateGrace); time.Now().Before(deadline); time.Sleep(10 * time.Millisecond) {
-		if unix.Kill(-1, 0) == unix.ESRCH {
-			return
-		}
-	}
-	_ = unix.Kill(-1, unix.SIGKILL)
 }
