@@ -33,7 +33,7 @@ nowhere does not exist
 $`,
 	"sessions": `^Ada is in /tmp
 it read: a line
-terminal of 30 rows and 100 columns: true, exit code 7
+size as asked for: true, exit code 7
 $`,
 	"ports": `^200 OK: Hello from the inside
 $`,

@@ -58,7 +58,7 @@ func run(ctx context.Context) error {
 // judge runs code where it can harm nobody.
 func judge(ctx context.Context, client *daytona.Client, code string) (string, error) {
 	sb, err := client.Create(ctx, daytona.Spec{
-		Resources: daytona.Resources{Memory: 0.25, Processes: 32},
+		Resources: daytona.Resources{Processes: 32},
 		Network:   daytona.NetworkPolicy{Block: true},
 	})
 	if err != nil {

@@ -27,8 +27,9 @@ func run(ctx context.Context) error {
 	}
 	defer client.Close() // deletes the sandbox, too
 
+	// Resources.Memory and others limit it, too, where the machine can.
 	sb, err := client.Create(ctx, daytona.Spec{
-		Resources: daytona.Resources{Memory: 0.5, Processes: 64},
+		Resources: daytona.Resources{Processes: 64},
 		Network:   daytona.NetworkPolicy{Block: true},
 	})
 	if err != nil {

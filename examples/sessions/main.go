@@ -37,17 +37,17 @@ func run(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	if _, err := session.Run(ctx, "cd /tmp && NAME=Ada"); err != nil {
-		return err
+	for _, line := range []string{"cd /tmp && NAME=Ada", `echo "$NAME is in $PWD"`} {
+		result, err := session.Run(ctx, line)
+		if err != nil {
+			return err
+		}
+		fmt.Print(result.Stdout)
 	}
-	where, err := session.Run(ctx, `echo "$NAME is in $PWD"`)
-	if err != nil {
-		return err
-	}
-	fmt.Print(where.Stdout)
 
-	// A command in the background takes input, and its output can be followed.
-	cmd, err := session.Start(ctx, `read line; echo "it read: $line"`, nil)
+	// A command in the background takes input; its output can be followed.
+	quiet := &daytona.SessionOptions{SuppressInputEcho: true}
+	cmd, err := session.Start(ctx, `read line; echo "it read: $line"`, quiet)
 	if err != nil {
 		return err
 	}
@@ -75,6 +75,6 @@ func run(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	fmt.Printf("terminal of 30 rows and 100 columns: %t, exit code %d\n", strings.Contains(string(screen), "30 100"), status.ExitCode)
+	fmt.Printf("size as asked for: %t, exit code %d\n", strings.Contains(string(screen), "30 100"), status.ExitCode)
 	return nil
 }

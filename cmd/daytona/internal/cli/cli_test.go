@@ -53,6 +53,7 @@ type shell struct {
 	program string
 	dir     string // current directory
 	env     []string
+	memory  bool // limits of memory can be enforced
 }
 
 // hostShell runs daytona over the backend "host".
@@ -61,7 +62,7 @@ func hostShell(t *testing.T) *shell {
 	if err != nil {
 		t.Fatal(err)
 	}
-	return &shell{t: t, program: self, dir: t.TempDir(), env: []string{
+	return &shell{t: t, program: self, memory: true, dir: t.TempDir(), env: []string{
 		"TEST_AS_DAYTONA=1", "TEST_CGROUPS=ok", "DAYTONA_BACKEND=host://" + t.TempDir(),
 		"PATH=" + os.Getenv("PATH"), "HOME=" + t.TempDir(), "TERM=xterm-test",
 	}}
@@ -392,7 +393,15 @@ func TestKeptSandbox(t *testing.T) {
 
 func TestSandboxLife(t *testing.T) {
 	everywhere(t, func(t *testing.T, s *shell) {
-		if got := s.ok("sandbox", "create", "--name", "dev", "--label", "task=42", "-e", "A=1", "--memory", "512m"); got != "dev\n" {
+		create := []string{"sandbox", "create", "--name", "dev", "--label", "task=42", "-e", "A=1"}
+		limit := append(create, "--memory", "512m")
+		if !s.memory {
+			if r := s.run(limit...); r.code != 125 || !strings.Contains(r.stderr, "--memory = ") {
+				t.Errorf("a limit that cannot be enforced: %s", r)
+			}
+			limit = create
+		}
+		if got := s.ok(limit...); got != "dev\n" {
 			t.Fatalf("got %q", got)
 		}
 		if r := s.run("sandbox", "create", "--name", "dev"); r.code != 125 || !strings.Contains(r.stderr, "daytona sandbox delete dev") {
@@ -403,7 +412,7 @@ func TestSandboxLife(t *testing.T) {
 		if err := json.Unmarshal([]byte(s.ok("sandbox", "list", "-o", "json", "--label", "task=42")), &list); err != nil {
 			t.Fatal(err)
 		}
-		if len(list) != 1 || list[0].Name != "dev" || list[0].State != daytona.StateStarted || list[0].Resources.Memory != 0.5 {
+		if len(list) != 1 || list[0].Name != "dev" || list[0].State != daytona.StateStarted || s.memory && list[0].Resources.Memory != 0.5 {
 			t.Errorf("list: %+v", list)
 		}
 		if got := s.ok("sandbox", "list", "-o", "json", "--state", "stopped"); got != "[]\n" {
@@ -418,7 +427,7 @@ func TestSandboxLife(t *testing.T) {
 		}
 		table := s.ok("sandbox", "list")
 		if lines := strings.Split(table, "\n"); len(lines) != 3 || !strings.HasPrefix(lines[0], "NAME ") ||
-			!strings.HasPrefix(lines[1], "dev ") || !strings.Contains(lines[1], "512.0 MiB") || !strings.Contains(lines[1], "task=42") {
+			!strings.HasPrefix(lines[1], "dev ") || s.memory != strings.Contains(lines[1], "512.0 MiB") || !strings.Contains(lines[1], "task=42") {
 			t.Errorf("list:\n%s", table)
 		}
 

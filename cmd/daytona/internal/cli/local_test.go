@@ -58,6 +58,9 @@ func localShell(t *testing.T) *shell {
 		if f.Status == "missing" {
 			missing = append(missing, f.Name+": "+f.Detail)
 		}
+		if f.Name == "memory limit" {
+			s.memory = f.Status == "ok"
+		}
 	}
 	if len(missing) > 0 {
 		t.Skip("this machine cannot run sandboxes: " + strings.Join(missing, "; "))
