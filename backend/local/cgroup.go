@@ -68,7 +68,7 @@ func findCgroups(tag string) (*cgroups, error) {
 		case "cgroup":
 			for _, opt := range strings.Split(tail[2], ",") {
 				switch opt {
-				case "cpu", "memory", "pids", "blkio", "freezer":
+				case "cpu", "memory", "pids", "blkio":
 					base := filepath.Join(mount, cgroupName)
 					if os.Geteuid() == 0 && os.MkdirAll(base, 0o755) == nil {
 						c.v1[opt] = base
@@ -196,8 +196,9 @@ type limit struct{ dir, file, value string }
 // create makes the groups with their limits. uid and gid get the box.
 func (g group) create(r daytona.Resources, ioDevice string, uid, gid int) error {
 	limits := g.limits(r, ioDevice)
-	for _, base := range g.c.v1 {
-		if err := os.Mkdir(filepath.Join(base, g.name), 0o755); err != nil && !errors.Is(err, fs.ErrExist) {
+	// Of version 1 only the hierarchies that limit something: each costs time.
+	for _, l := range limits {
+		if err := os.Mkdir(l.dir, 0o755); err != nil && !errors.Is(err, fs.ErrExist) {
 			return fmt.Errorf("make cgroup: %w", err)
 		}
 	}
@@ -279,7 +280,8 @@ func (g group) limits(r daytona.Resources, ioDevice string) []limit {
 // born, see open).
 func (g group) add(pid int) error {
 	for _, base := range g.c.v1 {
-		if err := os.WriteFile(filepath.Join(base, g.name, "cgroup.procs"), []byte(strconv.Itoa(pid)), 0); err != nil {
+		err := os.WriteFile(filepath.Join(base, g.name, "cgroup.procs"), []byte(strconv.Itoa(pid)), 0)
+		if err != nil && !errors.Is(err, fs.ErrNotExist) {
 			return fmt.Errorf("put process %d into its cgroup: %w", pid, err)
 		}
 	}

@@ -80,8 +80,10 @@ func (e *engine) admit(spec *daytona.Spec) error {
 	if err := checkDisk(createOp, r.Disk); err != nil {
 		return err
 	}
-	if !e.root && e.subIDs == nil && spec.User != "" && strings.Contains(spec.User, ":") {
-		return refuse("User", spec.User, "without newuidmap and ranges in /etc/subuid a sandbox has one user and group only")
+	if !e.root && e.subIDs == nil && spec.User != "" && spec.User != defaultUser && spec.User != "root" {
+		if _, err := strconv.Atoi(spec.User); err != nil {
+			return refuse("User", spec.User, "without newuidmap and ranges in /etc/subuid a sandbox has a single user: daytona, root or one number")
+		}
 	}
 	return nil
 }
@@ -516,8 +518,8 @@ func (e *engine) placeFiles(ctx context.Context, r *record, d *disk, l *launch) 
 		}
 		overlay.Lower = append(overlay.Lower, boot.Source{Mount: parents[parent], Path: name})
 	}
-	if len(overlay.Lower) == 0 {
-		return errors.New("the image has no layers")
+	if len(overlay.Lower) == 0 { // an image "from scratch"
+		overlay.Lower = append(overlay.Lower, boot.Source{Mount: add(place{dir: e.state.dir("empty")})})
 	}
 	if len(places) > 200 {
 		return fmt.Errorf("the image's layers lie in %d directories; the limit is 200", len(places))

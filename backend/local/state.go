@@ -33,6 +33,7 @@ import (
 //	volumes/<id>/          volume.json and data/
 //	images/                the image store
 //	host/                  the skeleton of the "host" image
+//	empty/                 the only layer of an image without layers
 //
 // Everything that a sandbox has on the machine can be found from its id (the
 // cgroups), or dies with its processes (namespaces, mounts, network devices,
@@ -110,7 +111,7 @@ func (s state) makeDirs() error {
 	if err := os.Chmod(s.root, 0o700); err != nil {
 		return err
 	}
-	for _, d := range []string{"owners", "sandboxes", "names", "volumes"} {
+	for _, d := range []string{"owners", "sandboxes", "names", "volumes", "empty"} {
 		if err := os.Mkdir(s.dir(d), 0o700); err != nil && !errors.Is(err, fs.ErrExist) {
 			return err
 		}
