@@ -131,6 +131,19 @@ func newMachine(t testing.TB) *machine {
 			t.Fatalf("wire the machine: %v", err)
 		}
 	}
+	if err := rt.WaitOperational("up0"); err != nil {
+		t.Fatal(err)
+	}
+	if err := inside(home, m.world, func() error {
+		rt, err := nl.Dial(unix.NETLINK_ROUTE)
+		if err != nil {
+			return err
+		}
+		defer rt.Close()
+		return rt.WaitOperational("world")
+	}); err != nil {
+		t.Fatal(err)
+	}
 	return m
 }
 

@@ -8,7 +8,6 @@ import (
 	"net/netip"
 	"os"
 	"sync"
-	"time"
 
 	"github.com/google/nftables/expr"
 	"golang.org/x/sys/unix"
@@ -146,10 +145,10 @@ func (h *Host) make(ctx context.Context, p Policy) (*Namespace, error) {
 		); err != nil {
 			return err
 		}
-		if err := h.raise(ctx, gateway); err != nil {
+		if err := h.raise(gateway); err != nil {
 			return err
 		}
-		return waitOperational(ctx, rt, insideName)
+		return rt.WaitOperational(insideName)
 	})
 	if err != nil {
 		if n.file != nil {
@@ -195,7 +194,7 @@ func (h *Host) addLink(ctx context.Context, rt *nl.Conn) (netip.Addr, error) {
 }
 
 // raise brings the host's end of a link up.
-func (h *Host) raise(ctx context.Context, gateway netip.Addr) error {
+func (h *Host) raise(gateway netip.Addr) error {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	if h.rt == nil {
@@ -220,27 +219,7 @@ func (h *Host) raise(ctx context.Context, gateway netip.Addr) error {
 	); err != nil {
 		return err
 	}
-	return waitOperational(ctx, h.rt, link.Name)
-}
-
-// waitOperational waits until an interface sends. Between being up and that lies work that the
-// kernel does on its own time (linkwatch), and what is sent meanwhile is lost: a connection's
-// first packet would be repeated only after a second. Kernels since 6.8 do the work when asked
-// for the state, so that there is no waiting.
-func waitOperational(ctx context.Context, rt *nl.Conn, name string) error {
-	const patience = 500 // ms
-	for range patience {
-		link, err := rt.LinkByName(name)
-		if err != nil || link.Operational {
-			return err
-		}
-		select {
-		case <-ctx.Done():
-			return ctx.Err()
-		case <-time.After(time.Millisecond):
-		}
-	}
-	return nil // it will be, later
+	return h.rt.WaitOperational(link.Name)
 }
 
 // applyInside puts the rules of a policy into the calling thread's namespace, in one transaction.

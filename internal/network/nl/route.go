@@ -4,6 +4,7 @@ import (
 	"encoding/binary"
 	"fmt"
 	"net/netip"
+	"time"
 	"unsafe"
 
 	"golang.org/x/sys/unix"
@@ -85,6 +86,13 @@ func LinkMTU(index int32, mtu uint32) Message {
 	var b Buffer
 	b.Raw(structBytes(&unix.IfInfomsg{Family: unix.AF_UNSPEC, Index: index})).U32(unix.IFLA_MTU, mtu)
 	return Message{Type: unix.RTM_NEWLINK, Body: b.Bytes(), What: fmt.Sprintf("set MTU %d of interface %d", mtu, index)}
+}
+
+// MoveLink moves an interface to the namespace behind the descriptor ns.
+func MoveLink(index int32, ns int) Message {
+	var b Buffer
+	b.Raw(structBytes(&unix.IfInfomsg{Family: unix.AF_UNSPEC, Index: index})).U32(unix.IFLA_NET_NS_FD, uint32(ns))
+	return Message{Type: unix.RTM_NEWLINK, Body: b.Bytes(), What: fmt.Sprintf("move interface %d to another namespace", index)}
 }
 
 // DelLink removes an interface.
@@ -201,6 +209,22 @@ func (c *Conn) LinkByName(name string) (Link, error) {
 			return nil
 		})
 	return found, err
+}
+
+// WaitOperational waits until an interface of the veth kind sends, but not for long: it will, later.
+// Between being up and that lies work that the kernel does in its own time (linkwatch), and what
+// is sent meanwhile is lost: a connection's first packet would be repeated only after a second.
+// Kernels since 6.8 do the work when asked for the state, so that there is no waiting.
+func (c *Conn) WaitOperational(name string) error {
+	const patience = 300 // ms
+	for range patience {
+		link, err := c.LinkByName(name)
+		if err != nil || link.Operational {
+			return err
+		}
+		time.Sleep(time.Millisecond)
+	}
+	return nil
 }
 
 // Links lists all interfaces.
