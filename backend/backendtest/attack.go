@@ -131,6 +131,9 @@ func parseReport(out []byte, err error) (report, error) {
 type running struct {
 	cmd *daytona.Cmd
 	r   *bufio.Reader
+	// done gets what Wait returns. Wait runs from the start, because the pipe
+	// ends only when it has returned.
+	done chan error
 }
 
 // begin starts an attack and waits for its first line, which says that it is
@@ -142,7 +145,8 @@ func (c *env) begin(sb daytona.Sandbox, args ...string) (running, string) {
 	out, err := cmd.StdoutPipe()
 	c.try("pipe", err)
 	c.try("start", cmd.Start())
-	r := running{cmd, bufio.NewReader(out)}
+	r := running{cmd, bufio.NewReader(out), make(chan error, 1)}
+	go func() { r.done <- cmd.Wait() }()
 	var line string
 	c.try(fmt.Sprintf("attack %q gets under way", args), c.within(30*time.Second, func() error {
 		var err error
@@ -159,7 +163,7 @@ func (c *env) end(r running) (report, error) {
 	var out []byte
 	err := c.within(60*time.Second, func() error {
 		out, _ = io.ReadAll(r.r)
-		return r.cmd.Wait()
+		return <-r.done
 	})
 	return parseReport(out, err)
 }

@@ -142,9 +142,6 @@ func checkCommandSignals(c *env) {
 		e := exitCode(c, p, "kill -TERM $$")
 		equal(c, "a program that kills itself: code", e.ExitCode, 143)
 		equal(c, "a program that kills itself: signal", e.Signal, "SIGTERM")
-		r, err := p.Command(c.ctx, "sh", "-c", `trap 'echo caught; exit 7' INT; echo up; while :; do sleep 0.02; done`).StdoutPipe()
-		c.try("pipe", err)
-		r.Close()
 		cmd := p.Command(c.ctx, "sh", "-c", `trap 'echo caught; exit 7' INT; echo up; while :; do sleep 0.02; done`)
 		out, err := cmd.StdoutPipe()
 		c.try("pipe", err)
@@ -157,8 +154,8 @@ func checkCommandSignals(c *env) {
 		line, err = br.ReadString('\n')
 		c.try("read", err)
 		equal(c, "line of the handler", line, "caught\n")
-		_, _ = io.Copy(io.Discard, br)
-		if e, ok := errors.AsType[*daytona.ExitError](cmd.Wait()); !ok || e.ExitCode != 7 || e.Signal != "" {
+		go io.Copy(io.Discard, br)
+		if e, ok := errors.AsType[*daytona.ExitError](c.within(10*time.Second, cmd.Wait)); !ok || e.ExitCode != 7 || e.Signal != "" {
 			c.Errorf("a program that handles its signal ended with %v, want code 7", e)
 		}
 	}
@@ -222,10 +219,13 @@ func checkCommandPipes(c *env) {
 		equal(c, "echo", got, line)
 	}
 	c.try("close", in.Close())
-	rest, err := io.ReadAll(r)
-	c.try("read to the end", err)
+	// The pipe ends when Wait has returned, so it runs beside the reader.
+	done := make(chan error, 1)
+	go func() { done <- cmd.Wait() }()
+	var rest []byte
+	c.try("read to the end", c.within(10*time.Second, func() (err error) { rest, err = io.ReadAll(r); return err }))
 	equal(c, "rest", string(rest), "")
-	c.try("wait", c.within(10*time.Second, cmd.Wait))
+	c.try("wait", c.within(10*time.Second, func() error { return <-done }))
 }
 
 func checkCommandBinary(c *env) {
@@ -408,11 +408,16 @@ func checkCommandOutputBounded(c *env) {
 	out, err := cmd.StdoutPipe()
 	c.try("pipe", err)
 	c.try("start", cmd.Start())
+	done := make(chan error, 1)
+	go func() { done <- cmd.Wait() }()
 	time.Sleep(300 * time.Millisecond) // the slowness under test, not a wait
 	n, err := io.Copy(slow, out)
 	c.try("read", err)
 	equal(c, "bytes", n, int64(20_000_000))
-	c.try("wait", cmd.Wait())
+	c.try("wait", <-done)
+	if slow.grown() > 24<<20 {
+		c.Errorf("the live heap grew by %d MiB while the reader was slow", slow.grown()>>20)
+	}
 }
 
 func checkCommandTTY(c *env) {
