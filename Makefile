@@ -28,8 +28,8 @@ build: ## bin/daytona, bin/daytona-agent, bin/daytona-net
 test: ## all tests
 	$(GO) test ./...
 
-bench: ## benchmarks of every package that has some; BENCH_DOCKER_IMAGE=… compares with Docker
-	$(GO) test -run '^$$' -bench . -benchtime $(BENCHTIME) $$($(GO) list -f '{{if or .TestGoFiles .XTestGoFiles}}{{.Dir}}{{end}}' ./... | xargs -r -I{} sh -c 'grep -lq "^func Benchmark" {}/*_test.go && echo {}' || true)
+bench: ## every benchmark; BENCH_DOCKER_IMAGE=… compares with Docker
+	$(GO) test -run '^$$' -bench . -benchtime $(BENCHTIME) $$(grep -rl --include='*_test.go' '^func Benchmark' . | xargs -n1 dirname | sort -u)
 
 lint: ## gofmt, go vet, and staticcheck and golangci-lint if they are installed
 	@files=$$(gofmt -l $$(git ls-files '*.go')); if [ -n "$$files" ]; then echo "gofmt is missing in:" $$files; exit 1; fi
@@ -43,10 +43,7 @@ generate: ## whatever go:generate says
 	$(GO) generate ./...
 
 fuzz: ## every fuzz target for FUZZTIME (10s)
-	@set -e; for p in $$($(GO) list -f '{{.ImportPath}}' ./...); do \
-		for f in $$($(GO) test -list '^Fuzz' $$p 2>/dev/null | grep '^Fuzz' || true); do \
-			echo "$$p $$f"; $(GO) test -run '^$$' -fuzz "^$$f$$" -fuzztime $(FUZZTIME) $$p; \
-		done; done
+	@GO=$(GO) .ci/fuzz $(FUZZTIME)
 
 release: ## dist/daytona-linux-ARCH, one file with everything in it, and checksums
 	@mkdir -p dist internal/agentbin/bin
