@@ -886,6 +886,50 @@ func TestOpenHostRefuses(t *testing.T) {
 	}
 }
 
+func TestDiagnose(t *testing.T) {
+	newMachine(t)
+	found := Diagnose(t.Context(), &HostOptions{Resolvers: []netip.Addr{netip.MustParseAddr("9.9.9.9")}})
+	if len(found) < 5 {
+		t.Errorf("only %d findings", len(found))
+	}
+	for _, f := range found {
+		if f.Name == "" || f.Detail == "" && !f.OK {
+			t.Errorf("a finding says nothing: %+v", f)
+		}
+		if !f.OK {
+			t.Errorf("%s: %s", f.Name, f.Detail)
+		}
+	}
+	waitNoLinks(t)
+	// Somebody else's firewall in the way is found and named.
+	nf, err := nl.Dial(unix.NETLINK_NETFILTER)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer nf.Close()
+	b := &batch{}
+	b.table(familyInet, "theirs")
+	b.chain(familyInet, "theirs", "fence", &hook{kind: "filter", number: hookForward, verdict: verdictDrop})
+	if err := b.commit(nf); err != nil {
+		t.Fatal(err)
+	}
+	defer func() {
+		b := &batch{}
+		b.deleteTable(familyInet, "theirs")
+		if err := b.commit(nf); err != nil {
+			t.Error(err)
+		}
+	}()
+	named := false
+	for _, f := range Diagnose(t.Context(), nil) {
+		named = named || !f.OK && strings.Contains(f.Detail, "inet theirs fence")
+	}
+	if !named {
+		t.Error("a firewall that drops forwarded packets is not named")
+	}
+	waitNoLinks(t)
+}
+
 func BenchmarkCreate(b *testing.B) {
 	newMachine(b)
 	for name, p := range map[string]Policy{"internet": {}, "none": {Mode: None}} {
