@@ -13,16 +13,13 @@ import (
 var version = "v0.0.0-dev"
 
 // Only a main goroutine that is locked from the start stays on the process's
-// first thread. It does nothing there but wait: the signal that ends the agent
-// with its parent (PR_SET_PDEATHSIG) is that thread's, and Linux forgets it
-// when the thread takes on another identity, as package account does.
+// first thread. Boot needs that for what it sets up, and serve keeps everything
+// off that thread: the signal that ends the agent with its parent
+// (PR_SET_PDEATHSIG) is the thread's own, and Linux forgets it when the thread
+// takes on another identity, as package account does.
 func init() { runtime.LockOSThread() }
 
-func main() {
-	code := make(chan int)
-	go func() { code <- run(os.Args[1:]) }()
-	os.Exit(<-code)
-}
+func main() { os.Exit(run(os.Args[1:])) }
 
 func run(args []string) int {
 	command := "help"
@@ -35,7 +32,9 @@ func run(args []string) int {
 	case "boot-as-root":
 		return fail(boot.AsRoot(args))
 	case "serve":
-		return serve(args)
+		code := make(chan int)
+		go func() { code <- serve(args) }()
+		return <-code
 	case "version":
 		fmt.Println(version)
 		return 0

@@ -202,7 +202,9 @@ func (a *Account) Credential() *syscall.Credential {
 // anything but the disk: it holds a thread. Where the process is root it takes
 // on the file-system uid and gid and the groups of one locked thread
 // (setfsuid(2) drops the capabilities that bypass permissions with it), and
-// puts them back after.
+// puts them back after. The kernel makes the process undumpable and forgets the
+// thread's PR_SET_PDEATHSIG on the way: a program that relies on that keeps
+// its main goroutine locked to the first thread.
 func (a *Account) Do(f func() error) error {
 	if !a.switches {
 		return f()
