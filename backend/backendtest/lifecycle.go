@@ -305,12 +305,14 @@ func checkUser(c *env) {
 			equal(c, "gid with User "+u.spec, c.sh(sb, "id -g"), u.gid)
 		}
 		equal(c, "Info.User", sb.Info().User, u.spec)
-		c.try("write", sb.FileSystem().WriteFile(c.ctx, "mine", nil, 0))
-		fi, err := sb.FileSystem().Stat(c.ctx, "mine")
+		// Not the working directory: a number without an account has the home
+		// "/", which is not its own.
+		c.try("write", sb.FileSystem().WriteFile(c.ctx, "/tmp/mine", nil, 0))
+		fi, err := sb.FileSystem().Stat(c.ctx, "/tmp/mine")
 		c.try("stat", err)
 		equal(c, "owner of a written file with User "+u.spec, fi.Owner, u.uid)
-		equal(c, "owner of the working directory's file as programs see it", c.sh(sb, "stat -c %u mine"), u.uid)
-		c.sh(sb, "touch made-by-program")
+		equal(c, "its owner as programs see it", c.sh(sb, "stat -c %u /tmp/mine"), u.uid)
+		c.sh(sb, "touch /tmp/made-by-program")
 	}
 	_, err := c.open().Create(c.ctx, c.spec(func(s *daytona.Spec) { s.User = "no_such_user" }))
 	c.wantKind("create with a user that the image has not", err, daytona.KindInvalid)

@@ -481,7 +481,6 @@ func checkExec(c *env) {
 		"true && echo yes":            {Output: "yes\n"},
 		"false || echo no":            {Output: "no\n"},
 		"echo one\necho two\n":        {Output: "one\ntwo\n"},
-		"":                            {},
 		"cat":                         {}, // the end of file at once, no hanging
 		"X=1; echo \"x is $X\"":       {Output: "x is 1\n"},
 		"echo 'grüße' # a comment":    {Output: "grüße\n"},
@@ -502,7 +501,14 @@ func checkExec(c *env) {
 	wd, err := sb.WorkDir(c.ctx)
 	c.try("WorkDir", err)
 	equal(c, "pwd; a cd before does not last", c.sh(sb, "pwd"), wd)
-	r, err := p.Exec(c.ctx, "no-such-program-anywhere", nil)
+	// No command at all is either one that does nothing or bad input.
+	r, err := p.Exec(c.ctx, "", nil)
+	if err == nil {
+		equal(c, "exec of nothing", r, daytona.ExecResult{})
+	} else {
+		c.wantKind("exec of nothing", err, daytona.KindInvalid)
+	}
+	r, err = p.Exec(c.ctx, "no-such-program-anywhere", nil)
 	c.try("exec of a missing program", err)
 	equal(c, "exit code", r.ExitCode, 127)
 	if !strings.Contains(r.Output, "no-such-program-anywhere") {
@@ -601,8 +607,12 @@ func checkRunCode(c *env, lang, hello, args, env, fail, forever string) {
 	if d := time.Since(begin); d > c.slow(5*time.Second) {
 		c.Errorf("a timeout of 1s took %v", d)
 	}
-	r = run("", nil)
-	equal(c, "ExitCode of no code", r.ExitCode, 0)
+	// No code at all is either a program that does nothing or bad input.
+	if r, err = p.RunCode(c.ctx, "", nil); err == nil {
+		equal(c, "ExitCode of no code", r.ExitCode, 0)
+	} else {
+		c.wantKind("no code", err, daytona.KindInvalid)
+	}
 }
 
 func checkRunCodePython(c *env) {
