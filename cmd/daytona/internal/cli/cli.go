@@ -87,8 +87,11 @@ programs, and limits on what they may use.`,
 			return nil
 		},
 	}
-	// Flags that fit a terminal.
-	root.SetUsageTemplate(strings.ReplaceAll(root.UsageTemplate(), "FlagUsages |", "FlagUsagesWrapped 100 |"))
+	// Flags that fit a terminal, and no usage line for what only has commands.
+	root.SetUsageTemplate(strings.NewReplacer(
+		"FlagUsages |", "FlagUsagesWrapped 100 |",
+		"Usage:{{if .Runnable}}", "Usage:{{if not .HasAvailableSubCommands}}",
+	).Replace(root.UsageTemplate()))
 	root.SetOut(a.Stdout)
 	root.SetErr(a.Stderr)
 	root.SetIn(a.Stdin)
@@ -114,6 +117,7 @@ programs, and limits on what they may use.`,
 	)
 	root.AddCommand(inGroup("use", a.runCommand(), a.sandboxCommand(), a.volumeCommand())...)
 	root.AddCommand(inGroup("machine", a.doctorCommand(), a.versionCommand())...)
+	parent(root)
 	root.SetHelpCommandGroupID("machine")
 	root.SetCompletionCommandGroupID("machine")
 	return root
@@ -129,6 +133,7 @@ func inGroup(id string, cmds ...*cobra.Command) []*cobra.Command {
 // parent makes c a command that is nothing but its subcommands.
 func parent(c *cobra.Command, subs ...*cobra.Command) *cobra.Command {
 	c.Args = cobra.ArbitraryArgs
+	c.DisableFlagsInUseLine = true
 	c.SuggestionsMinimumDistance = 2
 	c.RunE = func(cmd *cobra.Command, args []string) error {
 		if len(args) == 0 {
