@@ -72,8 +72,11 @@ type toolbox struct {
 	language string
 	log      *slog.Logger
 
-	pooled  *http.Transport
-	buffers sync.Pool
+	// pooled keeps connections. single dials one for each request: those
+	// whose body can be sent only once, lest it be lost on a connection that
+	// the agent has just closed.
+	pooled, single *http.Transport
+	buffers        sync.Pool
 }
 
 var _ daytona.Toolbox = (*toolbox)(nil)
@@ -147,6 +150,8 @@ func New(dial func(ctx context.Context) (net.Conn, error), opts *Options) dayton
 		Protocols:           new(http.Protocols),
 	}
 	t.pooled.Protocols.SetHTTP1(true)
+	t.single = t.pooled.Clone()
+	t.single.DisableKeepAlives = true
 	return t
 }
 
@@ -227,9 +232,6 @@ type request struct {
 	// idempotent says that the request may be repeated on a new connection
 	// when an old one breaks. It is implied by GET.
 	idempotent bool
-	// once says that the connection must not be used again: an agent of net/http
-	// that answers before it has seen the end of a body loses its place.
-	once bool
 }
 
 // do sends a request and returns the answer, whatever its status.
@@ -257,7 +259,6 @@ func (t *toolbox) do(ctx context.Context, r request) (*http.Response, error) {
 			req.Body = http.NoBody
 		}
 	}
-	req.Close = r.once
 	for k, v := range t.header {
 		req.Header[k] = v
 	}
@@ -271,7 +272,26 @@ func (t *toolbox) do(ctx context.Context, r request) (*http.Response, error) {
 	}
 	// Not an http.Client: redirects must not be followed, an agent could
 	// point anywhere.
-	resp, err := t.pooled.RoundTrip(req)
+	transport := t.pooled
+	if body != nil && req.GetBody == nil {
+		transport = t.single
+	}
+	resp, err := transport.RoundTrip(req)
+	for range 3 {
+		if err == nil || !closedIdle(err) || ctx.Err() != nil {
+			break
+		}
+		// The agent had closed the connection before it got the request, most
+		// likely because the sandbox was stopped and started: there will be
+		// more such connections. net/http repeats only what is idempotent.
+		transport.CloseIdleConnections()
+		if req.GetBody != nil {
+			if req.Body, err = req.GetBody(); err != nil {
+				break
+			}
+		}
+		resp, err = transport.RoundTrip(req)
+	}
 	if err != nil {
 		return nil, lost(ctx, r.op, r.subject, err)
 	}

@@ -7,6 +7,7 @@ import (
 	"io"
 	"net/http"
 	"net/url"
+	"slices"
 	"strconv"
 	"sync/atomic"
 	"time"
@@ -256,6 +257,9 @@ func (c *command) Signal(ctx context.Context, signal string) error {
 	if signal == "" {
 		return &daytona.Error{Kind: daytona.KindInvalid, Op: op, Subject: c.subject, Field: "signal", Value: signal, Message: `must be the name of a signal, such as "SIGINT"`}
 	}
+	if !slices.Contains(signals, signal) {
+		return &daytona.Error{Kind: daytona.KindInvalid, Op: op, Field: "signal", Value: signal, Message: "must be the name of a Linux signal, such as SIGINT"}
+	}
 	return c.control(ctx, op, wire.CommandControl{Signal: signal})
 }
 
@@ -317,4 +321,11 @@ func (c *command) Wait() (daytona.ExitStatus, error) {
 		c.abandoned.Store(true)
 		return daytona.ExitStatus{ExitCode: -1}, ended(waitOp, c.subject, c.ctx.Err())
 	}
+}
+
+// signals are those of Linux (signal(7)), whatever system this client runs on.
+var signals = []string{
+	"SIGHUP", "SIGINT", "SIGQUIT", "SIGILL", "SIGTRAP", "SIGABRT", "SIGBUS", "SIGFPE", "SIGKILL", "SIGUSR1", "SIGSEGV",
+	"SIGUSR2", "SIGPIPE", "SIGALRM", "SIGTERM", "SIGSTKFLT", "SIGCHLD", "SIGCONT", "SIGSTOP", "SIGTSTP", "SIGTTIN", "SIGTTOU",
+	"SIGURG", "SIGXCPU", "SIGXFSZ", "SIGVTALRM", "SIGPROF", "SIGWINCH", "SIGIO", "SIGPWR", "SIGSYS",
 }

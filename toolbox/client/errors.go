@@ -19,6 +19,11 @@ type dialError struct{ err error }
 func (e *dialError) Error() string { return e.err.Error() }
 func (e *dialError) Unwrap() error { return e.err }
 
+// closedIdle reports whether a request was given a connection that the agent
+// had closed before any of it was sent. net/http does not export its error for
+// that (errServerClosedIdle).
+func closedIdle(err error) bool { return err.Error() == "http: server closed idle connection" }
+
 // lost is the error for a request that got no answer, or not all of it.
 func lost(ctx context.Context, op, subject string, err error) error {
 	if ctxErr := ctx.Err(); ctxErr != nil {
@@ -27,9 +32,6 @@ func lost(ctx context.Context, op, subject string, err error) error {
 	if d, ok := errors.AsType[*dialError](err); ok {
 		if _, typed := errors.AsType[*daytona.Error](d.err); typed {
 			return d.err
-		}
-		if errors.Is(d.err, context.Canceled) || errors.Is(d.err, context.DeadlineExceeded) {
-			return ended(op, subject, d.err)
 		}
 		return &daytona.Error{Kind: daytona.KindUnavailable, Op: op, Subject: subject,
 			Message: "the sandbox's agent cannot be reached; is the sandbox started?", Err: d.err}

@@ -380,7 +380,7 @@ func (f *fileSystem) uploadSome(ctx context.Context, files []daytona.FileUpload)
 			pw.Close()
 		}
 	}()
-	r := request{op: "upload files", method: http.MethodPost, path: "/files/bulk-upload", once: true,
+	r := request{op: "upload files", method: http.MethodPost, path: "/files/bulk-upload",
 		body: &upload{t: f.t, r: pr}, length: -1, contentType: form.FormDataContentType()}
 	resp, err := f.t.do(ctx, r)
 	if err != nil {
