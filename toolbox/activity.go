@@ -45,11 +45,25 @@ func (a *activity) begin() (end func()) {
 	}
 }
 
+// set changes the timeout; 0 is none.
+func (a *activity) set(timeout time.Duration) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.timeout = timeout
+	if a.timer != nil {
+		a.timer.Stop()
+		a.timer = nil
+	}
+	if timeout > 0 && !a.closed {
+		a.timer = time.AfterFunc(timeout, a.expire)
+	}
+}
+
 func (a *activity) expire() {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	// A request may have come while this waited for the lock.
-	if a.closed || a.open > 0 || time.Since(a.last) < a.timeout {
+	if a.closed || a.timer == nil || a.open > 0 || time.Since(a.last) < a.timeout {
 		return
 	}
 	a.closed = true

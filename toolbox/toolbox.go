@@ -198,6 +198,7 @@ func (s *Server) register() {
 	s.mux.HandleFunc("GET /project-dir", dir(s.workDir)) // its name of old
 	s.mux.HandleFunc("POST /init", s.initialize)
 	s.mux.HandleFunc("POST /env", s.updateEnv)
+	s.mux.HandleFunc("POST "+wire.IdleTimeoutPath, s.setIdleTimeout)
 	for prefix, what := range map[string]string{
 		"/git/": "git", "/lsp/": "language servers", "/process/interpreter/": "the code interpreter", "/computeruse/": "computer use",
 	} {
@@ -219,6 +220,19 @@ func (s *Server) initialize(w http.ResponseWriter, r *http.Request) {
 	}
 	s.setToken(request.Token)
 	wire.WriteJSON(w, http.StatusOK, map[string]string{"message": "token set"})
+}
+
+func (s *Server) setIdleTimeout(w http.ResponseWriter, r *http.Request) {
+	var request wire.IdleTimeoutRequest
+	if !decode(w, r, &request) {
+		return
+	}
+	if request.Milliseconds < 0 {
+		wire.WriteError(w, r, http.StatusBadRequest, "", fmt.Sprintf("milliseconds is %d; it must be 0 (never) or more", request.Milliseconds))
+		return
+	}
+	s.activity.set(time.Duration(request.Milliseconds) * time.Millisecond)
+	wire.WriteJSON(w, http.StatusOK, request)
 }
 
 func (s *Server) updateEnv(w http.ResponseWriter, r *http.Request) {

@@ -215,6 +215,18 @@ func (g group) create(r daytona.Resources, ioDevice string, uid, gid int) error 
 			}
 		}
 	}
+	if len(g.c.v2controllers) > 0 {
+		// So that the box has files that tell its use, and the limits of the
+		// group around it as its own.
+		for _, ctl := range g.c.v2controllers {
+			_ = os.WriteFile(filepath.Join(g.v2dir(), "cgroup.subtree_control"), []byte("+"+ctl), 0)
+		}
+		for _, l := range limits {
+			if l.dir == g.v2dir() {
+				_ = os.WriteFile(filepath.Join(l.dir, "box", l.file), []byte(l.value), 0)
+			}
+		}
+	}
 	for _, l := range limits {
 		if err := os.WriteFile(filepath.Join(l.dir, l.file), []byte(l.value), 0); err != nil {
 			return fmt.Errorf("limit the sandbox: %s = %s: %w", l.file, l.value, err)
@@ -286,6 +298,25 @@ func (g group) add(pid int) error {
 		}
 	}
 	return nil
+}
+
+// inside says how a sandbox sees its groups: where its version 2 group is
+// mounted ("" for nowhere), and the host's directories of those of version 1.
+func (g group) inside() (v2 string, v1 map[string]string) {
+	v1 = map[string]string{}
+	for ctl, base := range g.c.v1 {
+		dir := filepath.Join(base, g.name)
+		if _, err := os.Stat(dir); err == nil {
+			v1[ctl] = dir
+		}
+	}
+	switch {
+	case g.c.v2 == "":
+		return "", v1
+	case len(g.c.v1) > 0:
+		return "/sys/fs/cgroup/unified", v1 // as systemd mounts it on hybrid machines
+	}
+	return "/sys/fs/cgroup", nil
 }
 
 // open returns the box for CLONE_INTO_CGROUP, or nil without version 2.

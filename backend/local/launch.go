@@ -149,7 +149,7 @@ type launch struct {
 	// mounts makes the detached mounts, in the order of boot.Source.Mount.
 	mounts func(userns *os.File) ([]*os.File, error)
 	// device takes over the packets of a userspace network.
-	device func(kind string, dev *os.File) error
+	device func(kind string, dev, pidfd *os.File) error
 }
 
 // run starts the process and sees it through boot. When it returns without
@@ -226,14 +226,14 @@ func (e *engine) run(ctx context.Context, l launch) (_ *proc, err error) {
 	if err != nil && ctx.Err() == nil {
 		return nil, fmt.Errorf("send the plan to boot: %w", err)
 	}
-	if err := l.exchange(ctx, pair[0]); err != nil {
+	if err := l.exchange(ctx, pair[0], p); err != nil {
 		return nil, err
 	}
 	return p, nil
 }
 
 // exchange reads boot's messages up to the end of the socket.
-func (l *launch) exchange(ctx context.Context, sock int) error {
+func (l *launch) exchange(ctx context.Context, sock int, p *proc) error {
 	buf, oob := make([]byte, 64<<10), make([]byte, unix.CmsgSpace(4))
 	for {
 		n, oobn, _, _, err := unix.Recvmsg(sock, buf, oob, unix.MSG_CMSG_CLOEXEC)
@@ -266,7 +266,7 @@ func (l *launch) exchange(ctx context.Context, sock int) error {
 				return errors.New("boot sent no network device")
 			}
 			dev := os.NewFile(uintptr(rights[0]), "net")
-			err = l.device(m.Device, dev)
+			err = l.device(m.Device, dev, p.pidfd)
 			dev.Close()
 			if err != nil {
 				return err

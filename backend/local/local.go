@@ -455,7 +455,6 @@ func (e *engine) settle(r *record) {
 	if err := e.cgroups.group(r.ID).remove(); err != nil {
 		e.log.Warn("cgroup could not be removed", "sandbox", r.ID, "err", err)
 	}
-	e.stopNet(r)
 	r.State, r.StoppedAt, r.PID, r.StartTime = daytona.StateStopped, time.Now().UTC(), 0, 0
 	if err := e.state.save(r, true); err != nil {
 		e.log.Error("record could not be written", "sandbox", r.ID, "err", err)

@@ -37,8 +37,8 @@ func harness() *backendtest.Harness {
 			}
 		}
 	}
-	if _, lacks := h.Lacks[backendtest.JavaScript]; lacks {
-		h.Lacks[backendtest.TypeScript] = h.Lacks[backendtest.JavaScript]
+	if !runsTypeScript() {
+		h.Lacks[backendtest.TypeScript] = "the host has no TypeScript runtime (tsx, ts-node, bun, deno, or Node.js 22.6)"
 	}
 	if os.Geteuid() == 0 {
 		if _, err := exec.LookPath("mkfs.ext4"); err != nil {
@@ -109,6 +109,25 @@ func leftovers(ctx context.Context, state string) ([]string, error) {
 	return found, nil
 }
 
+// runsTypeScript reports whether a sandbox of the "host" image can.
+func runsTypeScript() bool {
+	for _, dir := range []string{"/usr/local/bin/", "/usr/bin/"} {
+		for _, tool := range []string{"tsx", "ts-node", "bun", "deno"} {
+			if _, err := os.Stat(dir + tool); err == nil {
+				return true
+			}
+		}
+		if exec.Command(dir+"node", "--experimental-strip-types", "-e", "0").Run() == nil {
+			return true
+		}
+	}
+	return false
+}
+
 func TestMain(m *testing.M) { os.Exit(backendtest.Main(m, harness())) }
 
 func TestConformance(t *testing.T) { backendtest.RunConformance(t, harness()) }
+
+func TestSecurity(t *testing.T) { backendtest.RunSecurity(t, harness()) }
+
+func TestCrash(t *testing.T) { backendtest.RunCrash(t, harness()) }

@@ -26,37 +26,19 @@ func (e *engine) SetNetworkPolicy(ctx context.Context, id string, p daytona.Netw
 	}
 	return e.change(ctx, op, id, func(r *record) error {
 		if r.State == daytona.StateStarted {
-			old, err := policyOf(r.Network)
-			if err != nil {
-				return err
-			}
-			if old.Mode == network.None && policy.Mode != network.None {
+			if r.Offline && policy.Mode != network.None {
 				return &daytona.Error{Kind: daytona.KindState, Op: op, Subject: r.Name, Field: "Block", Value: p.Block,
 					Message: "a sandbox that was started without a network gets one only at its next start: stop it first"}
 			}
-			if err := e.applyPolicy(ctx, r, policy); err != nil {
-				return err
+			if !r.Offline {
+				if err := e.applyPolicy(ctx, r, policy); err != nil {
+					return err
+				}
 			}
 		}
 		r.Network = p
 		return nil
 	})
-}
-
-func (e *engine) applyPolicy(ctx context.Context, r *record, policy network.Policy) error {
-	if !e.root {
-		return e.applyUserspacePolicy(ctx, r, policy)
-	}
-	h, err := e.network(ctx)
-	if err != nil {
-		return err
-	}
-	ns, err := h.OpenProcess(ctx, r.PID)
-	if err != nil {
-		return fmt.Errorf("open the sandbox's network: %w", err)
-	}
-	defer ns.Close()
-	return ns.SetPolicy(ctx, policy)
 }
 
 // post sends a request of the engine's own to an agent.

@@ -21,6 +21,7 @@ import (
 	"github.com/daytona-go/daytona"
 	"github.com/daytona-go/daytona/internal/boot"
 	"github.com/daytona-go/daytona/internal/network"
+	"github.com/daytona-go/daytona/internal/network/userspace"
 	"github.com/daytona-go/daytona/toolbox/client"
 	"github.com/daytona-go/daytona/toolbox/wire"
 	"golang.org/x/sys/unix"
@@ -280,6 +281,25 @@ func singleUserID(user string) int {
 	return defaultUserID
 }
 
+// userToAdd is the default user where it may be missing, or one for a bare
+// number, so that it has a name and a home.
+func userToAdd(user string, isDefault bool) *boot.User {
+	u := &boot.User{Name: defaultUser, UID: defaultUserID, GID: defaultUserID, Home: "/home/" + defaultUser}
+	if isDefault {
+		return u
+	}
+	uid, gid, hasGroup := strings.Cut(user, ":")
+	n, err := strconv.Atoi(uid)
+	if err != nil {
+		return nil
+	}
+	u.UID, u.GID, u.Fixed = n, n, true
+	if g, err := strconv.Atoi(gid); hasGroup && err == nil {
+		u.GID = g
+	}
+	return u
+}
+
 // agentConfig is what the agent is told; its fields are those of
 // toolbox.Config.
 type agentConfig struct {
@@ -303,13 +323,15 @@ func (e *engine) bootUp(ctx context.Context, op string, r *record) (err error) {
 		if err != nil && ctx.Err() != nil {
 			err = context.Cause(ctx)
 		}
+		if b, ok := errors.AsType[*bootError](err); ok && b.m.Step == boot.StepUser {
+			err = &daytona.Error{Kind: daytona.KindInvalid, Op: op, Field: "User", Value: r.User, Message: b.m.Error}
+		}
 		err = kernelError(op, r.Name, err)
 	}()
 	ids := e.ids(r)
 	g := e.cgroups.group(r.ID)
 	defer func() {
 		if err != nil {
-			e.stopNet(r)
 			if rerr := g.remove(); rerr != nil {
 				e.log.Warn("cgroup could not be removed", "sandbox", r.ID, "err", rerr)
 			}
@@ -343,13 +365,12 @@ func (e *engine) bootUp(ctx context.Context, op string, r *record) (err error) {
 	if r.TTL > 0 {
 		config.TTL = max(time.Until(r.CreatedAt.Add(r.TTL)), time.Millisecond)
 	}
-	if e.cgroups.v2 != "" {
-		config.CgroupDir = "/sys/fs/cgroup"
-	}
 	if ids.single {
 		config.User = strconv.Itoa(ids.uids[0].ContainerID)
 	}
 	l := launch{listener: listener, log: logFile, group: g, ids: ids, plan: e.plan(r, ids)}
+	l.plan.Cgroup, l.plan.CgroupsV1 = g.inside()
+	config.CgroupDir = l.plan.Cgroup
 	if l.config, err = json.Marshal(config); err != nil {
 		return err
 	}
@@ -454,7 +475,6 @@ func (e *engine) plan(r *record, ids idMapping) *boot.Plan {
 	host := r.ID[:12]
 	p := &boot.Plan{
 		Hostname: host, Stage: "/tmp", Symlinks: map[string]string{},
-		Cgroup:   e.cgroups.v2 != "",
 		SysPaths: []string{"/sys/devices/system/cpu", "/sys/devices/system/node", "/sys/kernel/mm/transparent_hugepage"},
 		UID:      0, GID: 0, SetGroups: !ids.single,
 		Capabilities: capabilityMask(), Seccomp: prog, OOMScoreAdj: 500,
@@ -480,12 +500,9 @@ func (e *engine) plan(r *record, ids idMapping) *boot.Plan {
 		boot.File{Path: "/etc/hostname", Mode: 0o644, Content: host + "\n"},
 		boot.File{Path: "/etc/hosts", Mode: 0o644, Content: "127.0.0.1\tlocalhost " + host + "\n::1\tlocalhost ip6-localhost ip6-loopback\n"},
 	)
-	if r.AddUser {
-		uid := defaultUserID
-		if ids.single {
-			uid = ids.uids[0].ContainerID
-		}
-		p.EnsureUser = &boot.User{Name: defaultUser, UID: uid, GID: uid, Home: "/home/" + defaultUser}
+	p.EnsureUser = userToAdd(r.User, r.AddUser)
+	if !ids.single {
+		p.NeedUser, p.NeedGroup, _ = strings.Cut(r.User, ":")
 	}
 	p.Dirs = append(p.Dirs, boot.Dir{Path: "/tmp", Mode: 0o1777}, boot.Dir{Path: "/var/tmp", Mode: 0o1777})
 	return p
@@ -661,6 +678,7 @@ func (e *engine) placeNetwork(ctx context.Context, r *record, l *launch) (*netwo
 	if err != nil {
 		return nil, err
 	}
+	r.Offline = policy.Mode == network.None
 	resolv := func(content string) {
 		l.plan.Files = append(l.plan.Files, boot.File{Path: "/etc/resolv.conf", Mode: 0o644, Content: content})
 	}
@@ -682,7 +700,8 @@ func (e *engine) placeNetwork(ctx context.Context, r *record, l *launch) (*netwo
 		resolv(h.ResolvConf(policy))
 		return ns, nil
 	}
-	return nil, e.placeUserspaceNetwork(r, policy, l, resolv)
+	resolv(userspace.ResolvConf(policy))
+	return nil, e.placeUserspaceNetwork(ctx, r, policy, l)
 }
 
 // remove ends a sandbox and removes all of it. Its lock is held. What has
@@ -728,7 +747,6 @@ func (e *engine) end(r *record) {
 	}
 	// There may be a process that had not been written down yet.
 	e.cgroups.group(r.ID).kill()
-	e.stopNet(r)
 }
 
 func (e *engine) removeFiles(r *record) error {
@@ -932,9 +950,6 @@ func (e *engine) Update(ctx context.Context, id string, u daytona.Update) (dayto
 		if u.AutoArchive != nil && *u.AutoArchive != 0 {
 			return &daytona.Error{Kind: daytona.KindUnsupported, Op: op, Field: "AutoArchive", Value: *u.AutoArchive, Message: "the local backend cannot archive"}
 		}
-		if u.AutoStop != nil && *u.AutoStop != r.AutoStop && r.State == daytona.StateStarted {
-			return &daytona.Error{Kind: daytona.KindState, Op: op, Field: "AutoStop", Value: *u.AutoStop, Message: "it can be changed only while the sandbox is stopped"}
-		}
 		for field, d := range map[string]*time.Duration{"AutoStop": u.AutoStop, "AutoDelete": u.AutoDelete} {
 			if d != nil && *d != 0 && *d < time.Second {
 				return &daytona.Error{Kind: daytona.KindInvalid, Op: op, Field: field, Value: *d, Message: "must be 0 (never) or at least 1s"}
@@ -947,6 +962,11 @@ func (e *engine) Update(ctx context.Context, id string, u daytona.Update) (dayto
 			r.Labels = maps.Clone(u.Labels)
 		}
 		if u.AutoStop != nil {
+			if r.State == daytona.StateStarted {
+				if err := e.post(ctx, r.ID, wire.IdleTimeoutPath, wire.IdleTimeoutRequest{Milliseconds: u.AutoStop.Milliseconds()}); err != nil {
+					return err
+				}
+			}
 			r.AutoStop = *u.AutoStop
 		}
 		if u.AutoDelete != nil {
@@ -1049,6 +1069,5 @@ func findSubIDs() *idMapping {
 var _ interface {
 	daytona.Backend
 	daytona.Updater
-	daytona.NetworkPolicer
 	daytona.VolumeManager
 } = (*engine)(nil)

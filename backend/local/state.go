@@ -63,9 +63,6 @@ type record struct {
 	PID       int    `json:"pid,omitempty"`
 	StartTime uint64 `json:"startTime,omitempty"`
 	BootID    string `json:"bootID,omitempty"`
-	// NetPID is the process of a userspace network, likewise.
-	NetPID       int    `json:"netPID,omitempty"`
-	NetStartTime uint64 `json:"netStartTime,omitempty"`
 	// UIDBase is the host uid (and gid) of the sandbox's root.
 	UIDBase int `json:"uidBase"`
 	// HasDisk says that its files are in disk.img.
@@ -77,6 +74,8 @@ type record struct {
 	Config image.Config `json:"config"`
 	// AddUser says that the default user is to be added to the image's.
 	AddUser bool `json:"addUser,omitempty"`
+	// Offline says that it was started without a network interface.
+	Offline bool `json:"offline,omitempty"`
 	// Spec fields that Info lacks.
 	SpecUser    string `json:"specUser,omitempty"`
 	SpecWorkDir string `json:"specWorkDir,omitempty"`

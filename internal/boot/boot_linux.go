@@ -15,6 +15,7 @@ import (
 	"syscall"
 	"unsafe"
 
+	"github.com/daytona-go/daytona/internal/network/guest"
 	"golang.org/x/sys/unix"
 )
 
@@ -143,7 +144,7 @@ func (b *booter) setUpNetwork() error {
 	case "joined":
 		return nil
 	case "loopback":
-		return setUpLoopback()
+		return guest.SetupLoopback()
 	case "userspace":
 		return b.setUpUserspace()
 	}
@@ -423,6 +424,18 @@ func (b *booter) populate() error {
 			return step(err, "add user %s", u.Name)
 		}
 	}
+	for file, name := range map[string]string{"/etc/passwd": b.plan.NeedUser, "/etc/group": b.plan.NeedGroup} {
+		if _, err := strconv.Atoi(name); name == "" || err == nil {
+			continue
+		}
+		entries, err := b.readFile(file)
+		if err == nil && !hasEntry(entries, name) {
+			err = fmt.Errorf("the image has no %q in %s", name, file)
+		}
+		if err != nil {
+			return step(err, StepUser)
+		}
+	}
 	return nil
 }
 
@@ -508,6 +521,12 @@ func (b *booter) ensureUser(u User) error {
 	if err != nil {
 		return err
 	}
+	if u.Fixed && hasID(passwd, u.UID) {
+		return nil
+	}
+	if u.Fixed && hasEntry(passwd, u.Name) {
+		u.Name += strconv.Itoa(u.UID)
+	}
 	if !hasEntry(passwd, u.Name) {
 		for hasID(passwd, u.UID) {
 			u.UID++
@@ -516,7 +535,7 @@ func (b *booter) ensureUser(u User) error {
 		if err != nil {
 			return err
 		}
-		for !hasEntry(group, u.Name) && hasID(group, u.GID) {
+		for !u.Fixed && !hasEntry(group, u.Name) && hasID(group, u.GID) {
 			u.GID++
 		}
 		shell := "/bin/sh"
@@ -528,7 +547,7 @@ func (b *booter) ensureUser(u User) error {
 		if err := b.writeFile(File{Path: "/etc/passwd", Mode: 0o644, Content: withNewline(passwd) + line}); err != nil {
 			return err
 		}
-		if !hasEntry(group, u.Name) {
+		if !hasEntry(group, u.Name) && !hasID(group, u.GID) {
 			line := fmt.Sprintf("%s:x:%d:\n", u.Name, u.GID)
 			if err := b.writeFile(File{Path: "/etc/group", Mode: 0o644, Content: withNewline(group) + line}); err != nil {
 				return err
@@ -797,17 +816,44 @@ func (b *booter) mountSys() error {
 			return step(err, "mount %s", p)
 		}
 	}
-	if b.plan.Cgroup {
-		// The engine has put this process into its cgroup by now, which so
-		// becomes the root of what it sees.
-		if err := unix.Unshare(unix.CLONE_NEWCGROUP); err != nil {
-			return step(err, "make a cgroup namespace")
-		}
-		if err := b.mountNew("cgroup2", "/sys/fs/cgroup", unix.MOUNT_ATTR_NOSUID|unix.MOUNT_ATTR_NODEV|unix.MOUNT_ATTR_NOEXEC, nil); err != nil {
+	if err := b.mountCgroups(); err != nil {
+		return err
+	}
+	return step(setAttrs(sys, unix.MOUNT_ATTR_RDONLY), "make /sys read-only")
+}
+
+const cgroupAttrs = unix.MOUNT_ATTR_NOSUID | unix.MOUNT_ATTR_NODEV | unix.MOUNT_ATTR_NOEXEC
+
+// mountCgroups shows the sandbox its own cgroups: so programs see their
+// limits, and the agent can make a group for each command.
+func (b *booter) mountCgroups() error {
+	if len(b.plan.CgroupsV1) > 0 || (b.plan.Cgroup != "" && b.plan.Cgroup != "/sys/fs/cgroup") {
+		if err := b.mountNew("tmpfs", "/sys/fs/cgroup", cgroupAttrs, map[string]string{"mode": "0755", "size": "16k", "nr_inodes": "32"}); err != nil {
 			return step(err, "mount /sys/fs/cgroup")
 		}
 	}
-	return step(setAttrs(sys, unix.MOUNT_ATTR_RDONLY), "make /sys read-only")
+	for _, c := range sortedKeys(b.plan.CgroupsV1) {
+		m, err := unix.OpenTree(unix.AT_FDCWD, b.plan.CgroupsV1[c], unix.OPEN_TREE_CLONE|unix.OPEN_TREE_CLOEXEC)
+		if err != nil {
+			return step(err, "open the %s cgroup", c)
+		}
+		if err = setAttrs(m, cgroupAttrs|unix.MOUNT_ATTR_RDONLY); err == nil {
+			err = b.attach(m, "/sys/fs/cgroup/"+c, true)
+		}
+		unix.Close(m)
+		if err != nil {
+			return step(err, "mount the %s cgroup", c)
+		}
+	}
+	// The engine has put this process into its cgroups by now, which so become
+	// the roots of what it sees.
+	if err := unix.Unshare(unix.CLONE_NEWCGROUP); err != nil {
+		return step(err, "make a cgroup namespace")
+	}
+	if b.plan.Cgroup == "" {
+		return nil
+	}
+	return step(b.mountNew("cgroup2", b.plan.Cgroup, cgroupAttrs, nil), "mount %s", b.plan.Cgroup)
 }
 
 func (b *booter) bind(bind Bind) error {

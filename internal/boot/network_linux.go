@@ -1,23 +1,17 @@
 package boot
 
 import (
-	"errors"
-
+	"github.com/daytona-go/daytona/internal/network/guest"
 	"golang.org/x/sys/unix"
 )
 
-func setUpLoopback() error {
-	fd, err := unix.Socket(unix.AF_INET, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
+// setUpUserspace makes the device of a "userspace" network and sends it to
+// the engine.
+func (b *booter) setUpUserspace() error {
+	dev, err := guest.Setup()
 	if err != nil {
 		return err
 	}
-	defer unix.Close(fd)
-	ifr, err := unix.NewIfreq("lo")
-	if err != nil {
-		return err
-	}
-	ifr.SetUint16(unix.IFF_UP)
-	return unix.IoctlIfreq(fd, unix.SIOCSIFFLAGS, ifr)
+	defer unix.Close(dev.FD)
+	return b.send(Message{Device: dev.Kind}, dev.FD)
 }
-
-func (b *booter) setUpUserspace() error { return errors.New("not yet") }

@@ -37,10 +37,17 @@ type Plan struct {
 	// EnsureUser is added to /etc/passwd and /etc/group, with a home, if no
 	// user has its name. nil adds none.
 	EnsureUser *User
+	// Users that must be there afterwards: a name each in /etc/passwd and
+	// /etc/group. Empty or a number asks for nothing.
+	NeedUser, NeedGroup string
 	// Binds onto the root.
 	Binds []Bind
-	// Cgroup mounts the cgroup v2 hierarchy, writable, on /sys/fs/cgroup.
-	Cgroup bool
+	// Cgroup is where the sandbox's own version 2 cgroup is mounted, writable:
+	// /sys/fs/cgroup, or a directory below it. Empty mounts none.
+	Cgroup string
+	// CgroupsV1 are its version 1 cgroups, to be seen read-only: controller to
+	// host directory.
+	CgroupsV1 map[string]string
 	// SysPaths below the host's /sys that are shown read-only.
 	SysPaths []string
 
@@ -113,6 +120,10 @@ type User struct {
 	Name     string
 	UID, GID int
 	Home     string
+	// Fixed says that the numbers count, not the name: nothing is added if the
+	// UID is there, and the name is changed if it is taken. Otherwise the next
+	// free numbers are taken.
+	Fixed bool
 }
 
 // Rlimit is a resource limit, in the kernel's numbers.
@@ -128,6 +139,9 @@ const (
 	FDSync     = 5 // SOCK_SEQPACKET: the plan comes in, errors and devices go out
 	FDAgent    = 6 // the agent's binary
 )
+
+// StepUser is Message.Step when NeedUser or NeedGroup is missing.
+const StepUser = "find the user"
 
 // Message is what boot sends on FDSync before it executes the agent; the
 // socket's end without an error is success.

@@ -158,3 +158,12 @@ type PortList struct {
 type IsPortInUse struct {
 	IsInUse bool `json:"isInUse"`
 }
+
+// Extension: POST IdleTimeoutPath changes the time without a request after
+// which the agent ends itself, and with it the sandbox; 0 is never.
+const IdleTimeoutPath = "/idle-timeout"
+
+// IdleTimeoutRequest is its body.
+type IdleTimeoutRequest struct {
+	Milliseconds int64 `json:"milliseconds"`
+}
