@@ -10,6 +10,7 @@ import (
 	"io"
 	"io/fs"
 	"maps"
+	"os"
 	"os/exec"
 	"path"
 	"path/filepath"
@@ -447,4 +448,28 @@ func TestInit(t *testing.T) {
 			t.Errorf("%s: an init function that does more than to register a backend", fset.Position(fn.Pos()))
 		}
 	})
+}
+
+// TestDependenciesAreExplained checks that docs/dependencies.md names every
+// module that the code of this one imports.
+func TestDependenciesAreExplained(t *testing.T) {
+	all := graph(t)
+	doc, err := os.ReadFile(filepath.Join(all[module].Dir, "docs", "dependencies.md"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	missing := map[string]string{}
+	for _, p := range all {
+		if !p.own() {
+			continue
+		}
+		for _, i := range p.Imports {
+			if d := all[i]; d != nil && d.Module != nil && !d.own() && !bytes.Contains(doc, []byte("`"+d.Module.Path+"`")) {
+				missing[d.Module.Path] = p.ImportPath
+			}
+		}
+	}
+	for m, by := range missing {
+		t.Errorf("docs/dependencies.md does not say why %s (imported by %s)", m, by)
+	}
 }
