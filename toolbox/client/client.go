@@ -224,7 +224,7 @@ type request struct {
 	in           any // becomes a JSON body
 
 	// body is a raw body instead, of length bytes, or of unknown length if
-	// that is negative.
+	// that is negative: an upload or a *bytes.Reader.
 	body        io.Reader
 	length      int64
 	contentType string
@@ -272,11 +272,14 @@ func (t *toolbox) do(ctx context.Context, r request) (*http.Response, error) {
 	}
 	// Not an http.Client: redirects must not be followed, an agent could
 	// point anywhere.
-	transport := t.pooled
-	if body != nil && req.GetBody == nil {
-		transport = t.single
+	if u, ok := body.(*upload); ok {
+		resp, err := t.stream(req, u)
+		if err != nil {
+			return nil, lost(ctx, r.op, r.subject, err)
+		}
+		return resp, nil
 	}
-	resp, err := transport.RoundTrip(req)
+	resp, err := t.pooled.RoundTrip(req)
 	for range 3 {
 		if err == nil || !closedIdle(err) || ctx.Err() != nil {
 			break
@@ -284,18 +287,53 @@ func (t *toolbox) do(ctx context.Context, r request) (*http.Response, error) {
 		// The agent had closed the connection before it got the request, most
 		// likely because the sandbox was stopped and started: there will be
 		// more such connections. net/http repeats only what is idempotent.
-		transport.CloseIdleConnections()
+		t.pooled.CloseIdleConnections()
 		if req.GetBody != nil {
 			if req.Body, err = req.GetBody(); err != nil {
 				break
 			}
 		}
-		resp, err = transport.RoundTrip(req)
+		resp, err = t.pooled.RoundTrip(req)
 	}
 	if err != nil {
 		return nil, lost(ctx, r.op, r.subject, err)
 	}
 	return resp, nil
+}
+
+// stream sends a request whose body is u. net/http waits for a read of the
+// body that is under way, which may be for ever; stream does not wait longer
+// than cancelGrace after the context has ended.
+func (t *toolbox) stream(req *http.Request, u *upload) (*http.Response, error) {
+	type result struct {
+		resp *http.Response
+		err  error
+	}
+	done := make(chan result, 1)
+	go func() {
+		resp, err := t.single.RoundTrip(req)
+		done <- result{resp, err}
+	}()
+	ctx := req.Context()
+	select {
+	case r := <-done:
+		return r.resp, r.err
+	case <-ctx.Done():
+	}
+	u.stopped.Store(true)
+	grace := time.NewTimer(cancelGrace)
+	defer grace.Stop()
+	select {
+	case r := <-done:
+		return r.resp, r.err
+	case <-grace.C:
+		go func() {
+			if r := <-done; r.err == nil {
+				r.resp.Body.Close()
+			}
+		}()
+		return nil, ctx.Err()
+	}
 }
 
 // open sends a request and returns the answer if its status is one of

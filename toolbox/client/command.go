@@ -26,8 +26,8 @@ const (
 	commandReadLimit = 1 << 20
 	// outputBuffer is the size of the pieces in which output is delivered.
 	outputBuffer = 32 << 10
-	// cancelGrace is how long Wait, after ctx has ended, waits for a writer
-	// that is being written to.
+	// cancelGrace is how long, after a context has ended, the caller's reader
+	// or writer is waited for, which may be in use or stuck.
 	cancelGrace = 100 * time.Millisecond
 )
 

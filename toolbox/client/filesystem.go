@@ -190,9 +190,14 @@ type upload struct {
 	r   io.Reader
 	n   atomic.Int64
 	err atomic.Pointer[error]
+	// stopped ends it before the next read of r.
+	stopped atomic.Bool
 }
 
 func (u *upload) Read(p []byte) (int, error) {
+	if u.stopped.Load() {
+		return 0, context.Canceled
+	}
 	n, err := u.r.Read(p)
 	u.n.Add(int64(n))
 	if err != nil && err != io.EOF {
