@@ -62,6 +62,10 @@ type Config struct {
 	// "Authorization: Bearer", unless they come over a Unix socket, to which
 	// the directory's permissions decide access. Defaults to none.
 	Token string `json:"token,omitempty"`
+	// IgnoreSignals says that no signal ends the agent: whoever started it does
+	// so by wire.ShutdownPath. Set it where the sandbox's root is the agent's own
+	// user and could send signals. Defaults to false: SIGTERM ends it.
+	IgnoreSignals bool `json:"ignoreSignals,omitempty"`
 }
 
 // Errors that end Serve.
@@ -84,6 +88,9 @@ type Server struct {
 	programs *programs
 	mux      *http.ServeMux
 	activity *activity
+	// shutdown is closed when a client wants the sandbox to end.
+	shutdown     chan struct{}
+	shutdownOnce sync.Once
 	expired  chan struct{}
 	ttl      *time.Timer
 
@@ -141,6 +148,7 @@ func New(ctx context.Context, config Config, logger *slog.Logger) (*Server, erro
 	}
 	s.register()
 	s.activity = newActivity(config.IdleTimeout)
+	s.shutdown = make(chan struct{})
 	if config.TTL > 0 {
 		s.ttl = time.AfterFunc(config.TTL, func() { close(s.expired) })
 	}
@@ -199,6 +207,7 @@ func (s *Server) register() {
 	s.mux.HandleFunc("POST /init", s.initialize)
 	s.mux.HandleFunc("POST /env", s.updateEnv)
 	s.mux.HandleFunc("POST "+wire.IdleTimeoutPath, s.setIdleTimeout)
+	s.mux.HandleFunc("POST "+wire.ShutdownPath, s.shutDown)
 	for prefix, what := range map[string]string{
 		"/git/": "git", "/lsp/": "language servers", "/process/interpreter/": "the code interpreter", "/computeruse/": "computer use",
 	} {
@@ -220,6 +229,11 @@ func (s *Server) initialize(w http.ResponseWriter, r *http.Request) {
 	}
 	s.setToken(request.Token)
 	wire.WriteJSON(w, http.StatusOK, map[string]string{"message": "token set"})
+}
+
+func (s *Server) shutDown(w http.ResponseWriter, r *http.Request) {
+	wire.WriteJSON(w, http.StatusAccepted, struct{}{})
+	s.shutdownOnce.Do(func() { close(s.shutdown) })
 }
 
 func (s *Server) setIdleTimeout(w http.ResponseWriter, r *http.Request) {
@@ -395,7 +409,7 @@ func (w *response) Flush() { _ = w.FlushError() }
 // shutdownGrace is how long requests may take after the programs have ended.
 const shutdownGrace = 2 * time.Second
 
-// Serve answers requests until ctx ends (nil), the sandbox was idle for too
+// Serve answers requests until ctx ends or a client asks for it (nil), the sandbox was idle for too
 // long (ErrIdle), its time is over (ErrExpired), or l fails. It closes l. Where
 // the agent is the sandbox's init, all processes get SIGTERM, and SIGKILL five
 // seconds later, before it returns. It
@@ -423,6 +437,7 @@ func (s *Server) Serve(ctx context.Context, l net.Listener) error {
 	case err := <-done:
 		return fmt.Errorf("serve on %s: %w", l.Addr(), err)
 	case <-ctx.Done():
+	case <-s.shutdown:
 	case <-s.activity.idle:
 		cause = ErrIdle
 	case <-s.expired:

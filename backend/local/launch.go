@@ -32,11 +32,24 @@ func newSpawner() *spawner {
 	s := &spawner{work: make(chan func())}
 	go func() {
 		runtime.LockOSThread() // and never unlock: the thread ends with the goroutine
+		// Rights stay when this thread's user changes, see clone.
+		_ = unix.Prctl(unix.PR_SET_SECUREBITS, secbitNoSetuidFixup, 0, 0, 0)
 		for f := range s.work {
 			f()
 		}
 	}()
 	return s
+}
+
+// secbitNoSetuidFixup is SECBIT_NO_SETUID_FIXUP of capabilities(7).
+const secbitNoSetuidFixup = 1 << 2
+
+// setThreadEUID changes the effective user of this thread alone.
+func setThreadEUID(uid int) error {
+	if _, _, errno := unix.RawSyscall(unix.SYS_SETRESUID, ^uintptr(0), uintptr(uid), ^uintptr(0)); errno != 0 {
+		return os.NewSyscallError("setresuid", errno)
+	}
+	return nil
 }
 
 func (s *spawner) do(f func()) {
@@ -146,6 +159,8 @@ type launch struct {
 	netns    *os.File // to join, or nil for a new one
 	group    group
 	ids      idMapping
+	// cloned is called when the process is there and waits for its plan.
+	cloned func(p *proc) error
 	// mounts makes the detached mounts, in the order of boot.Source.Mount.
 	mounts func(userns *os.File) ([]*os.File, error)
 	// device takes over the packets of a userspace network.
@@ -190,6 +205,9 @@ func (e *engine) run(ctx context.Context, l launch) (_ *proc, err error) {
 	stop := context.AfterFunc(ctx, func() { _ = p.signal(unix.SIGKILL) })
 	defer stop()
 
+	if err := l.cloned(p); err != nil {
+		return nil, err
+	}
 	if l.ids.viaTools {
 		if err := e.mapIDs(ctx, p.pid, l.ids); err != nil {
 			return nil, err
@@ -328,6 +346,19 @@ func (e *engine) clone(l launch, null, config, sync *os.File) (*proc, error) {
 	}
 	var p *os.Process
 	e.spawner.do(func() {
+		if e.root {
+			// Whoever makes a user namespace owns it and pays for what is in it:
+			// the kernel counts inotify instances and much else by owner, so each
+			// sandbox has its own (user_namespaces(7), user.max_* limits).
+			if err = setThreadEUID(l.ids.uids[0].HostID); err != nil {
+				return
+			}
+			defer func() {
+				if err := setThreadEUID(0); err != nil {
+					panic("daytona: cannot become root again: " + err.Error())
+				}
+			}()
+		}
 		if l.netns != nil {
 			if err = unix.Setns(int(l.netns.Fd()), unix.CLONE_NEWNET); err != nil {
 				err = fmt.Errorf("join the sandbox's network namespace: %w", err)

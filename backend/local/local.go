@@ -59,6 +59,7 @@ func init() {
 		if err != nil {
 			return nil, err
 		}
+		opts.Logger = slog.Default()
 		return New(ctx, opts)
 	})
 }
@@ -429,29 +430,34 @@ func (e *engine) reconcile(r *record) *record {
 		return nil // somebody is at it
 	}
 	switch r.State {
-	case daytona.StateStarted, daytona.StateStopping, daytona.StateStarting:
+	case daytona.StateStopping:
+		// Whoever was at it is dead, as we hold the lock: finish it.
+		e.end(r)
+	case daytona.StateStarting, daytona.StateStarted:
 		if r.running() {
-			if r.State != daytona.StateStarted {
-				// Who was stopping or starting it is dead, as we hold the lock.
+			if r.State == daytona.StateStarting {
 				r.State = daytona.StateStarted
 				_ = e.state.save(r, true)
 			}
 			e.watch(r)
-			break
+			return r
 		}
-		if r.Ephemeral {
-			if err := e.remove(r); err != nil {
-				e.log.Warn("sandbox could not be removed; it will be tried again", "sandbox", r.ID, "err", err)
-			}
-			return nil
-		}
-		e.settle(r)
+	default:
+		return r
 	}
+	if r.Ephemeral {
+		if err := e.remove(r); err != nil {
+			e.log.Warn("sandbox could not be removed; it will be tried again", "sandbox", r.ID, "err", err)
+		}
+		return nil
+	}
+	e.settle(r)
 	return r
 }
 
 // settle marks a sandbox whose processes have ended as stopped.
 func (e *engine) settle(r *record) {
+	e.cgroups.group(r.ID).kill()
 	if err := e.cgroups.group(r.ID).remove(); err != nil {
 		e.log.Warn("cgroup could not be removed", "sandbox", r.ID, "err", err)
 	}
@@ -497,14 +503,15 @@ func (e *engine) follow(id string, p *proc) {
 		}
 		e.mu.Unlock()
 		if current {
-			e.check(id)
+			e.check(id, true)
 		}
 	}()
 }
 
-// check brings one sandbox in line with what is.
-func (e *engine) check(id string) {
-	r, unlock, err := e.locked(id, true)
+// check brings one sandbox in line with what is. Unless wait is set, it
+// leaves alone one that somebody is at.
+func (e *engine) check(id string, wait bool) {
+	r, unlock, err := e.locked(id, wait)
 	if err != nil {
 		return
 	}
@@ -533,7 +540,7 @@ func (e *engine) schedule(r *record) {
 		return
 	}
 	id := r.ID
-	e.timers[id] = time.AfterFunc(time.Until(due)+time.Millisecond, func() { e.check(id) })
+	e.timers[id] = time.AfterFunc(time.Until(due)+time.Millisecond, func() { e.check(id, true) })
 }
 
 // Close deletes what belongs to this engine and lets go of the rest.

@@ -58,7 +58,7 @@ func (e *engine) post(ctx context.Context, id, path string, body any) error {
 		return err
 	}
 	defer resp.Body.Close()
-	if resp.StatusCode != http.StatusOK {
+	if resp.StatusCode/100 != 2 {
 		msg, _ := io.ReadAll(io.LimitReader(resp.Body, 4096))
 		return fmt.Errorf("agent: %s: %s", resp.Status, bytes.TrimSpace(msg))
 	}

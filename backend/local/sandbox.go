@@ -204,7 +204,7 @@ func (e *engine) takeName(r *record) error {
 	if errors.Is(err, fs.ErrExist) {
 		// It may be the name of a sandbox whose time has come.
 		if id, lerr := e.state.lookupName(r.Name); lerr == nil {
-			e.check(id)
+			e.check(id, false)
 			err = e.state.claimName(r.Name, r.ID)
 		}
 	}
@@ -311,6 +311,9 @@ type agentConfig struct {
 	CgroupDir   string            `json:"cgroupDir,omitempty"`
 	IdleTimeout time.Duration     `json:"idleTimeout,omitempty"`
 	TTL         time.Duration     `json:"ttl,omitempty"`
+	// IgnoreSignals: the agent may have the same user as the sandbox's
+	// programs; it is ended by its socket.
+	IgnoreSignals bool `json:"ignoreSignals"`
 }
 
 // bootUp starts the processes of a sandbox whose lock is held and whose files
@@ -360,7 +363,7 @@ func (e *engine) bootUp(ctx context.Context, op string, r *record) (err error) {
 	defer logFile.Close()
 	config := agentConfig{
 		SandboxID: r.ID, User: r.User, WorkDir: r.WorkDir, Env: environment(r.Config, r.Env), Entrypoint: r.Entrypoint,
-		IdleTimeout: r.AutoStop,
+		IdleTimeout: r.AutoStop, IgnoreSignals: true,
 	}
 	if r.TTL > 0 {
 		config.TTL = max(time.Until(r.CreatedAt.Add(r.TTL)), time.Millisecond)
@@ -386,21 +389,27 @@ func (e *engine) bootUp(ctx context.Context, op string, r *record) (err error) {
 		defer netns.Close()
 		l.netns = netns.File()
 	}
+	// Written down before the process gets its plan: without one it does
+	// nothing, and ends with this process.
+	l.cloned = func(p *proc) error {
+		r.PID, r.StartTime, r.BootID = p.pid, startTime(p.pid), e.boot
+		return e.state.save(r, false)
+	}
+	defer func() {
+		if err != nil {
+			r.PID, r.StartTime = 0, 0
+		}
+	}()
 	p, err := e.run(ctx, l)
 	if err != nil {
 		return err
 	}
-	r.PID, r.StartTime, r.BootID = p.pid, startTime(p.pid), e.boot
 	defer func() {
 		if err != nil {
 			p.kill()
 			p.pidfd.Close()
-			r.PID, r.StartTime = 0, 0
 		}
 	}()
-	if err := e.state.save(r, false); err != nil {
-		return err
-	}
 	if r.WorkDir, err = e.greet(ctx, r, p); err != nil {
 		return err
 	}
@@ -797,7 +806,7 @@ func (e *engine) find(ctx context.Context, op, idOrName string) (*record, error)
 		return nil, notFound(op, idOrName)
 	}
 	if e.stale(r) {
-		e.check(id)
+		e.check(id, false)
 		if r, err = e.state.load(id); err != nil {
 			return nil, notFound(op, idOrName)
 		}
@@ -813,6 +822,7 @@ func (e *engine) stale(r *record) bool {
 	now := time.Now()
 	return r.Phase == phaseLive && (r.expired(now) || r.deletable(now) ||
 		(r.State == daytona.StateStarted && !r.running()) ||
+		r.State == daytona.StateStarting || r.State == daytona.StateStopping ||
 		(!r.Persistent && r.Owner != e.id && !e.state.alive(r.Owner)))
 }
 
@@ -910,8 +920,7 @@ func (e *engine) Stop(ctx context.Context, id string, opts daytona.StopOptions) 
 		if err := e.state.save(r, false); err != nil {
 			return err
 		}
-		if p := e.watch(r); p != nil && !opts.Force {
-			_ = p.signal(unix.SIGTERM)
+		if p := e.watch(r); p != nil && !opts.Force && e.post(ctx, r.ID, wire.ShutdownPath, nil) == nil {
 			t := time.NewTimer(grace)
 			select {
 			case <-p.done:

@@ -52,7 +52,7 @@ func (w *warmPool) take(key string) *record {
 		if r.running() {
 			return r
 		}
-		go w.e.check(r.ID)
+		go w.e.check(r.ID, true)
 	}
 	return nil
 }

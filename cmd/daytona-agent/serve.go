@@ -65,8 +65,14 @@ func serveUntil(args []string, logger *slog.Logger) error {
 			return err
 		}
 	}
-	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, syscall.SIGINT)
-	defer stop()
+	ctx := context.Background()
+	if config.IgnoreSignals {
+		ignoreSignals()
+	} else {
+		var stop context.CancelFunc
+		ctx, stop = signal.NotifyContext(ctx, syscall.SIGTERM, syscall.SIGINT)
+		defer stop()
+	}
 	l, err := listener(*listen, *listenFD)
 	if err != nil {
 		return err
@@ -83,6 +89,21 @@ func serveUntil(args []string, logger *slog.Logger) error {
 		return nil
 	}
 	return err
+}
+
+// ignoreSignals takes all signals that somebody sends and does nothing. (The
+// kernel keeps SIGKILL and SIGSTOP of its own processes from an init by
+// itself, but an init with handlers, as every Go program has, gets the rest.)
+func ignoreSignals() {
+	var all []os.Signal
+	for s := syscall.Signal(1); s < 65; s++ {
+		switch s {
+		case syscall.SIGCHLD, syscall.SIGURG, syscall.SIGPROF: // the reaper's and the runtime's
+		default:
+			all = append(all, s)
+		}
+	}
+	signal.Notify(make(chan os.Signal, 1), all...)
 }
 
 // tune trades throughput of the collector for memory: there may be hundreds of

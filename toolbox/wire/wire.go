@@ -163,7 +163,11 @@ type IsPortInUse struct {
 // which the agent ends itself, and with it the sandbox; 0 is never.
 const IdleTimeoutPath = "/idle-timeout"
 
-// IdleTimeoutRequest is its body.
+// Extension: POST ShutdownPath ends the sandbox as SIGTERM to the agent does:
+// all processes get SIGTERM, and SIGKILL five seconds later.
+const ShutdownPath = "/shutdown"
+
+// IdleTimeoutRequest is the body of IdleTimeoutPath.
 type IdleTimeoutRequest struct {
 	Milliseconds int64 `json:"milliseconds"`
 }
