@@ -108,6 +108,9 @@ func newMachine(t testing.TB) *machine {
 	}
 	defer rt.Close()
 	t.Cleanup(func() {
+		// While the world is still there to say goodbye to: a closed TCP connection keeps its
+		// namespace until the other side has acknowledged that.
+		waitNoLinks(t)
 		rt, err := nl.Dial(unix.NETLINK_ROUTE)
 		if err != nil {
 			t.Fatal(err)
@@ -194,22 +197,43 @@ func (m *machine) echo(t testing.TB, ns *os.File, portNumber int) {
 	}
 }
 
-const reachTimeout = 400 * time.Millisecond
+// How long to wait for what must be reachable, on a busy machine, and for what must not be: most
+// of that is refused at once, but some is dropped.
+const (
+	patience     = 10 * time.Second
+	reachTimeout = 400 * time.Millisecond
+)
 
 // tcp connects from within a namespace and exchanges a line.
-func (m *machine) tcp(ns *os.File, address string) error {
+func (m *machine) tcp(ns *os.File, address string) error { return m.try(ns, "tcp", address, patience) }
+
+// udp exchanges a datagram from within a namespace.
+func (m *machine) udp(ns *os.File, address string) error { return m.try(ns, "udp", address, patience) }
+
+// tcpRefused and udpRefused are for what is not to be reachable: they give up sooner.
+func (m *machine) tcpRefused(ns *os.File, address string) error {
+	return m.try(ns, "tcp", address, reachTimeout)
+}
+
+func (m *machine) udpRefused(ns *os.File, address string) error {
+	return m.try(ns, "udp", address, reachTimeout)
+}
+
+func (m *machine) try(ns *os.File, network, address string, wait time.Duration) error {
 	return inside(m.home, ns, func() error {
-		c, err := (&net.Dialer{Timeout: reachTimeout}).Dial("tcp", address)
+		c, err := (&net.Dialer{Timeout: wait}).Dial(network, address)
 		if err != nil {
 			return err
 		}
 		defer c.Close()
-		return ping(c)
+		return exchange(c, wait)
 	})
 }
 
-func ping(c net.Conn) error {
-	_ = c.SetDeadline(time.Now().Add(reachTimeout))
+func ping(c net.Conn) error { return exchange(c, 2*time.Second) }
+
+func exchange(c net.Conn, wait time.Duration) error {
+	_ = c.SetDeadline(time.Now().Add(wait))
 	if _, err := c.Write([]byte("hello\n")); err != nil {
 		return err
 	}
@@ -219,18 +243,6 @@ func ping(c net.Conn) error {
 		err = io.ErrUnexpectedEOF
 	}
 	return err
-}
-
-// udp exchanges a datagram from within a namespace.
-func (m *machine) udp(ns *os.File, address string) error {
-	return inside(m.home, ns, func() error {
-		c, err := net.Dial("udp", address)
-		if err != nil {
-			return err
-		}
-		defer c.Close()
-		return ping(c)
-	})
 }
 
 func openHost(t testing.TB, opts *HostOptions) *Host {
@@ -285,7 +297,7 @@ func sandboxLinks(t testing.TB) []string {
 // waitNoLinks waits for the kernel to remove namespaces, which it does in its own time.
 func waitNoLinks(t testing.TB, but ...string) {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second) // also after the test's own
 	defer cancel()
 	for {
 		left := slices.DeleteFunc(sandboxLinks(t), func(name string) bool { return slices.Contains(but, name) })

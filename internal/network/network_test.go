@@ -118,10 +118,10 @@ func TestDefaultPolicy(t *testing.T) {
 			ports = ports[:1] // the resolver
 		}
 		for _, port := range ports {
-			if err := m.tcp(n.File(), host+":"+port); err == nil {
+			if err := m.tcpRefused(n.File(), host+":"+port); err == nil {
 				t.Errorf("TCP to %s (%s:%s) is open", name, host, port)
 			}
-			if err := m.udp(n.File(), host+":"+port); err == nil {
+			if err := m.udpRefused(n.File(), host+":"+port); err == nil {
 				t.Errorf("UDP to %s (%s:%s) is open", name, host, port)
 			}
 		}
@@ -176,10 +176,10 @@ func TestHostHoldsAlone(t *testing.T) {
 		"host public address":  "9.9.8.2",
 		"host private address": "10.99.0.2",
 	} {
-		if err := m.tcp(n.File(), host+":"+webPort); err == nil {
+		if err := m.tcpRefused(n.File(), host+":"+webPort); err == nil {
 			t.Errorf("TCP to %s (%s) is open", name, host)
 		}
-		if err := m.udp(n.File(), host+":"+webPort); err == nil {
+		if err := m.udpRefused(n.File(), host+":"+webPort); err == nil {
 			t.Errorf("UDP to %s (%s) is open", name, host)
 		}
 	}
@@ -217,7 +217,7 @@ func TestAllowList(t *testing.T) {
 				}
 			}
 			for _, target := range test.closed {
-				if m.tcp(n.File(), target) == nil || m.udp(n.File(), target) == nil {
+				if m.tcpRefused(n.File(), target) == nil || m.udpRefused(n.File(), target) == nil {
 					t.Errorf("%s is open", target)
 				}
 			}
@@ -227,7 +227,7 @@ func TestAllowList(t *testing.T) {
 	other := create(t, h, Policy{})
 	m.echo(t, other.File(), 8080)
 	n := create(t, h, allowList(t, "10.0.0.0/8"))
-	if m.tcp(n.File(), other.Addr().String()+":8080") == nil {
+	if m.tcpRefused(n.File(), other.Addr().String()+":8080") == nil {
 		t.Error("another sandbox is reachable through an allow list")
 	}
 }
@@ -253,7 +253,7 @@ func TestNone(t *testing.T) {
 	if err != nil {
 		t.Error(err)
 	}
-	if m.tcp(n.File(), "9.9.9.9:8080") == nil {
+	if m.tcpRefused(n.File(), "9.9.9.9:8080") == nil {
 		t.Error("the internet is open")
 	}
 	if err := n.SetPolicy(t.Context(), Policy{}); !errors.Is(err, ErrNoInterface) {
@@ -294,7 +294,7 @@ func TestSetPolicyCutsConnections(t *testing.T) {
 	} else if !errors.Is(err, syscall.ECONNRESET) && !errors.Is(err, syscall.EPIPE) && !errors.Is(err, syscall.ECONNREFUSED) {
 		t.Errorf("the connection was to be reset, not left hanging: %v", err)
 	}
-	if m.tcp(n.File(), "9.9.9.9:8080") == nil {
+	if m.tcpRefused(n.File(), "9.9.9.9:8080") == nil {
 		t.Error("a new connection is still possible")
 	}
 	if err := m.tcp(n.File(), "9.9.9.10:8080"); err != nil {
@@ -314,7 +314,7 @@ func TestSetPolicyCutsConnections(t *testing.T) {
 	if err := n.SetPolicy(t.Context(), Policy{Mode: None}); err != nil {
 		t.Fatal(err)
 	}
-	if ping(c) == nil || m.tcp(n.File(), "9.9.9.9:8080") == nil || m.udp(n.File(), "10.1.2.3:53") == nil {
+	if ping(c) == nil || m.tcpRefused(n.File(), "9.9.9.9:8080") == nil || m.udpRefused(n.File(), "10.1.2.3:53") == nil {
 		t.Error("mode None leaves something open")
 	}
 }
@@ -359,7 +359,7 @@ func TestSetPolicyLeavesNoWindow(t *testing.T) {
 			t.Errorf("an address that every policy allows: %v", err)
 			break
 		}
-		if m.tcp(n.File(), "192.0.0.192:8080") == nil || m.tcp(n.File(), "172.16.5.5:8080") == nil {
+		if m.tcpRefused(n.File(), "192.0.0.192:8080") == nil || m.tcpRefused(n.File(), "172.16.5.5:8080") == nil {
 			t.Error("an address that every policy denies was reached")
 			break
 		}
@@ -526,7 +526,7 @@ func TestHostReachesSandbox(t *testing.T) {
 	if err := m.tcp(m.home, n.Addr().String()+":8080"); err != nil {
 		t.Errorf("the host cannot connect to a sandbox: %v", err)
 	}
-	if m.tcp(m.world, n.Addr().String()+":8080") == nil {
+	if m.tcpRefused(m.world, n.Addr().String()+":8080") == nil {
 		t.Error("the world can connect to a sandbox")
 	}
 	// Routed straight at the sandbox, as a neighbour on the host's network could.
@@ -540,7 +540,7 @@ func TestHostReachesSandbox(t *testing.T) {
 	}); err != nil {
 		t.Fatal(err)
 	}
-	if m.tcp(m.world, n.Addr().String()+":8080") == nil {
+	if m.tcpRefused(m.world, n.Addr().String()+":8080") == nil {
 		t.Error("a neighbour of the host can connect to a sandbox")
 	}
 }
@@ -662,7 +662,7 @@ func TestPool(t *testing.T) {
 	if n := create(t, h, Policy{}); m.tcp(n.File(), "9.9.9.9:8080") != nil {
 		t.Error("a namespace from the pool has no network")
 	}
-	if n := create(t, h, allowList(t, "9.9.9.10")); m.tcp(n.File(), "9.9.9.9:8080") == nil || m.tcp(n.File(), "9.9.9.10:8080") != nil {
+	if n := create(t, h, allowList(t, "9.9.9.10")); m.tcpRefused(n.File(), "9.9.9.9:8080") == nil || m.tcp(n.File(), "9.9.9.10:8080") != nil {
 		t.Error("a namespace from the pool does not have the policy it was asked for")
 	}
 	if n := create(t, h, Policy{Mode: None}); n.Addr().IsValid() {
@@ -695,7 +695,7 @@ func TestRulesComeBack(t *testing.T) {
 	}
 	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
 	defer cancel()
-	for m.tcp(n.File(), "9.9.9.9:8080") != nil {
+	for m.tcpRefused(n.File(), "9.9.9.9:8080") != nil {
 		if ctx.Err() != nil {
 			t.Fatal("the host's rules did not come back")
 		}
@@ -800,7 +800,7 @@ func TestDocker(t *testing.T) {
 	if got := count(); got != 0 {
 		t.Errorf("%d rules left in Docker's chain", got)
 	}
-	if m.tcp(n.File(), "9.9.9.9:8080") == nil {
+	if m.tcpRefused(n.File(), "9.9.9.9:8080") == nil {
 		t.Error("the test proves nothing: forwarding works without the rules in Docker's chain")
 	}
 }
@@ -809,6 +809,13 @@ func TestDocker(t *testing.T) {
 const testRole = "DAYTONA_NETWORK_TEST_ROLE"
 
 func playRole(role string) {
+	if role == "meddler" {
+		if err := meddle(); err != nil {
+			fmt.Println(err)
+			os.Exit(1)
+		}
+		os.Exit(0)
+	}
 	if role != "engine" {
 		os.Exit(3)
 	}
@@ -884,6 +891,118 @@ func TestOpenHostRefuses(t *testing.T) {
 		n.Close()
 		t.Error("the host's own namespace was adopted as a sandbox's")
 	}
+}
+
+func TestPing(t *testing.T) {
+	m := newMachine(t)
+	h := openHost(t, nil)
+	n := create(t, h, Policy{})
+	echoRequest := func(to string) error {
+		return inside(m.home, n.File(), func() error {
+			fd, err := unix.Socket(unix.AF_INET, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, unix.IPPROTO_ICMP)
+			if err != nil {
+				return err
+			}
+			defer unix.Close(fd)
+			tv := unix.NsecToTimeval(reachTimeout.Nanoseconds())
+			if err := unix.SetsockoptTimeval(fd, unix.SOL_SOCKET, unix.SO_RCVTIMEO, &tv); err != nil {
+				return err
+			}
+			if err := unix.Sendto(fd, []byte{8, 0, 0, 0, 0, 1, 0, 1}, 0, &unix.SockaddrInet4{Addr: netip.MustParseAddr(to).As4()}); err != nil {
+				return err
+			}
+			_, _, err = unix.Recvfrom(fd, make([]byte, 64), 0)
+			return err
+		})
+	}
+	err := echoRequest("9.9.9.9")
+	if errors.Is(err, unix.EACCES) {
+		t.Skip("in a user namespace the kernel does not let ping sockets be enabled for all groups")
+	}
+	if err != nil {
+		t.Errorf("ping of a public address: %v", err)
+	}
+	for _, to := range []string{"169.254.169.254", "10.1.2.3", "192.0.2.2", n.Gateway().String()} {
+		if echoRequest(to) == nil {
+			t.Errorf("ping of %s is answered", to)
+		}
+	}
+}
+
+func TestFlowLimit(t *testing.T) {
+	m := newMachine(t)
+	m.echo(t, m.world, 8080)
+	const limit = 10
+	h := openHost(t, &HostOptions{MaxFlows: limit})
+	n, other := create(t, h, Policy{}), create(t, h, Policy{})
+	open := 0
+	for range limit + 3 {
+		_ = inside(m.home, n.File(), func() error {
+			c, err := (&net.Dialer{Timeout: reachTimeout}).Dial("tcp", "9.9.9.9:8080")
+			if err == nil {
+				open++
+				t.Cleanup(func() { c.Close() })
+			}
+			return nil
+		})
+	}
+	if open != limit {
+		t.Errorf("%d connections were possible, want %d", open, limit)
+	}
+	if err := m.tcp(other.File(), "9.9.9.9:8080"); err != nil {
+		t.Errorf("another sandbox suffers from it: %v", err)
+	}
+}
+
+// A sandbox that is root, in a user namespace of its own, has no say over its rules.
+func TestSandboxCannotMeddle(t *testing.T) {
+	m := newMachine(t)
+	m.echo(t, m.world, 8080)
+	h := openHost(t, nil)
+	n := create(t, h, Policy{})
+	cmd := exec.Command("/proc/self/exe")
+	cmd.Env = append(os.Environ(), testRole+"=meddler")
+	cmd.SysProcAttr = &syscall.SysProcAttr{
+		Cloneflags:  unix.CLONE_NEWUSER,
+		UidMappings: []syscall.SysProcIDMap{{HostID: 0, Size: 1}},
+		GidMappings: []syscall.SysProcIDMap{{HostID: 0, Size: 1}},
+	}
+	var out []byte
+	if err := inside(m.home, n.File(), func() (err error) {
+		out, err = cmd.CombinedOutput()
+		return err
+	}); err != nil {
+		t.Fatalf("%v: %s", err, out)
+	}
+	if m.tcpRefused(n.File(), "10.1.2.3:8080") == nil || m.tcp(n.File(), "9.9.9.9:8080") != nil {
+		t.Error("the rules have changed")
+	}
+}
+
+// meddle tries whatever root could do to the network, and tells what worked.
+func meddle() error {
+	nf, err := nl.Dial(unix.NETLINK_NETFILTER)
+	if err != nil {
+		return err
+	}
+	rt, err := nl.Dial(unix.NETLINK_ROUTE)
+	if err != nil {
+		return err
+	}
+	rules := &batch{}
+	rules.deleteTable(familyInet, tableName)
+	_, raw := unix.Socket(unix.AF_PACKET, unix.SOCK_RAW, 0)
+	for what, err := range map[string]error{
+		"delete the rules":     rules.commit(nf),
+		"add an address":       rt.Do(nl.AddAddr(insideIndex, netip.MustParsePrefix("10.9.9.9/32"))),
+		"remove the interface": rt.Do(nl.DelLink(insideIndex)),
+		"open a packet socket": raw,
+	} {
+		if !errors.Is(err, unix.EPERM) {
+			return fmt.Errorf("%s: %v, want EPERM", what, err)
+		}
+	}
+	return nil
 }
 
 func TestDiagnose(t *testing.T) {

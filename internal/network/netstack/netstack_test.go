@@ -115,7 +115,7 @@ func playGuest() error {
 	return nil
 }
 
-const reachTimeout = time.Second
+const reachTimeout = 3 * time.Second
 
 func obey(c command, held map[string]net.Conn) (string, error) {
 	switch c.Do {
