@@ -171,17 +171,36 @@ func (s *Service) startCommand(req *wire.CommandRequest) (_ *runningCommand, err
 
 // OpenTerminal opens a pseudo-terminal of a size that belongs to the account.
 func (s *Spawner) OpenTerminal(cols, rows int) (master, slave *os.File, err error) {
+	fail := func(err error) (*os.File, *os.File, error) {
+		return nil, nil, &StartError{Program: "terminal", Reason: "open a pseudo-terminal: " + err.Error(), Err: err}
+	}
+	var ptmx *os.File
 	err = s.account.Do(func() error {
-		master, slave, err = pty.Open()
+		var err error
+		ptmx, slave, err = pty.Open()
 		return err
 	})
 	if err != nil {
-		return nil, nil, &StartError{Program: "terminal", Reason: "open a pseudo-terminal: " + err.Error(), Err: err}
+		return fail(err)
 	}
-	if err := pty.Setsize(slave, &pty.Winsize{Cols: uint16(cols), Rows: uint16(rows)}); err != nil {
+	defer ptmx.Close()
+	// Package pty leaves it in blocking mode: each reader would take a thread
+	// and could not be stopped.
+	fd, err := unix.FcntlInt(ptmx.Fd(), unix.F_DUPFD_CLOEXEC, 0)
+	if err == nil {
+		if err = unix.SetNonblock(fd, true); err != nil {
+			unix.Close(fd)
+		}
+	}
+	if err != nil {
+		slave.Close()
+		return fail(err)
+	}
+	master = os.NewFile(uintptr(fd), "terminal")
+	if err := ResizeTerminal(master, cols, rows); err != nil {
 		master.Close()
 		slave.Close()
-		return nil, nil, &StartError{Program: "terminal", Reason: "set the terminal's size: " + err.Error(), Err: err}
+		return fail(err)
 	}
 	return master, slave, nil
 }
@@ -202,7 +221,17 @@ func SignalTerminal(p *Process, master *os.File, sig syscall.Signal) error {
 
 // ResizeTerminal changes the size of a terminal.
 func ResizeTerminal(master *os.File, cols, rows int) error {
-	return pty.Setsize(master, &pty.Winsize{Cols: uint16(cols), Rows: uint16(rows)})
+	conn, err := master.SyscallConn()
+	if err != nil {
+		return err
+	}
+	var ioctlErr error
+	if err := conn.Control(func(fd uintptr) {
+		ioctlErr = unix.IoctlSetWinsize(int(fd), unix.TIOCSWINSZ, &unix.Winsize{Col: uint16(cols), Row: uint16(rows)})
+	}); err != nil {
+		return err
+	}
+	return ioctlErr
 }
 
 // serve moves bytes until the program has ended.

@@ -37,6 +37,8 @@ type remote struct {
 	// PID is of its first event.
 	PID            int
 	stdout, stderr bytes.Buffer
+	// seen is where until goes on.
+	seen int
 	// sink, if not nil, gets the output instead.
 	sink func(stream byte, p []byte)
 }
@@ -107,10 +109,14 @@ func (c *remote) wait() wire.CommandExit {
 	}
 }
 
-// until reads until the output contains s.
+// until reads until the output contains s, after what was found before.
 func (c *remote) until(s string) {
 	c.t.Helper()
-	for !strings.Contains(c.stdout.String(), s) {
+	for {
+		if i := strings.Index(c.stdout.String()[c.seen:], s); i >= 0 {
+			c.seen += i + len(s)
+			return
+		}
 		ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
 		_, p, err := c.ws.Read(ctx)
 		cancel()
@@ -272,10 +278,11 @@ func TestCommandTerminal(t *testing.T) {
 			c.control(wire.CommandControl{Cols: 40, Rows: 20})
 			c.stdin("stty size\n")
 			c.until("20 40\r\n")
-			c.stdin("sleep 1000\n")
-			c.until("sleep 1000\r\n")
+			c.stdin("sh -c 'echo slee''ping; exec sleep 1000'\n")
+			c.until("sleeping\r\n")
 			c.stdin("\x03")
 			c.until("^C")
+			c.until("> ")
 			c.stdin("exit 6\n")
 			if exit := c.wait(); exit.Code != 6 || c.stderr.Len() != 0 {
 				t.Errorf("%+v %q", exit, c.stderr.String())
