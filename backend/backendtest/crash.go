@@ -393,7 +393,9 @@ func (c *env) recover(when string) int {
 		sb, err := client.Get(c.ctx, i.ID)
 		c.try(when+": get", err)
 		c.try(when+": start an adopted sandbox", sb.Start(c.ctx))
-		equal(c, when+": a command in it", c.sh(sb, "echo ok"), "ok")
+		if r, err := sb.Process().Exec(c.ctx, "echo ok", nil); err != nil || r.Output != "ok\n" {
+			c.Fatalf("%s: a command in %s: %+v, %v", when, i.Name, r, err)
+		}
 		if b, err := sb.FileSystem().ReadFile(c.ctx, "written"); err == nil && string(b) != "whole" {
 			c.Errorf("%s: a file is half-written: %q", when, b)
 		}

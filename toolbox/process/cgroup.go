@@ -115,9 +115,14 @@ func (c *cgroups) acquire() *membership {
 		return nil
 	}
 	c.sweep()
-	if n := len(c.idle); n > 0 {
+	for len(c.idle) > 0 {
+		n := len(c.idle)
 		g := c.idle[n-1]
 		c.idle = c.idle[:n-1]
+		if g.spent { // killed after its command had ended and before it was used again
+			g.remove()
+			continue
+		}
 		g.uses++
 		return &membership{cgroup: g, owner: c, use: g.uses}
 	}
