@@ -91,8 +91,8 @@ type Server struct {
 	// shutdown is closed when a client wants the sandbox to end.
 	shutdown     chan struct{}
 	shutdownOnce sync.Once
-	expired  chan struct{}
-	ttl      *time.Timer
+	expired      chan struct{}
+	ttl          *time.Timer
 
 	tokenMu sync.Mutex
 	token   *[sha256.Size]byte // hash; nil if none is wanted

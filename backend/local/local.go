@@ -310,8 +310,14 @@ func (e *engine) recover(ctx context.Context) error {
 	}
 	for _, id := range ids {
 		r, unlock, err := e.locked(id, false)
+		if errors.Is(err, errLocked) {
+			// Somebody is at it, or has just died: a process that it was
+			// starting may hold the lock for a moment longer.
+			go e.check(id, true)
+			continue
+		}
 		if err != nil {
-			continue // somebody is at it, or it is gone
+			continue
 		}
 		r = e.reconcile(r)
 		if r != nil {
@@ -516,7 +522,9 @@ func (e *engine) check(id string, wait bool) {
 		return
 	}
 	defer unlock()
-	e.reconcile(r)
+	if !e.isClosed() {
+		e.reconcile(r)
+	}
 }
 
 // schedule sees to it that a sandbox goes when its time has come.
