@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"bytes"
 	"encoding/json"
+	"fmt"
 	"io"
 	"strings"
 	"testing"
@@ -145,8 +146,13 @@ func FuzzParseStat(f *testing.F) {
 	f.Add([]byte("123 (a) b) S 1 123 123 0 -1"))
 	f.Add([]byte("1 () Z 0 0 0"))
 	f.Fuzz(func(t *testing.T, line []byte) {
-		if e, ok := parseStat(line); ok && e.state == 0 {
-			t.Fatalf("%q: %+v", line, e)
+		e, ok := parseStat(line)
+		if !ok {
+			return
+		}
+		again, ok := parseStat(fmt.Appendf(nil, "%d (x) %c %d %d %d 0", e.pid, e.state, e.ppid, e.pgrp, e.sid))
+		if !ok || again != e {
+			t.Fatalf("%q: %+v, then %+v", line, e, again)
 		}
 	})
 }

@@ -72,7 +72,7 @@ func parseStat(line []byte) (e entry, ok bool) {
 		return e, false
 	}
 	f := bytes.Fields(line[end+1:])
-	if len(f) < 4 || len(f[0]) != 1 {
+	if len(f) < 4 || len(f[0]) != 1 || f[0][0] < 'A' || f[0][0] > 'z' {
 		return e, false
 	}
 	e.state = f[0][0]
