@@ -281,8 +281,34 @@ func (c *env) open() *daytona.Client {
 		if err := c.within(30*time.Second, client.Close); err != nil {
 			c.Errorf("close the backend: %v", err)
 		}
+		c.removeVolumes()
 	})
 	return c.client
+}
+
+// removeVolumes removes what outlives sandboxes, since its files may belong to
+// users whom the test is not.
+func (c *env) removeVolumes() {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(c.ctx), c.slow(30*time.Second))
+	defer cancel()
+	b, err := c.h.Open(ctx, c.state)
+	if err != nil {
+		c.Errorf("open the backend to remove volumes: %v", err)
+		return
+	}
+	defer b.Close()
+	m, ok := b.(daytona.VolumeManager)
+	if !ok {
+		return
+	}
+	for v, err := range m.ListVolumes(ctx) {
+		if err == nil {
+			err = m.DeleteVolume(ctx, v.ID)
+		}
+		if err != nil {
+			c.Errorf("remove volume %s: %v", v.Name, err)
+		}
+	}
 }
 
 // within runs f and gives up waiting for it after d.

@@ -332,7 +332,9 @@ func (e *engine) recover(ctx context.Context) error {
 	}
 	for _, d := range entries {
 		if engine, ok := newDirOwner(d.Name()); ok && !e.state.alive(engine) {
-			os.RemoveAll(e.state.sandbox(d.Name()))
+			if err := e.removeTree(e.state.sandbox(d.Name())); err != nil {
+				e.log.Warn("files of a removed sandbox could not be removed; it will be tried again", "dir", d.Name(), "err", err)
+			}
 		}
 	}
 	// Groups of sandboxes whose directory somebody removed by hand.
@@ -436,15 +438,12 @@ func (e *engine) reconcile(r *record) *record {
 		return nil // somebody is at it
 	}
 	switch r.State {
-	case daytona.StateStopping:
-		// Whoever was at it is dead, as we hold the lock: finish it.
+	case daytona.StateStopping, daytona.StateStarting:
+		// Whoever was at it is dead, as we hold the lock. A stop is finished; a
+		// start cannot be, as it may have needed its engine, and is taken back.
 		e.end(r)
-	case daytona.StateStarting, daytona.StateStarted:
+	case daytona.StateStarted:
 		if r.running() {
-			if r.State == daytona.StateStarting {
-				r.State = daytona.StateStarted
-				_ = e.state.save(r, true)
-			}
 			e.watch(r)
 			return r
 		}

@@ -328,6 +328,8 @@ func (e *engine) bootUp(ctx context.Context, op string, r *record) (err error) {
 		}
 		if b, ok := errors.AsType[*bootError](err); ok && b.m.Step == boot.StepUser {
 			err = &daytona.Error{Kind: daytona.KindInvalid, Op: op, Field: "User", Value: r.User, Message: b.m.Error}
+		} else if ok && b.m.Image {
+			err = &daytona.Error{Kind: daytona.KindInvalid, Op: op, Field: "Image", Value: r.Image, Message: "the image's files do not make a root file system: " + err.Error()}
 		}
 		err = kernelError(op, r.Name, err)
 	}()

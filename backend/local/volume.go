@@ -150,8 +150,8 @@ func (e *engine) volumeDir(ctx context.Context, m daytona.VolumeMount) (string, 
 		return "", err
 	}
 	data := filepath.Join(e.state.volume(v.ID), "data")
-	if m.Subpath == "" {
-		return data, nil
+	if m.Subpath == "" || !e.root {
+		return data, nil // boot makes it, with the rights of the sandbox's root
 	}
 	root, err := os.OpenRoot(data)
 	if err != nil {

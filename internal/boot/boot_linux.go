@@ -25,6 +25,11 @@ type stepError struct {
 	err  error
 }
 
+// imageError is something in the image that must not be there.
+type imageError string
+
+func (e imageError) Error() string { return string(e) }
+
 func (e *stepError) Error() string { return e.step + ": " + e.err.Error() }
 func (e *stepError) Unwrap() error { return e.err }
 
@@ -50,6 +55,11 @@ func Main() error {
 	}
 	if n, ok := errors.AsType[unix.Errno](err); ok {
 		m.Errno = int(n)
+		// Links, and files where directories are needed, come from the image.
+		m.Image = n == unix.ELOOP || n == unix.ENOTDIR || n == unix.EXDEV
+	}
+	if _, ok := errors.AsType[imageError](err); ok {
+		m.Image = true
 	}
 	b.send(m, -1)
 	return err
@@ -211,19 +221,36 @@ func (c Clone) mount() (int, error) {
 	if err != nil {
 		return -1, err
 	}
-	defer unix.Close(fd)
-	if c.Sub != "" {
-		sub, err := unix.Openat2(fd, c.Sub, &unix.OpenHow{
-			Flags:   unix.O_PATH | unix.O_DIRECTORY | unix.O_CLOEXEC,
-			Resolve: unix.RESOLVE_BENEATH | unix.RESOLVE_NO_SYMLINKS | unix.RESOLVE_NO_MAGICLINKS,
-		})
+	for name := range strings.SplitSeq(path.Clean(c.Sub), "/") {
+		if name == "" || name == "." {
+			continue
+		}
+		sub, err := openOrMake(fd, name)
+		unix.Close(fd)
 		if err != nil {
 			return -1, err
 		}
-		defer unix.Close(sub)
 		fd = sub
 	}
+	defer unix.Close(fd)
 	return unix.OpenTree(fd, "", unix.AT_EMPTY_PATH|unix.OPEN_TREE_CLONE|unix.OPEN_TREE_CLOEXEC)
+}
+
+// openOrMake opens a directory in another, which everybody may write if it has
+// to be made. It follows no link.
+func openOrMake(dir int, name string) (int, error) {
+	const flags = unix.O_PATH | unix.O_DIRECTORY | unix.O_NOFOLLOW | unix.O_CLOEXEC
+	fd, err := unix.Openat(dir, name, flags, 0)
+	if !errors.Is(err, unix.ENOENT) {
+		return fd, err
+	}
+	if err := unix.Mkdirat(dir, name, 0o777); err != nil && !errors.Is(err, unix.EEXIST) {
+		return -1, err
+	}
+	if err := unix.Fchmodat(dir, name, 0o777, 0); err != nil {
+		return -1, err
+	}
+	return unix.Openat(dir, name, flags, 0)
 }
 
 func (b *booter) mountDir(n int) string { return path.Join(b.plan.Stage, "m"+strconv.Itoa(n)) }
@@ -369,9 +396,9 @@ func (b *booter) mountPoint(target string, dir bool) (int, error) {
 			isDir := st.Mode&unix.S_IFMT == unix.S_IFDIR
 			switch {
 			case st.Mode&unix.S_IFMT == unix.S_IFLNK:
-				err = fmt.Errorf("%s is a symbolic link in the image: a mount point must not be one", target)
+				err = imageError(target + " is a symbolic link in the image: a mount point must not be one")
 			case isDir != dir:
-				err = fmt.Errorf("%s is a file in the image where a directory is needed, or the other way round", target)
+				err = imageError(target + " is a file in the image where a directory is needed, or the other way round")
 			default:
 				return at, nil
 			}

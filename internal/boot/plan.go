@@ -78,7 +78,7 @@ type Source struct {
 }
 
 // Clone is a directory of the host, or one beneath it, reached without
-// following links.
+// following links and made if it is missing. Sub has no "..".
 type Clone struct {
 	Dir, Sub string
 }
@@ -153,4 +153,6 @@ type Message struct {
 	Step  string `json:"step,omitempty"`
 	Error string `json:"error,omitempty"`
 	Errno int    `json:"errno,omitempty"`
+	// Image says that what the image has in the way is to blame.
+	Image bool `json:"image,omitempty"`
 }
