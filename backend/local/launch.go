@@ -213,8 +213,11 @@ func (e *engine) run(ctx context.Context, l launch) (_ *proc, err error) {
 			return nil, err
 		}
 	}
-	if err := l.group.add(p.pid); err != nil {
-		return nil, err
+	// The kernel waits for all CPUs before it moves a process to a version 1
+	// cgroup: boot begins meanwhile.
+	moved := make(chan error, 1)
+	if l.plan.AwaitCgroups = len(l.group.c.v1) > 0; l.plan.AwaitCgroups {
+		go func() { moved <- l.group.add(p.pid) }()
 	}
 	userns, err := os.Open("/proc/" + strconv.Itoa(p.pid) + "/ns/user")
 	if err != nil {
@@ -243,6 +246,14 @@ func (e *engine) run(ctx context.Context, l launch) (_ *proc, err error) {
 	}
 	if err != nil && ctx.Err() == nil {
 		return nil, fmt.Errorf("send the plan to boot: %w", err)
+	}
+	if l.plan.AwaitCgroups {
+		if err := <-moved; err != nil {
+			return nil, err
+		}
+		if err := unix.Sendmsg(pair[0], []byte{1}, nil, nil, unix.MSG_NOSIGNAL); err != nil && ctx.Err() == nil && !errors.Is(err, unix.EPIPE) {
+			return nil, fmt.Errorf("send to boot: %w", err)
+		}
 	}
 	if err := l.exchange(ctx, pair[0], p); err != nil {
 		return nil, err

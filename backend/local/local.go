@@ -154,6 +154,10 @@ type engine struct {
 	boot     string
 	subIDs   *idMapping // for rootless use with newuidmap
 
+	hostOnce sync.Mutex
+	host     *rootfs
+	hostTime time.Time
+
 	netOnce sync.Mutex
 	net     *network.Host
 

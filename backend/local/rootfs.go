@@ -12,6 +12,7 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+	"time"
 
 	"github.com/daytona-go/daytona"
 	"github.com/daytona-go/daytona/image"
@@ -66,6 +67,20 @@ const defaultPath = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bi
 // hostImage makes the skeleton of the "host" image if the present one is out
 // of date. It is named by what it was made from.
 func (e *engine) hostImage() (*rootfs, error) {
+	e.hostOnce.Lock()
+	defer e.hostOnce.Unlock()
+	// Looked at again now and then, for a host that installs software.
+	if e.host != nil && time.Since(e.hostTime) < time.Minute {
+		return e.host, nil
+	}
+	r, err := e.makeHostImage()
+	if err == nil {
+		e.host, e.hostTime = r, time.Now()
+	}
+	return r, err
+}
+
+func (e *engine) makeHostImage() (*rootfs, error) {
 	r := &rootfs{links: map[string]string{}}
 	h := sha256.New()
 	for _, p := range hostRoots {

@@ -103,6 +103,10 @@ func (b *booter) run() error {
 			return step(err, "mount %s", bind.Target)
 		}
 	}
+	// Last, as the engine may still be at work on the cgroups.
+	if err := b.mountSys(); err != nil {
+		return err
+	}
 	if err := b.pivot(); err != nil {
 		return err
 	}
@@ -653,9 +657,6 @@ func (b *booter) mountSystem() error {
 	if err := b.mountDev(); err != nil {
 		return err
 	}
-	if err := b.mountSys(); err != nil {
-		return err
-	}
 	err := b.mountNew("tmpfs", "/run", unix.MOUNT_ATTR_NOSUID|unix.MOUNT_ATTR_NODEV, map[string]string{"mode": "0755", "size": "64m", "nr_inodes": "65536"})
 	return step(err, "mount /run")
 }
@@ -843,17 +844,14 @@ func (b *booter) mountSys() error {
 			return step(err, "mount %s", p)
 		}
 	}
-	if err := b.mountCgroups(); err != nil {
-		return err
-	}
-	return step(setAttrs(sys, unix.MOUNT_ATTR_RDONLY), "make /sys read-only")
+	return b.mountCgroups(sys)
 }
 
 const cgroupAttrs = unix.MOUNT_ATTR_NOSUID | unix.MOUNT_ATTR_NODEV | unix.MOUNT_ATTR_NOEXEC
 
 // mountCgroups shows the sandbox its own cgroups: so programs see their
 // limits, and the agent can make a group for each command.
-func (b *booter) mountCgroups() error {
+func (b *booter) mountCgroups(sys int) error {
 	if len(b.plan.CgroupsV1) > 0 || (b.plan.Cgroup != "" && b.plan.Cgroup != "/sys/fs/cgroup") {
 		if err := b.mountNew("tmpfs", "/sys/fs/cgroup", cgroupAttrs, map[string]string{"mode": "0755", "size": "16k", "nr_inodes": "32"}); err != nil {
 			return step(err, "mount /sys/fs/cgroup")
@@ -872,15 +870,22 @@ func (b *booter) mountCgroups() error {
 			return step(err, "mount the %s cgroup", c)
 		}
 	}
-	// The engine has put this process into its cgroups by now, which so become
-	// the roots of what it sees.
+	if b.plan.AwaitCgroups {
+		if n, err := unix.Read(FDSync, make([]byte, 8)); err != nil || n == 0 {
+			return step(errors.Join(err, errors.New("the engine went away")), "wait for the cgroups")
+		}
+	}
+	// This process is in its cgroups now, which so become the roots of what it
+	// sees.
 	if err := unix.Unshare(unix.CLONE_NEWCGROUP); err != nil {
 		return step(err, "make a cgroup namespace")
 	}
-	if b.plan.Cgroup == "" {
-		return nil
+	if b.plan.Cgroup != "" {
+		if err := b.mountNew("cgroup2", b.plan.Cgroup, cgroupAttrs, nil); err != nil {
+			return step(err, "mount %s", b.plan.Cgroup)
+		}
 	}
-	return step(b.mountNew("cgroup2", b.plan.Cgroup, cgroupAttrs, nil), "mount %s", b.plan.Cgroup)
+	return step(setAttrs(sys, unix.MOUNT_ATTR_RDONLY), "make /sys read-only")
 }
 
 func (b *booter) bind(bind Bind) error {

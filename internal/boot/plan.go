@@ -45,6 +45,9 @@ type Plan struct {
 	// Cgroup is where the sandbox's own version 2 cgroup is mounted, writable:
 	// /sys/fs/cgroup, or a directory below it. Empty mounts none.
 	Cgroup string
+	// AwaitCgroups says that the engine sends another, empty message when the
+	// process is in its cgroups, which takes the kernel a while.
+	AwaitCgroups bool
 	// CgroupsV1 are its version 1 cgroups, to be seen read-only: controller to
 	// host directory.
 	CgroupsV1 map[string]string
@@ -136,7 +139,7 @@ type Rlimit struct {
 const (
 	FDListener = 3 // handed on to the agent
 	FDConfig   = 4 // handed on to the agent
-	FDSync     = 5 // SOCK_SEQPACKET: the plan comes in, errors and devices go out
+	FDSync     = 5 // SOCK_SEQPACKET: plan and signals come in, errors and devices go out
 	FDAgent    = 6 // the agent's binary
 )
 
