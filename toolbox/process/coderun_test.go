@@ -162,8 +162,8 @@ func TestCodeRunTypeScript(t *testing.T) {
 	// A runtime of our own, so that it does not matter what is installed: it
 	// shows how it was called.
 	dir := passable(t)
-	runtime := filepath.Join(dir, "tsx")
-	if err := os.WriteFile(runtime, []byte("#!/bin/sh\ncat \"$1\"; shift; echo; echo \"$@\"; ls -d /tmp/code-run-*\n"), 0o755); err != nil {
+	runtime := filepath.Join(dir, "ts-node")
+	if err := os.WriteFile(runtime, []byte("#!/bin/sh\nshift 3\ncat \"$1\"; shift; echo; echo \"$@\"; ls -d /tmp/code-run-*\n"), 0o755); err != nil {
 		t.Fatal(err)
 	}
 	for name, opts := range identities(t) {

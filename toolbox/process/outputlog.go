@@ -37,6 +37,7 @@ type outputLog struct {
 	file     *os.File
 	total    int64 // bytes of output ever
 	finished bool
+	removed  bool
 	err      error
 	changed  chan struct{} // non-nil while somebody waits
 }
@@ -176,7 +177,7 @@ func (l *outputLog) remove() {
 	for _, seg := range l.segs {
 		_ = os.Remove(l.path(seg.seq))
 	}
-	l.err = os.ErrClosed
+	l.removed, l.err = true, os.ErrClosed
 }
 
 // size is how much output there has been.
@@ -262,6 +263,9 @@ func (r *logReader) load() (wait <-chan struct{}, notice string, err error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	r.buf = r.buf[:0]
+	if l.removed {
+		return nil, "", io.EOF
+	}
 	var seg *segment
 	for _, s := range l.segs {
 		if s.seq == r.seq {

@@ -18,8 +18,6 @@ import (
 	"testing"
 	"time"
 
-	"golang.org/x/sys/unix"
-
 	"github.com/daytona-go/daytona/toolbox/account"
 	"github.com/daytona-go/daytona/toolbox/process"
 	"github.com/daytona-go/daytona/toolbox/wire"
@@ -266,11 +264,11 @@ func TestExecute(t *testing.T) {
 				t.Errorf("bad cwd: %+v", got)
 			}
 			// A program without #! is a script.
-			if err := os.WriteFile("/tmp/agent-plain-"+name, []byte("echo plain $1\n"), 0o755); err != nil {
+			plain := filepath.Join(passable(t), "plain")
+			if err := os.WriteFile(plain, []byte("echo plain $1\n"), 0o755); err != nil {
 				t.Fatal(err)
 			}
-			defer os.Remove("/tmp/agent-plain-" + name)
-			if got := a.sh("/tmp/agent-plain-" + name + " x"); got.Result != "plain x\n" {
+			if got := a.sh(plain + " x"); got.Result != "plain x\n" {
 				t.Errorf("plain script: %+v", got)
 			}
 		})
@@ -353,9 +351,6 @@ func TestTimeoutKillsTree(t *testing.T) {
 		for name, script := range escapes {
 			t.Run(name, func(t *testing.T) {
 				t.Parallel()
-				if name == "clean environment" && opts.CgroupDir == "" && !mayLimit(t, opts.Account) {
-					t.Skip("needs CAP_SYS_RESOURCE or a cgroup: acts for another user")
-				}
 				dir := passable(t)
 				if err := os.Chmod(dir, 0o777); err != nil {
 					t.Fatal(err)
@@ -397,16 +392,31 @@ func TestTimeoutKillsTree(t *testing.T) {
 	}
 }
 
-// mayLimit says whether this process may set the limits of the account's.
-func mayLimit(t *testing.T, a *account.Account) bool {
-	cmd := exec.Command("sleep", "10")
-	cmd.SysProcAttr = &syscall.SysProcAttr{Credential: a.Credential()}
-	if err := cmd.Start(); err != nil {
+// A chain of processes each of which lives for a moment, in a session of its
+// own, without environment.
+func TestTimeoutKillsChain(t *testing.T) {
+	a := startAgent(t, process.Options{CgroupDir: cgroupDir(t)})
+	dir := passable(t)
+	script := filepath.Join(dir, "hop")
+	if err := os.WriteFile(script, []byte("#!/bin/bash\necho >>"+dir+"/hops\nenv -i setsid "+script+" &\n"), 0o755); err != nil {
 		t.Fatal(err)
 	}
-	defer cmd.Wait()
-	defer cmd.Process.Kill()
-	return unix.Prlimit(cmd.Process.Pid, unix.RLIMIT_CORE, &unix.Rlimit{}, nil) == nil
+	status, body := a.call("POST", "/process/execute", wire.ExecuteRequest{Command: script + "; sleep 1000", Timeout: 1})
+	if status != 408 {
+		t.Errorf("%d %s", status, body)
+	}
+	before, _ := os.ReadFile(dir + "/hops")
+	if len(before) < 10 {
+		t.Errorf("%d hops before the timeout", len(before))
+	}
+	// Each hop takes a few milliseconds.
+	for range 50 {
+		a.sh("true")
+	}
+	if after, _ := os.ReadFile(dir + "/hops"); len(after) != len(before) {
+		os.Remove(script)
+		t.Errorf("the chain goes on: %d hops, then %d", len(before), len(after))
+	}
 }
 
 // What a command leaves in the background on purpose lives on, may go on
@@ -581,4 +591,24 @@ func BenchmarkExecTrue(b *testing.B) {
 		defer r.Close()
 		bench(b, startAgent(b, process.Options{Reaper: r}), "true")
 	})
+}
+
+func BenchmarkExecParallel(b *testing.B) {
+	a := startAgent(b, process.Options{})
+	b.SetParallelism(5)
+	b.RunParallel(func(pb *testing.PB) {
+		for pb.Next() {
+			a.call("POST", "/process/execute", `{"command":"true"}`)
+		}
+	})
+}
+
+func BenchmarkSessionExec(b *testing.B) {
+	a := startAgent(b, process.Options{})
+	a.createSession("s")
+	for b.Loop() {
+		if status, body := a.call("POST", "/process/session/s/exec", `{"command":"true"}`); status != 200 {
+			b.Fatalf("%d %s", status, body)
+		}
+	}
 }

@@ -14,6 +14,8 @@ import (
 	"sync"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/daytona-go/daytona/toolbox/account"
 	"github.com/daytona-go/daytona/toolbox/wire"
 )
@@ -40,8 +42,8 @@ type Options struct {
 	Reaper *Reaper
 
 	// LogDir is where a directory is made for logs and large outputs, which
-	// only the agent's user can read. The account must be able to pass through it (mode
-	// 0711 does). Defaults to /run/daytona for root, if it can be made, else
+	// only the agent's user can read. The account must be able to pass through
+	// it (mode 0711 does). Defaults to /run/daytona for root, if it can be made, else
 	// to the directory for temporary files.
 	LogDir string
 	// LogLimit is how many bytes of each session command's output are kept,
@@ -186,8 +188,14 @@ func (s *Service) logDir() (string, error) {
 			}
 			if s.dir, s.dirErr = os.MkdirTemp(base, "process-"); s.dirErr == nil {
 				// The account passes through to the FIFOs of its sessions.
-				s.dirErr = os.Chmod(s.dir, 0o711)
-				break
+				if s.dirErr = os.Chmod(s.dir, 0o711); s.dirErr == nil {
+					s.dirErr = s.passable(s.dir)
+				}
+				if s.dirErr == nil {
+					return
+				}
+				_ = os.Remove(s.dir)
+				s.dir = ""
 			}
 		}
 	})
@@ -195,6 +203,17 @@ func (s *Service) logDir() (string, error) {
 		return "", fmt.Errorf("make a directory for logs: %w", s.dirErr)
 	}
 	return s.dir, nil
+}
+
+// passable says whether the account may look into dir.
+func (s *Service) passable(dir string) error {
+	return s.spawner.account.Do(func() error {
+		fd, err := unix.Open(dir+"/.", unix.O_PATH|unix.O_CLOEXEC, 0)
+		if err != nil {
+			return fmt.Errorf("user %s may not pass through %s: %w", s.spawner.account.Name, dir, err)
+		}
+		return unix.Close(fd)
+	})
 }
 
 // tempFile opens a file that nobody else can find.

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -72,8 +73,13 @@ var (
 	errTooManyWaiting = errors.New("too many commands wait for the session's shell: wait for some of them to end, or use another session")
 )
 
-// maxWaiting bounds a session's queue.
-const maxWaiting = 10_000
+const (
+	// maxWaiting bounds a session's queue.
+	maxWaiting = 10_000
+	// maxKept bounds how many commands of a session are remembered; beyond
+	// it the oldest that has ended is forgotten with its log.
+	maxKept = 10_000
+)
 
 func (c *sessionCommand) describe() wire.Command {
 	c.mu.Lock()
@@ -176,6 +182,12 @@ func (ss *session) enqueue(c *sessionCommand) error {
 	if len(ss.queue) >= maxWaiting {
 		return errTooManyWaiting
 	}
+	if len(ss.commands) >= maxKept {
+		if i := slices.IndexFunc(ss.commands, (*sessionCommand).hasEnded); i >= 0 {
+			ss.commands[i].log.remove()
+			ss.commands = slices.Delete(ss.commands, i, i+1)
+		}
+	}
 	ss.commands = append(ss.commands, c)
 	ss.queue = append(ss.queue, c)
 	select {
@@ -183,6 +195,15 @@ func (ss *session) enqueue(c *sessionCommand) error {
 	default:
 	}
 	return nil
+}
+
+func (c *sessionCommand) hasEnded() bool {
+	select {
+	case <-c.done:
+		return true
+	default:
+		return false
+	}
 }
 
 func (ss *session) command(id string) *sessionCommand {
@@ -496,12 +517,7 @@ func (c *sessionCommand) send(ctx context.Context, data string) error {
 	c.inputMu.Lock()
 	f := c.input
 	c.inputMu.Unlock()
-	select {
-	case <-c.done:
-		return errInputClosed
-	default:
-	}
-	if f == nil {
+	if f == nil || c.hasEnded() {
 		return errInputClosed
 	}
 	if !c.quiet {
@@ -563,6 +579,7 @@ func (s *Service) StartEntrypoint(args []string) error {
 	var ends [2]int
 	for i := range readers {
 		if readers[i], ends[i], err = outputPipe(); err != nil {
+			closeFDs(ends[0])
 			return err
 		}
 	}

@@ -160,9 +160,10 @@ func (s *Socket) Close(code int, reason string) {
 // Drop ends the connection without ceremony.
 func (s *Socket) Drop() { _ = s.ws.CloseNow() }
 
-// Hangup waits until the peer has closed its side of the connection, for times
-// when nobody reads because there is no room for what would be read. It
-// returns false if stop was called before.
+// Hangup is for times when nobody reads because there is no room for what
+// would be read: wait returns true when the peer has closed its side of the
+// connection, false once stop has been called. wait must be called, once; stop
+// returns when it has returned.
 func (s *Socket) Hangup() (wait func() bool, stop func()) {
 	event, err := unix.Eventfd(0, unix.EFD_CLOEXEC)
 	if err != nil {

@@ -233,7 +233,6 @@ func (s *Spawner) Start(spec *Spec) (*Process, error) {
 		s.groups.leave(p.group)
 		return nil, s.startError(spec.Args[0], path, dir, err)
 	}
-	p.marker.attach(p.pid)
 	if pidfd >= 0 {
 		if unix.SetNonblock(pidfd, true) == nil {
 			p.pidfd = os.NewFile(uintptr(pidfd), "pidfd")
@@ -259,6 +258,9 @@ func (s *Spawner) fork(p *Process, path string, args []string, attr *syscall.Pro
 	if s.reaper != nil {
 		s.reaper.forks.RLock()
 		defer s.reaper.forks.RUnlock()
+	}
+	if p.group == nil {
+		defer p.marker.inherit()()
 	}
 	pid, err := syscall.ForkExec(path, args, attr)
 	if err != nil {
@@ -560,12 +562,29 @@ func newMarker() marker {
 
 func (m marker) text() string { return fmt.Sprintf("%011x", uint64(m)) }
 
-// attach marks a process. RLIMIT_LOCKS has had no effect since Linux 2.4.25,
-// but is inherited by every child and, unlike a variable, not lost by "env -i"
-// nor by programs that overwrite their environment. It is one means of several
-// and fails where the agent acts for another user without CAP_SYS_RESOURCE.
-func (m marker) attach(pid int) {
-	_ = unix.Prlimit(pid, rlimitLocks, &unix.Rlimit{Cur: uint64(m), Max: uint64(m)}, nil)
+// marking is held while the agent itself bears a marker. It is one for the
+// whole program because the limit is.
+var marking sync.Mutex
+
+// inherit gives the agent the marker, for the next child to inherit, until
+// restore is called. RLIMIT_LOCKS has had no effect since Linux 2.4.25, but
+// goes on to every descendant and, unlike a variable, is not lost by "env -i"
+// nor by programs that overwrite their environment. The soft limit can be
+// changed without any right. Children that another part of the agent starts in
+// this moment are marked, too; see (*Process).members.
+func (m marker) inherit() (restore func()) {
+	marking.Lock()
+	var old unix.Rlimit
+	err := unix.Prlimit(0, rlimitLocks, nil, &old)
+	if err == nil {
+		err = unix.Prlimit(0, rlimitLocks, &unix.Rlimit{Cur: uint64(m), Max: old.Max}, nil)
+	}
+	return func() {
+		if err == nil {
+			_ = unix.Prlimit(0, rlimitLocks, &old, nil)
+		}
+		marking.Unlock()
+	}
 }
 
 // on says whether a process bears m as its limit. Reading it from /proc needs

@@ -13,12 +13,12 @@ import (
 
 // Killing a command with everything that it started.
 //
-// In a cgroup that is one write to cgroup.kill, which no fork escapes. Without
-// one (and, at little cost, also with one) /proc is searched for processes
-// that are of the command's session, descend from it, are of the session of
-// one that does, or bear its marker: a resource limit without effect, and a
-// variable in the environment. That finds setsid, double forks and nohup. It
-// is repeated until nothing is found.
+// In a cgroup that is one write to cgroup.kill, which no fork escapes. Besides,
+// /proc is searched for processes that are of the command's session, descend
+// from it, are of the session of one that does, or, where there is no cgroup,
+// bear its marker: a resource limit without effect, and a variable in the
+// environment. That finds setsid, double forks and nohup. It is repeated until
+// nothing is found.
 
 // entry is a process in /proc.
 type entry struct {
@@ -86,8 +86,10 @@ func parseStat(line []byte) (e entry, ok bool) {
 
 // members finds the living processes of p's tree. sessions collects the
 // sessions that they lead or are in; it is carried from one round to the next
-// because a session outlives its leader.
-func (p *Process) members(sessions map[int]bool) []entry {
+// because a session outlives its leader. hit, if not nil, is called for each as
+// soon as it is found: one that forks and exits all the time is gone when the
+// search is over.
+func (p *Process) members(sessions map[int]bool, hit func(entry)) []entry {
 	self, own := os.Getpid(), 0
 	if sid, err := unix.Getsid(0); err == nil {
 		own = sid
@@ -116,13 +118,32 @@ func (p *Process) members(sessions map[int]bool) []entry {
 	if root != 0 {
 		in[root] = true
 	}
+	// Children of other parts of the agent that were started while it bore p's
+	// marker have it too, with their descendants.
+	parents := make(map[int]int, len(table))
+	for _, e := range table {
+		parents[e.pid] = e.ppid
+	}
+	held := heldByPidfd()
+	foreign := func(pid int) bool {
+		for range len(table) {
+			if pid <= 1 || pid == self || pid == root {
+				return false
+			}
+			if held[pid] && parents[pid] == self {
+				return true
+			}
+			pid = parents[pid]
+		}
+		return false
+	}
 	for first, grown := true, true; grown; first = false {
 		grown = false
 		kept := rest[:0]
 		for _, e := range rest {
 			match := e.pid == root || in[e.ppid] || sessions[e.sid] || inGroup[e.pid]
-			if !match && first && e.sid != own {
-				match = p.marked(e.pid)
+			if !match && first && p.group == nil && e.sid != own {
+				match = p.marked(e.pid) && !foreign(e.pid)
 			}
 			if !match {
 				kept = append(kept, e)
@@ -134,6 +155,9 @@ func (p *Process) members(sessions map[int]bool) []entry {
 				sessions[e.sid] = true
 			}
 			list = append(list, e)
+			if hit != nil {
+				hit(e)
+			}
 		}
 		rest = kept
 	}
@@ -144,9 +168,6 @@ func (p *Process) members(sessions map[int]bool) []entry {
 func (p *Process) marked(pid int) bool {
 	if p.marker.on(pid) {
 		return true
-	}
-	if p.group != nil {
-		return false
 	}
 	found := false
 	// With the account's rights: an agent without CAP_SYS_PTRACE may not read
@@ -178,7 +199,11 @@ func (p *Process) KillTree() {
 	sessions := make(map[int]bool)
 	own := unix.Getpgrp()
 	for {
-		list := p.members(sessions)
+		list := p.members(sessions, func(e entry) {
+			if fd := send(e, unix.SIGKILL); fd >= 0 {
+				unix.Close(fd)
+			}
+		})
 		if len(list) == 0 {
 			return
 		}
@@ -202,10 +227,34 @@ func (p *Process) KillTree() {
 // Terminate sends SIGTERM to the program and everything that it started, waits
 // up to grace for all of it to end, and kills the rest.
 func (p *Process) Terminate(grace time.Duration) {
-	if list := p.members(make(map[int]bool)); len(list) > 0 {
+	if list := p.members(make(map[int]bool), nil); len(list) > 0 {
 		signalEach(list, unix.SIGTERM, grace)
 	}
 	p.KillTree()
+}
+
+// send sends a signal to a process that was found in /proc, if it is still that
+// process. It returns a pidfd to wait for its end with, or -1.
+func send(e entry, sig syscall.Signal) int {
+	fd, err := unix.PidfdOpen(e.pid, 0)
+	if err == unix.ESRCH {
+		return -1
+	}
+	if err != nil {
+		// No pidfds here, or no descriptors left.
+		_ = unix.Kill(e.pid, sig)
+		return -1
+	}
+	// The pidfd is of whoever has the number now: look again before hitting
+	// it.
+	if sid, err := unix.Getsid(e.pid); err != nil || sid != e.sid {
+		unix.Close(fd)
+		return -1
+	}
+	if unix.PidfdSendSignal(fd, sig, nil, 0) == nil && sig != unix.SIGKILL {
+		_ = unix.PidfdSendSignal(fd, unix.SIGCONT, nil, 0)
+	}
+	return fd
 }
 
 // signalEach sends sig to each process and waits up to limit until all of
@@ -213,23 +262,8 @@ func (p *Process) Terminate(grace time.Duration) {
 func signalEach(list []entry, sig syscall.Signal, limit time.Duration) {
 	var fds []unix.PollFd
 	for _, e := range list {
-		fd, err := unix.PidfdOpen(e.pid, 0)
-		if err == unix.ENOSYS || err == unix.EPERM || err == unix.EMFILE || err == unix.ENFILE {
-			_ = unix.Kill(e.pid, sig)
-			continue
-		}
-		if err != nil {
-			continue
-		}
-		// The pidfd is of whoever has the number now: make sure that it is
-		// still the same process before hitting it.
-		if sid, err := unix.Getsid(e.pid); err == nil && sid == e.sid {
-			if unix.PidfdSendSignal(fd, sig, nil, 0) == nil && sig != unix.SIGKILL {
-				_ = unix.PidfdSendSignal(fd, unix.SIGCONT, nil, 0)
-			}
+		if fd := send(e, sig); fd >= 0 {
 			fds = append(fds, unix.PollFd{Fd: int32(fd), Events: unix.POLLIN})
-		} else {
-			unix.Close(fd)
 		}
 	}
 	deadline := time.Now().Add(limit)
