@@ -24,6 +24,9 @@ type warmPool struct {
 	filling map[string]int
 }
 
+// refillDelay is between the taking of a sandbox and the making of the next.
+const refillDelay = 100 * time.Millisecond
+
 func newWarmPool(e *engine) *warmPool {
 	w := &warmPool{e: e, ready: map[string][]*record{}, filling: map[string]int{}}
 	w.ctx, w.cancel = context.WithCancel(context.Background())
@@ -65,7 +68,16 @@ func (w *warmPool) fill(key string, spec daytona.Spec) {
 	for w.ctx.Err() == nil && len(w.ready[key])+w.filling[key] < w.e.opts.Warm {
 		w.filling[key]++
 		w.wg.Go(func() {
+			// Not at the same time as the first command of the one just taken.
+			select {
+			case <-time.After(refillDelay):
+			case <-w.ctx.Done():
+			}
 			r, err := w.e.make(w.ctx, spec, phaseWarm)
+			if err == nil {
+				// The agent's first command takes twice as long as the next.
+				_ = w.e.Connect(r.ID).Process().Command(w.ctx, "true").Run()
+			}
 			w.mu.Lock()
 			defer w.mu.Unlock()
 			w.filling[key]--
