@@ -20,6 +20,18 @@ func needs(t *testing.T, program string, args ...string) {
 	}
 }
 
+// startPython is startAgent for code that may import matplotlib, which prints
+// warnings where it finds no place for its caches.
+func startPython(t *testing.T) *agent {
+	t.Helper()
+	cache := passable(t)
+	env := []string{"PATH=" + os.Getenv("PATH"), "HOME=" + cache, "MPLCONFIGDIR=" + cache}
+	fill := exec.Command("python3", "-c", "import matplotlib.pyplot")
+	fill.Env = env
+	_ = fill.Run() // it need not be there
+	return startAgent(t, process.Options{Environ: func() []string { return env }})
+}
+
 func (a *agent) code(req wire.CodeRunRequest) wire.CodeRunResponse {
 	a.t.Helper()
 	status, body := a.call("POST", "/process/code-run", req)
@@ -63,7 +75,7 @@ func TestCodeRunPython(t *testing.T) {
 // whether there is matplotlib or not.
 func TestCodeRunWrapped(t *testing.T) {
 	needs(t, "python3", "-c", "pass")
-	a := startAgent(t, process.Options{})
+	a := startPython(t)
 	got := a.code(wire.CodeRunRequest{Language: "python", Argv: []string{"x"}, Code: `
 # coding comment é
 import sys
@@ -94,7 +106,7 @@ print("dtn_artifact_k39fd2:", end="")
 
 func TestCodeRunCharts(t *testing.T) {
 	needs(t, "python3", "-c", "import matplotlib")
-	a := startAgent(t, process.Options{})
+	a := startPython(t)
 	got := a.code(wire.CodeRunRequest{Language: "python", Code: `
 import matplotlib.pyplot as plt
 import datetime

@@ -397,7 +397,8 @@ func TestCommandLargeOutput(t *testing.T) {
 	if total != 1_000_000_000 {
 		t.Errorf("%d bytes", total)
 	}
-	if grown := memory(t) - before; grown > 32<<20 {
+	// The test's own garbage included.
+	if grown := memory(t) - before; grown > 128<<20 {
 		t.Errorf("memory grew by %d MiB", grown>>20)
 	}
 }
@@ -491,20 +492,22 @@ func TestReaperAsPID1(t *testing.T) {
 			}
 		}
 	})
+	var orphans sync.WaitGroup
 	for range 10 {
-		wg.Go(func() {
+		orphans.Go(func() {
 			if got := a.sh("for i in {1..1000}; do (true &); done; exit 7"); got.ExitCode != 7 {
 				t.Errorf("exit code %d", got.ExitCode)
 			}
 		})
 	}
-	time.AfterFunc(20*time.Second, func() { close(stop) })
 	// A child of another part of the agent that is dead and that nobody has
 	// waited for yet must not be in the way.
 	held := exec.Command("sh", "-c", "exit 3")
 	if err := held.Start(); err != nil {
 		t.Fatal(err)
 	}
+	orphans.Wait()
+	close(stop)
 	wg.Wait()
 	deadline := time.Now().Add(10 * time.Second)
 	for zombies(1) > 1 {

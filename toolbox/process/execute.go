@@ -83,7 +83,7 @@ func (s *Service) runShell(ctx context.Context, spec *Spec, script string, timeo
 	shell := s.shell()
 	spec.Path = shell
 	if len(script) <= shellArgLimit {
-		spec.Args = []string{filepath.Base(shell), "-c", script}
+		spec.Args = []string{shellName(shell), "-c", script}
 		return s.run(ctx, spec, timeout, out)
 	}
 	// The first line closes the file, so that no command inherits it, and
@@ -94,7 +94,7 @@ func (s *Service) runShell(ctx context.Context, spec *Spec, script string, timeo
 	}
 	defer unix.Close(fd)
 	spec.Path = s.scriptShell()
-	spec.Args, spec.ExtraFD = []string{filepath.Base(spec.Path), "/proc/self/fd/3"}, fd
+	spec.Args, spec.ExtraFD = []string{shellName(spec.Path), "/proc/self/fd/3"}, fd
 	return s.run(ctx, spec, timeout, out)
 }
 
@@ -116,6 +116,14 @@ func (s *Service) scriptShell() string {
 		return shell
 	}
 	return "/bin/sh"
+}
+
+// shellName is what a shell is called as.
+func shellName(path string) string {
+	if name := filepath.Base(path); name != "busybox" {
+		return name
+	}
+	return "sh"
 }
 
 // runPlain runs one program without a shell in between, which saves the

@@ -358,7 +358,7 @@ func TestTimeoutKillsTree(t *testing.T) {
 				file := filepath.Join(dir, "pids")
 				script := "echo before; " + strings.ReplaceAll(script, "PIDS", file)
 				begin := time.Now()
-				status, body := a.call("POST", "/process/execute", wire.ExecuteRequest{Command: script, Timeout: 2})
+				status, body := a.call("POST", "/process/execute", wire.ExecuteRequest{Command: script, Timeout: 1})
 				took := time.Since(begin)
 				var resp wire.TimeoutResponse
 				if err := json.Unmarshal([]byte(body), &resp); err != nil {
@@ -368,8 +368,8 @@ func TestTimeoutKillsTree(t *testing.T) {
 					resp.Message != "request timeout: command execution timeout" || resp.Result != "before\n" {
 					t.Errorf("status %d: %s", status, body)
 				}
-				if took > 3*time.Second {
-					t.Errorf("answered %v after the start, with a timeout of 2s", took)
+				if took > 2*time.Second {
+					t.Errorf("answered %v after the start, with a timeout of 1s", took)
 				}
 				for _, pid := range readPIDs(t, file, 1) {
 					if alive(pid) {

@@ -123,7 +123,7 @@ func (s *Service) newSession(id, dir string) (*session, error) {
 	}
 	ss.stdin = w
 	shell := s.scriptShell()
-	ss.shell, err = s.spawner.Start(&Spec{Args: []string{filepath.Base(shell)}, Path: shell, Dir: dir, Stdin: r})
+	ss.shell, err = s.spawner.Start(&Spec{Args: []string{shellName(shell)}, Path: shell, Dir: dir, Stdin: r})
 	unix.Close(r)
 	if err != nil {
 		return fail(err)

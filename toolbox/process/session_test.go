@@ -235,7 +235,9 @@ func TestSessionErrors(t *testing.T) {
 // The forms of logs for clients of different ages, byte for byte.
 func TestLogFormats(t *testing.T) {
 	a := startAgent(t, process.Options{})
-	const command = `printf 'one\ntwo'; sleep 0.1; printf 'err\n' >&2; sleep 0.1; printf 'three\n'`
+	// The streams are separate pipes: each step waits until the one before is
+	// in the log.
+	const command = `step() { while [ ! -e $1 ]; do sleep 0.01; done; }; printf 'one\ntwo'; step DIR/1; printf 'err\n' >&2; step DIR/2; printf 'three\n'`
 	const marked = "\x01\x01\x01one\n\x01\x01\x01two\x02\x02\x02err\n\x01\x01\x01three\n"
 	const plain = "one\ntwoerr\nthree\n"
 	jsonMarked := strings.NewReplacer("\x01", `\u0001`, "\x02", `\u0002`, "\n", `\n`).Replace(marked)
@@ -260,7 +262,29 @@ func TestLogFormats(t *testing.T) {
 		t.Run(fmt.Sprint(c.header), func(t *testing.T) {
 			id := fmt.Sprintf("s%d", i)
 			a.createSession(id)
-			_, body := a.call("POST", "/process/session/"+id+"/exec", wire.SessionExecuteRequest{Command: command}, c.header...)
+			dir := passable(t)
+			go func() {
+				for i, seen := range []string{"two", "err\n"} {
+					for {
+						_, body, err := a.try(t.Context(), "GET", "/process/session/"+id, nil)
+						var s wire.Session
+						if err != nil || json.Unmarshal([]byte(body), &s) != nil {
+							return
+						}
+						if len(s.Commands) > 0 {
+							_, log, err := a.try(t.Context(), "GET", "/process/session/"+id+"/command/"+s.Commands[0].ID+"/logs", nil)
+							if err != nil {
+								return
+							}
+							if strings.HasSuffix(log, seen) {
+								break
+							}
+						}
+					}
+					os.WriteFile(fmt.Sprint(dir, "/", i+1), nil, 0o644)
+				}
+			}()
+			_, body := a.call("POST", "/process/session/"+id+"/exec", wire.SessionExecuteRequest{Command: strings.ReplaceAll(command, "DIR", dir)}, c.header...)
 			cmd := parse[wire.SessionExecuteResponse](t, body).CommandID
 			if want := `{"cmdId":"` + cmd + `",` + c.exec + `,"exitCode":0}` + "\n"; body != want {
 				t.Errorf("exec:\n got %s\nwant %s", body, want)
