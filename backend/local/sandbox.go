@@ -493,6 +493,13 @@ func (e *engine) plan(r *record, ids idMapping) *boot.Plan {
 		Argv:          []string{"daytona-agent", "serve"},
 		Env:           []string{"PATH=" + defaultPath},
 	}
+	// No user namespaces inside: they are the way to most kernel attacks.
+	p.UserLimits = map[string]string{"max_user_namespaces": "0"}
+	if !e.root {
+		// All sandboxes of an ordinary user draw on that user's allowance, by
+		// default 128 (inotify(7)): no one may take it all.
+		p.UserLimits["max_inotify_instances"] = "32"
+	}
 	if ids.single {
 		p.UID, p.GID = ids.uids[0].ContainerID, ids.gids[0].ContainerID
 	}

@@ -639,10 +639,11 @@ func (b *booter) mountSystem() error {
 	if err := b.mountNew("proc", "/proc", unix.MOUNT_ATTR_NOSUID|unix.MOUNT_ATTR_NODEV|unix.MOUNT_ATTR_NOEXEC, nil); err != nil {
 		return step(err, "mount /proc")
 	}
-	// No user namespaces inside: they are the way to most kernel attacks.
-	// The limit is the namespace's own, and /proc/sys is read-only below.
-	if err := b.writeProc("sys/user/max_user_namespaces", "0"); err != nil {
-		return step(err, "forbid nested user namespaces")
+	// The limits are the namespace's own, and /proc/sys is read-only below.
+	for _, name := range sortedKeys(b.plan.UserLimits) {
+		if err := b.writeProc("sys/user/"+name, b.plan.UserLimits[name]); err != nil {
+			return step(err, "set user.%s", name)
+		}
 	}
 	for _, p := range readOnlyPaths {
 		if err := b.makeReadOnly(p); err != nil {

@@ -54,6 +54,9 @@ type Plan struct {
 	// SysPaths below the host's /sys that are shown read-only.
 	SysPaths []string
 
+	// UserLimits are written below /proc/sys/user of the new user namespace.
+	UserLimits map[string]string
+
 	// UID and GID are the agent's, inside.
 	UID, GID int
 	// SetGroups says that supplementary groups may be dropped.
