@@ -30,43 +30,8 @@ import (
 	"github.com/daytona-go/daytona/toolbox/wire"
 )
 
-// Config is what an agent is told by the backend that starts it. The zero
-// Config is an agent for the user that it runs as.
-type Config struct {
-	// SandboxID is given to programs as DAYTONA_SANDBOX_ID. Defaults to none.
-	SandboxID string `json:"sandboxId,omitempty"`
-	// Version is the answer of GET /version. Defaults to "v0.0.0-dev".
-	Version string `json:"version,omitempty"`
-	// User that files and programs belong to: a name, "uid" or "uid:gid".
-	// Defaults to the user that the agent runs as.
-	User string `json:"user,omitempty"`
-	// WorkDir that relative paths resolve against and programs start in, made
-	// if missing; a relative one is below the user's home. Defaults to the
-	// user's home.
-	WorkDir string `json:"workDir,omitempty"`
-	// Env of programs. Defaults to none but what every program needs.
-	Env map[string]string `json:"env,omitempty"`
-	// Entrypoint is a program to run from the start. Defaults to none.
-	Entrypoint []string `json:"entrypoint,omitempty"`
-	// CgroupDir is a writable cgroup v2 directory, for a cgroup a program.
-	// Defaults to none.
-	CgroupDir string `json:"cgroupDir,omitempty"`
-	// IdleTimeout, in nanoseconds on the wire, ends Serve with ErrIdle after
-	// this long without a request; one that is under way, and an open
-	// WebSocket, count as activity. Defaults to 0: never.
-	IdleTimeout time.Duration `json:"idleTimeout,omitempty"`
-	// TTL, in nanoseconds on the wire, ends Serve with ErrExpired this long
-	// after New. Defaults to 0: never.
-	TTL time.Duration `json:"ttl,omitempty"`
-	// Token that requests must bear, in wire.HeaderAgentToken or as
-	// "Authorization: Bearer", unless they come over a Unix socket, to which
-	// the directory's permissions decide access. Defaults to none.
-	Token string `json:"token,omitempty"`
-	// IgnoreSignals says that no signal ends the agent: whoever started it does
-	// so by wire.ShutdownPath. Set it where the sandbox's root is the agent's own
-	// user and could send signals. Defaults to false: SIGTERM ends it.
-	IgnoreSignals bool `json:"ignoreSignals,omitempty"`
-}
+// Config is what an agent is told when it starts.
+type Config = wire.AgentConfig
 
 // Errors that end Serve.
 var (

@@ -12,30 +12,20 @@ import (
 	"strings"
 	"syscall"
 
-	"github.com/daytona-go/daytona/internal/boot"
+	"github.com/daytona-go/daytona/image"
 	"golang.org/x/sys/unix"
 )
 
 // removeTree removes a directory with all that a sandbox left in it, whatever
 // the modes and owners.
 func (e *engine) removeTree(dir string) error {
-	err := os.RemoveAll(dir)
-	if err == nil || e.root {
+	err := image.RemoveAll(dir)
+	if err == nil || e.subIDs == nil {
 		return err
 	}
-	// Directories without the right to enter (the kernel makes one for every
-	// overlay), and, with newuidmap, files of other users: root of a user
-	// namespace with the sandboxes' mapping may remove both.
-	if e.subIDs != nil {
-		if err := e.runMapped(context.Background(), *e.subIDs, "remove", dir); err != nil {
-			return err
-		}
-		return os.RemoveAll(dir)
-	}
-	if err := boot.RemoveTree(dir); err != nil {
-		return err
-	}
-	return nil
+	// With newuidmap some are other users': root of a user namespace with the
+	// sandboxes' mapping may remove them.
+	return e.runMapped(context.Background(), *e.subIDs, "remove", dir)
 }
 
 // runMapped runs a command of the agent's binary as root of a user namespace.

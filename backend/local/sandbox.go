@@ -300,22 +300,6 @@ func userToAdd(user string, isDefault bool) *boot.User {
 	return u
 }
 
-// agentConfig is what the agent is told; its fields are those of
-// toolbox.Config.
-type agentConfig struct {
-	SandboxID   string            `json:"sandboxId"`
-	User        string            `json:"user"`
-	WorkDir     string            `json:"workDir,omitempty"`
-	Env         map[string]string `json:"env,omitempty"`
-	Entrypoint  []string          `json:"entrypoint,omitempty"`
-	CgroupDir   string            `json:"cgroupDir,omitempty"`
-	IdleTimeout time.Duration     `json:"idleTimeout,omitempty"`
-	TTL         time.Duration     `json:"ttl,omitempty"`
-	// IgnoreSignals: the agent may have the same user as the sandbox's
-	// programs; it is ended by its socket.
-	IgnoreSignals bool `json:"ignoreSignals"`
-}
-
 // bootUp starts the processes of a sandbox whose lock is held and whose files
 // are there, and waits until the agent answers. On error nothing runs.
 func (e *engine) bootUp(ctx context.Context, op string, r *record) (err error) {
@@ -363,7 +347,7 @@ func (e *engine) bootUp(ctx context.Context, op string, r *record) (err error) {
 		return err
 	}
 	defer logFile.Close()
-	config := agentConfig{
+	config := wire.AgentConfig{
 		SandboxID: r.ID, User: r.User, WorkDir: r.WorkDir, Env: environment(r.Config, r.Env), Entrypoint: r.Entrypoint,
 		IdleTimeout: r.AutoStop, IgnoreSignals: true,
 	}

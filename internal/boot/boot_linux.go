@@ -1054,17 +1054,8 @@ func loadSeccomp(prog []byte) error {
 	return nil
 }
 
-// RemoveTree removes a directory and all below it, giving itself the right to
+// removeTree removes a directory and all below it, giving itself the right to
 // enter directories that it owns where it has to. It follows no links.
-func RemoveTree(dir string) error {
-	root, err := os.OpenRoot(path.Dir(dir))
-	if err != nil {
-		return err
-	}
-	defer root.Close()
-	return removeTree(root, path.Base(dir))
-}
-
 func removeTree(root *os.Root, name string) error {
 	err := root.RemoveAll(name)
 	if err == nil {
@@ -1106,7 +1097,12 @@ func AsRoot(args []string) error {
 		return err
 	}
 	if len(args) == 2 && args[0] == "remove" {
-		return RemoveTree(args[1])
+		root, err := os.OpenRoot(path.Dir(args[1]))
+		if err != nil {
+			return err
+		}
+		defer root.Close()
+		return removeTree(root, path.Base(args[1]))
 	}
 	return fmt.Errorf("unknown command %q", args)
 }
