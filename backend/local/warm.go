@@ -11,8 +11,8 @@ import (
 )
 
 // warmPool keeps started sandboxes that nobody has asked for yet, by what
-// cannot be changed once they run. Those that are handed out have never run
-// anything; name, labels and environment come with the claim.
+// cannot be changed once they run. Those that are handed out have run nothing
+// but "true"; name, labels and environment come with the claim.
 type warmPool struct {
 	e      *engine
 	ctx    context.Context
