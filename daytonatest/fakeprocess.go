@@ -140,7 +140,7 @@ func (p fakeProcess) StartCommand(ctx context.Context, spec daytona.CommandSpec)
 	errOut := &gate{&mu, spec.Stderr, &writeErr, cancel}
 	c := &FakeCommand{
 		Args: slices.Clone(spec.Args), Dir: dir, Env: sb.environment(spec.Env), Stdin: spec.Stdin, Stdout: out, Stderr: errOut,
-		Files: fakeFS{p.c}, engine: e,
+		Files: fakeFS(p), engine: e,
 	}
 	if c.Stdin == nil {
 		c.Stdin = strings.NewReader("")
@@ -306,7 +306,7 @@ func (p fakeProcess) CreateSession(ctx context.Context, id string) (daytona.Sess
 	}
 	s := &fakeSession{id: id, p: p}
 	s.life, s.end = context.WithCancel(sb.life)
-	s.shell = &shell{c: FakeCommand{Dir: sb.info.WorkDir, Files: fakeFS{p.c}, engine: e}, vars: sb.environment(nil), exported: map[string]bool{}}
+	s.shell = &shell{c: FakeCommand{Dir: sb.info.WorkDir, Files: fakeFS(p), engine: e}, vars: sb.environment(nil), exported: map[string]bool{}}
 	for k := range s.shell.vars {
 		s.shell.exported[k] = true
 	}

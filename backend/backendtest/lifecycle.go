@@ -56,8 +56,8 @@ func persistent(s *daytona.Spec) { s.Persistent = true }
 
 func checkCreateDefaults(c *env) {
 	client := c.open()
-	if c.backend.Name() == "" || c.backend.Name() != c.backend.Name() {
-		c.Errorf("Backend.Name() = %q, must not be empty or change", c.backend.Name())
+	if first, second := c.backend.Name(), c.backend.Name(); first == "" || first != second {
+		c.Errorf("Backend.Name() = %q, then %q: it must not be empty or change", first, second)
 	}
 	before := time.Now().Add(-2 * time.Second)
 	sb, err := client.Create(c.ctx, c.spec())

@@ -376,19 +376,3 @@ func removeCgroup(dir string) error {
 	}
 	return nil
 }
-
-// memory is what the sandbox uses, in bytes; 0 if unknown.
-func (g group) memory() int64 {
-	file := ""
-	if slices.Contains(g.c.v2controllers, "memory") {
-		file = filepath.Join(g.v2dir(), "memory.current")
-	} else if b := g.c.v1["memory"]; b != "" {
-		file = filepath.Join(b, g.name, "memory.usage_in_bytes")
-	}
-	data, err := os.ReadFile(file)
-	if err != nil {
-		return 0
-	}
-	n, _ := strconv.ParseInt(strings.TrimSpace(string(data)), 10, 64)
-	return n
-}

@@ -45,7 +45,7 @@ func (e *engine) CreateVolume(ctx context.Context, name string) (daytona.Volume,
 		return daytona.Volume{}, kernelError(op, name, err)
 	}
 	// Whatever user a sandbox has may write.
-	if err := os.Mkdir(filepath.Join(tmp, "data"), 0o755); err == nil {
+	if err = os.Mkdir(filepath.Join(tmp, "data"), 0o755); err == nil {
 		err = os.Chmod(filepath.Join(tmp, "data"), 0o777)
 	}
 	if err == nil {

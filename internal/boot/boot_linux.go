@@ -69,7 +69,6 @@ type booter struct {
 	plan   Plan
 	mounts []int // detached mounts, by Source.Mount-1
 	root   int   // O_PATH descriptor of the new root
-	seq    int
 }
 
 func (b *booter) run() error {

@@ -239,8 +239,6 @@ func pseudo(fd int) bool {
 	return false
 }
 
-func inode(st *unix.Stat_t) [2]uint64 { return [2]uint64{uint64(st.Dev), st.Ino} }
-
 // notRegular says why a file cannot be read or written as bytes.
 func notRegular(p string, mode uint32) error {
 	switch mode & unix.S_IFMT {
