@@ -68,16 +68,7 @@ func (w *warmPool) fill(key string, spec daytona.Spec) {
 	for w.ctx.Err() == nil && len(w.ready[key])+w.filling[key] < w.e.opts.Warm {
 		w.filling[key]++
 		w.wg.Go(func() {
-			// Not at the same time as the first command of the one just taken.
-			select {
-			case <-time.After(refillDelay):
-			case <-w.ctx.Done():
-			}
-			r, err := w.e.make(w.ctx, spec, phaseWarm)
-			if err == nil {
-				// The agent's first command takes twice as long as the next.
-				_ = w.e.Connect(r.ID).Process().Command(w.ctx, "true").Run()
-			}
+			r, err := w.make(spec)
 			w.mu.Lock()
 			defer w.mu.Unlock()
 			w.filling[key]--
@@ -90,6 +81,22 @@ func (w *warmPool) fill(key string, spec daytona.Spec) {
 			w.ready[key] = append(w.ready[key], r)
 		})
 	}
+}
+
+// make makes one sandbox for the pool.
+func (w *warmPool) make(spec daytona.Spec) (*record, error) {
+	// Not at the same time as the first command of the one just taken.
+	select {
+	case <-time.After(refillDelay):
+	case <-w.ctx.Done():
+		return nil, w.ctx.Err()
+	}
+	r, err := w.e.make(w.ctx, spec, phaseWarm)
+	if err == nil {
+		// The agent's first command takes twice as long as the next.
+		_ = w.e.Connect(r.ID).Process().Command(w.ctx, "true").Run()
+	}
+	return r, err
 }
 
 // close stops filling. The engine removes what is ready, as all that is its.
