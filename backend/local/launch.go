@@ -202,8 +202,16 @@ func (e *engine) run(ctx context.Context, l launch) (_ *proc, err error) {
 	}()
 	theirs.Close()
 	// A cancelled context kills the process, which ends the exchange.
-	stop := context.AfterFunc(ctx, func() { _ = p.signal(unix.SIGKILL) })
-	defer stop()
+	killed := make(chan struct{})
+	stop := context.AfterFunc(ctx, func() {
+		defer close(killed)
+		_ = p.signal(unix.SIGKILL)
+	})
+	defer func() {
+		if !stop() {
+			<-killed // before the descriptor is closed
+		}
+	}()
 
 	if err := l.cloned(p); err != nil {
 		return nil, err
@@ -248,14 +256,17 @@ func (e *engine) run(ctx context.Context, l launch) (_ *proc, err error) {
 		return nil, fmt.Errorf("send the plan to boot: %w", err)
 	}
 	if l.plan.AwaitCgroups {
-		if err := <-moved; err != nil {
+		// That the process is gone is of no interest: why it is, it has told.
+		if err = <-moved; err == nil || errors.Is(err, unix.ESRCH) {
+			_ = unix.Sendmsg(pair[0], []byte{1}, nil, nil, unix.MSG_NOSIGNAL)
+		} else {
 			return nil, err
 		}
-		if err := unix.Sendmsg(pair[0], []byte{1}, nil, nil, unix.MSG_NOSIGNAL); err != nil && ctx.Err() == nil && !errors.Is(err, unix.EPIPE) {
-			return nil, fmt.Errorf("send to boot: %w", err)
-		}
 	}
-	if err := l.exchange(ctx, pair[0], p); err != nil {
+	if told := l.exchange(ctx, pair[0], p); told != nil {
+		err = told
+	}
+	if err != nil {
 		return nil, err
 	}
 	return p, nil
