@@ -6,7 +6,6 @@ import (
 	"encoding/hex"
 	"encoding/json"
 	"errors"
-	"fmt"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -92,8 +91,17 @@ func (s state) name(name string) string     { return filepath.Join(s.root, "name
 func (s state) owner(engine string) string  { return filepath.Join(s.root, "owners", engine) }
 func (s state) volume(id string) string     { return filepath.Join(s.root, "volumes", id) }
 func (s state) dir(name string) string      { return filepath.Join(s.root, name) }
-func validID(id string) bool                { return len(id) == 20 && strings.Trim(id, "0123456789abcdef") == "" }
-func newID() string                         { b := make([]byte, 10); rand.Read(b); return hex.EncodeToString(b) }
+
+// newID returns 20 random hexadecimal digits.
+func newID() string {
+	b := make([]byte, 10)
+	rand.Read(b)
+	return hex.EncodeToString(b)
+}
+
+// validID reports whether id could be of newID, so that it may be part of a
+// path.
+func validID(id string) bool { return len(id) == 20 && strings.Trim(id, "0123456789abcdef") == "" }
 
 // tag tells what belongs to this state directory from what belongs to others.
 func (s state) tag() string {
@@ -286,6 +294,3 @@ func (r *record) expired(now time.Time) bool {
 func (r *record) deletable(now time.Time) bool {
 	return r.AutoDelete > 0 && r.State == daytona.StateStopped && now.After(r.StoppedAt.Add(r.AutoDelete))
 }
-
-// dbg describes a record for the log.
-func (r *record) String() string { return fmt.Sprintf("%s (%s, %s)", r.ID, r.Name, r.Phase) }
