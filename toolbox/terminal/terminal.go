@@ -38,6 +38,9 @@ const (
 	// closed with 1008.
 	clientQueue = 1 << 20
 	stallLimit  = 5 * time.Second
+	// inputGrace is how long the input of a client that takes no more output
+	// is waited for.
+	inputGrace = time.Second
 	// settleTime is how long after the shell's end the terminal is still
 	// read while something in the background holds it.
 	settleTime = 100 * time.Millisecond
@@ -687,12 +690,19 @@ func (s *Service) socket(w http.ResponseWriter, r *http.Request, open func() (*s
 		c.farewell(ss)
 		return
 	}
+	typed := make(chan struct{})
 	go func() {
+		defer close(typed)
 		ss.input(sock)
 		c.leave()
 	}()
 	c.write(ss)
 	ss.detach(c)
+	// What the client typed before it went away is on its way still.
+	select {
+	case <-typed:
+	case <-time.After(inputGrace):
+	}
 }
 
 func (s *Service) refuseSocket(sock *process.Socket, err error) {
