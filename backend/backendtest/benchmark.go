@@ -36,7 +36,18 @@ func RunBenchmarks(b *testing.B, h *Harness) {
 	e := &bench{B: b, h: h}
 	b.Run("ColdCreateToExec", func(b *testing.B) { e.with(b).cold(b) })
 	b.Run("WarmCreateToExec", func(b *testing.B) { e.with(b).warm(b) })
-	b.Run("Exec", func(b *testing.B) { e.with(b).exec(b) })
+	b.Run("Exec", func(b *testing.B) {
+		e.with(b).exec(b, func(p daytona.Process) error {
+			r, err := p.Exec(b.Context(), "true", nil)
+			if err == nil && r.ExitCode != 0 {
+				err = fmt.Errorf("true ended with %d", r.ExitCode)
+			}
+			return err
+		})
+	})
+	b.Run("Command", func(b *testing.B) {
+		e.with(b).exec(b, func(p daytona.Process) error { return p.Command(b.Context(), "true").Run() })
+	})
 	b.Run("ExecParallel", func(b *testing.B) { e.with(b).execParallel(b) })
 	b.Run("StopStart", func(b *testing.B) { e.with(b).stopStart(b) })
 	b.Run("Delete", func(b *testing.B) { e.with(b).delete(b) })
@@ -233,17 +244,17 @@ func (e *bench) warm(b *testing.B) {
 	e.createLoop(b, func() error { return e.h.Warm(b.Context(), e.client.Backend(), e.h.Spec) })
 }
 
-func (e *bench) exec(b *testing.B) {
+func (e *bench) exec(b *testing.B, run func(p daytona.Process) error) {
 	peers := map[string]time.Duration{"forkexec": e.forkExec()}
 	if id := e.dockerContainer(); id != "" {
 		peers["docker"] = e.peer(10, "docker", "exec", id, "true")
 	}
 	p := e.create().Process()
-	e.must(p.Command(b.Context(), "true").Run())
+	e.must(run(p))
 	var times []time.Duration
 	for b.Loop() {
 		begin := time.Now()
-		e.must(p.Command(b.Context(), "true").Run())
+		e.must(run(p))
 		times = append(times, time.Since(begin))
 	}
 	e.report(times, peers)
