@@ -46,7 +46,7 @@ func realSandbox(t *testing.T, spec daytona.Spec) (context.Context, daytona.Sand
 func TestRealInputCPython(t *testing.T) {
 	const python = "/usr/bin/python3"
 	if err := exec.Command(python, "-c", "import test.test_json, test.test_subprocess").Run(); err != nil {
-		t.Skip("CPython's test suite is not installed (Debian: apt-get install libpython3-testsuite)")
+		t.Skip("CPython's test suite is not installed (Debian: apt-get install libpython3.11-testsuite)")
 	}
 	args := []string{"-m", "test", "test_json", "test_re", "test_string", "test_itertools", "test_tarfile", "test_threading", "test_subprocess"}
 	if testing.Short() {
