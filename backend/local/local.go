@@ -150,8 +150,7 @@ type engine struct {
 	cgroups  *cgroups
 	images   *image.Store
 	ioDevice string
-	memory   int64 // of the machine, in bytes
-	boot     string
+	memory   int64      // of the machine, in bytes
 	subIDs   *idMapping // for rootless use with newuidmap
 
 	hostOnce sync.Mutex
@@ -171,7 +170,7 @@ type engine struct {
 
 func newEngine(ctx context.Context, opts *Options) (_ *engine, err error) {
 	e := &engine{
-		root: os.Geteuid() == 0, boot: bootID(),
+		root:  os.Geteuid() == 0,
 		procs: map[string]*proc{}, timers: map[string]*time.Timer{}, idmaps: map[string]bool{},
 		done: make(chan struct{}),
 	}

@@ -378,7 +378,7 @@ func (e *engine) bootUp(ctx context.Context, op string, r *record) (err error) {
 	// Written down before the process gets its plan: without one it does
 	// nothing, and ends with this process.
 	l.cloned = func(p *proc) error {
-		r.PID, r.StartTime, r.BootID = p.pid, startTime(p.pid), e.boot
+		r.PID, r.StartTime, r.BootID = p.pid, startTime(p.pid), bootID()
 		return e.state.save(r, false)
 	}
 	defer func() {

@@ -11,6 +11,7 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/daytona-go/daytona"
@@ -257,11 +258,12 @@ func (s state) alive(engine string) bool {
 	return unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB) != nil
 }
 
-// bootID tells one boot of the machine from another.
-func bootID() string {
+// bootID tells one boot of the machine from another. It is read once: every
+// look at a sandbox compares it, and it cannot change while this process lives.
+var bootID = sync.OnceValue(func() string {
 	data, _ := os.ReadFile("/proc/sys/kernel/random/boot_id")
 	return strings.TrimSpace(string(data))
-}
+})
 
 // startTime is when a process started, in clock ticks since boot: field 22 of
 // /proc/PID/stat, proc(5). 0 if there is no such process, or only a zombie.

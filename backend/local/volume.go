@@ -142,8 +142,9 @@ func (e *engine) DeleteVolume(ctx context.Context, idOrName string) error {
 	return kernelError(op, v.Name, e.removeTree(gone))
 }
 
-// volumeDir is the directory of a volume's files. A subpath is made in it:
-// its content is hostile, so no link is followed.
+// volumeDir is the directory of a volume's files. As root a subpath is made in
+// it here (boot does it otherwise): its content is hostile, so no link is
+// followed.
 func (e *engine) volumeDir(ctx context.Context, m daytona.VolumeMount) (string, error) {
 	v, err := e.GetVolume(ctx, m.Volume)
 	if err != nil {
