@@ -211,7 +211,10 @@ func (s *Service) connect(w http.ResponseWriter, r *http.Request) {
 	go func() { ended <- toClient(ctx, ws, tcp) }()
 	for range 2 {
 		if err = <-ended; err != nil {
-			cancel()
+			// This ends the other direction if it waits for the program. The
+			// context is left for later: cancelling it tears the WebSocket down,
+			// and the client would not see why.
+			tcp.Close()
 			status := websocket.StatusInternalError
 			if websocket.CloseStatus(err) != -1 {
 				status = websocket.StatusNormalClosure
