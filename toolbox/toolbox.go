@@ -120,6 +120,9 @@ func New(ctx context.Context, config Config, logger *slog.Logger) (*Server, erro
 	return s, nil
 }
 
+// WorkDir is the sandbox's working directory.
+func (s *Server) WorkDir() string { return s.workDir }
+
 // workDir returns the working directory, and makes it with the user's rights,
 // or, where these do not suffice, for the user.
 func workDir(dir string, a *account.Account) (string, error) {

@@ -82,6 +82,10 @@ func serveUntil(args []string, logger *slog.Logger) error {
 		l.Close()
 		return err
 	}
+	// Where most programs run: what is started from here need not go anywhere.
+	if err := os.Chdir(server.WorkDir()); err != nil {
+		logger.Warn("programs take longer to start", "error", err)
+	}
 	err = server.Serve(ctx, l)
 	err = errors.Join(err, server.Close())
 	if errors.Is(err, toolbox.ErrIdle) || errors.Is(err, toolbox.ErrExpired) {

@@ -94,6 +94,9 @@ func (r *Reaper) lookup(pid int) *Process {
 }
 
 const (
+	// reapDelay lets whoever waits for a child come first, and children that
+	// end together be buried together: nobody waits for the reaper.
+	reapDelay  = 2 * time.Millisecond
 	retryFirst = 10 * time.Millisecond
 	retryLast  = time.Second
 )
@@ -117,6 +120,7 @@ func (r *Reaper) run() {
 		}
 		select {
 		case <-r.signals:
+			time.Sleep(reapDelay)
 		case <-retry:
 		case <-r.stop:
 			return
@@ -151,6 +155,9 @@ func (r *Reaper) reap() (blocked bool) {
 		if p := r.lookup(pid); p != nil {
 			p.tryReap()
 			continue
+		}
+		if peek() != pid {
+			continue // its owner was quicker: the usual end of a command
 		}
 		if r.reapOrphans() {
 			return true

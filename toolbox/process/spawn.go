@@ -184,7 +184,11 @@ func (s *Spawner) Start(spec *Spec) (*Process, error) {
 	chdir := dir
 	if dirFD >= 0 {
 		defer unix.Close(dirFD)
-		if s.procFD {
+		if isWorkingDirectory(dirFD) {
+			// The child is there already: an agent runs in the sandbox's working
+			// directory, which is where most programs are to run.
+			chdir = ""
+		} else if s.procFD {
 			// Entered by descriptor, the directory is the one that was
 			// checked, whatever its path leads to by now.
 			chdir = fmt.Sprintf("/proc/self/fd/%d", dirFD)
@@ -208,7 +212,10 @@ func (s *Spawner) Start(spec *Spec) (*Process, error) {
 	}
 	fds := [4]uintptr{s.fd(spec.Stdin), s.fd(spec.Stdout), s.fd(spec.Stderr), uintptr(spec.ExtraFD)}
 	pidfd := -1
-	sys := &syscall.SysProcAttr{Setsid: true, Credential: s.account.Credential(), PidFD: &pidfd, Setctty: spec.Terminal}
+	// In a cgroup a process group will do to signal the program with. A session
+	// costs more: Linux makes a scheduling group for each (sched_autogroup).
+	setsid := spec.Terminal || p.group == nil
+	sys := &syscall.SysProcAttr{Setsid: setsid, Setpgid: !setsid, Credential: s.account.Credential(), PidFD: &pidfd, Setctty: spec.Terminal}
 	attr := &syscall.ProcAttr{Dir: chdir, Env: env, Files: fds[:3], Sys: sys}
 	if spec.ExtraFD != 0 {
 		attr.Files = fds[:4]
@@ -222,6 +229,7 @@ func (s *Spawner) Start(spec *Spec) (*Process, error) {
 		// processes. If it works without, do without from now on.
 		group, cause := p.group, err
 		p.group, sys.UseCgroupFD = nil, false
+		sys.Setsid, sys.Setpgid = true, false
 		attr.Env = append(attr.Env, markerVariable+"="+p.marker.text())
 		if err = s.fork(p, path, spec.Args, attr); err == nil {
 			s.logger.Warn("cannot start programs inside a cgroup; killing falls back to process groups and markers", "dir", s.groups.path, "error", cause)
@@ -300,7 +308,8 @@ func (s *Spawner) openDir(dir string) (fd int, err error) {
 		how := unix.OpenHow{Flags: unix.O_PATH | unix.O_DIRECTORY | unix.O_CLOEXEC, Resolve: unix.RESOLVE_NO_MAGICLINKS}
 		var err error
 		for {
-			if fd, err = unix.Openat2(unix.AT_FDCWD, dir, &how); err != unix.EINTR && err != unix.EAGAIN {
+			// With the dot, a directory that may not be entered is refused.
+			if fd, err = unix.Openat2(unix.AT_FDCWD, dir+"/.", &how); err != unix.EINTR && err != unix.EAGAIN {
 				break
 			}
 		}
@@ -313,7 +322,7 @@ func (s *Spawner) openDir(dir string) (fd int, err error) {
 			if resolved == "/proc" || strings.HasPrefix(resolved, "/proc/") {
 				return unix.ELOOP
 			}
-			fd, err = unix.Open(resolved, unix.O_PATH|unix.O_DIRECTORY|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
+			fd, err = unix.Open(resolved+"/.", unix.O_PATH|unix.O_DIRECTORY|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
 		}
 		return err
 	})
@@ -339,6 +348,13 @@ func (s *Spawner) openDir(dir string) (fd int, err error) {
 		e.Reason = err.Error()
 	}
 	return -1, e
+}
+
+// isWorkingDirectory reports whether fd is the working directory of this
+// process.
+func isWorkingDirectory(fd int) bool {
+	var a, b unix.Stat_t
+	return unix.Fstat(fd, &a) == nil && unix.Stat(".", &b) == nil && a.Dev == b.Dev && a.Ino == b.Ino
 }
 
 // Environ is the environment of a program that runs in dir: the Spawner's,

@@ -14,11 +14,11 @@ import (
 // Killing a command with everything that it started.
 //
 // In a cgroup that is one write to cgroup.kill, which no fork escapes. Besides,
-// /proc is searched for processes that are of the command's session, descend
-// from it, are of the session of one that does, or, where there is no cgroup,
-// bear its marker: a resource limit without effect, and a variable in the
-// environment. That finds setsid, double forks and nohup. It is repeated until
-// nothing is found.
+// /proc is searched for processes that are of the command's session (without a
+// cgroup it has one of its own), descend from it, are of the session of one
+// that does, or, where there is no cgroup, bear its marker: a resource limit
+// without effect, and a variable in the environment. That finds setsid, double
+// forks and nohup. It is repeated until nothing is found.
 
 // entry is a process in /proc.
 type entry struct {
