@@ -209,3 +209,24 @@ func TestErrors(t *testing.T) {
 		}
 	}
 }
+
+// TestInitIgnoresSignals has a program of the sandbox's root send its init
+// every signal there is, but for the first three real-time ones: Go has no
+// handlers for these, and Linux ends even an init by a signal without one if it
+// comes while the main thread is in the handler of another (complete_signal in
+// kernel/signal.c does not ask for SIGNAL_UNKILLABLE).
+func TestInitIgnoresSignals(t *testing.T) {
+	if os.Getuid() != 0 {
+		t.Skip("a namespace for processes needs root")
+	}
+	bin := build(t)
+	newPID := &syscall.SysProcAttr{Cloneflags: syscall.CLONE_NEWPID}
+	_, client, log := inherit(t, bin, toolbox.Config{WorkDir: t.TempDir(), IgnoreSignals: true}, newPID)
+	const attack = `for again in 1 2 3; do for s in $(seq 31) $(seq 35 64); do kill -$s 1 || echo "refused: $s"; done; done; echo done`
+	if got := execute(t, client, attack); got != "done\n" {
+		t.Errorf("%q\n%s", got, log)
+	}
+	if got := execute(t, client, "cat /proc/1/comm >/dev/null; echo alive"); got != "alive\n" {
+		t.Errorf("%q\n%s", got, log)
+	}
+}

@@ -95,19 +95,17 @@ func serveUntil(args []string, logger *slog.Logger) error {
 	return err
 }
 
-// ignoreSignals takes all signals that somebody sends and does nothing. (The
-// kernel keeps SIGKILL and SIGSTOP of its own processes from an init by
-// itself, but an init with handlers, as every Go program has, gets the rest.)
+// ignoreSignals takes the signals that would end the agent and does nothing.
+// The kernel keeps signals of its own processes from an init, unless it has
+// handlers, as every Go program does for most: to those of os/signal's "Default
+// behavior of signals" that end a program, this adds the ones of faults, which
+// somebody may send, too. All others do nothing. It names no more than that:
+// each costs a tenth of a millisecond of the sandbox's start.
 func ignoreSignals() {
-	var all []os.Signal
-	for s := syscall.Signal(1); s < 65; s++ {
-		switch s {
-		case syscall.SIGCHLD, syscall.SIGURG, syscall.SIGPROF: // the reaper's and the runtime's
-		default:
-			all = append(all, s)
-		}
-	}
-	signal.Notify(make(chan os.Signal, 1), all...)
+	signal.Notify(make(chan os.Signal, 1),
+		syscall.SIGHUP, syscall.SIGINT, syscall.SIGTERM,
+		syscall.SIGQUIT, syscall.SIGILL, syscall.SIGTRAP, syscall.SIGABRT, syscall.SIGSTKFLT, syscall.SIGSYS,
+		syscall.SIGBUS, syscall.SIGFPE, syscall.SIGSEGV)
 }
 
 // tune trades throughput of the collector for memory: there may be hundreds of
