@@ -13,7 +13,7 @@ ARCHS    ?= amd64 arm64
 FUZZTIME ?= 10s
 BENCHTIME ?= 1s
 
-.PHONY: help run build test bench lint generate fuzz release clean
+.PHONY: help run build test bench lint generate fuzz image release clean
 
 help: ## what there is
 	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 10
@@ -44,6 +44,9 @@ generate: ## whatever go:generate says
 
 fuzz: ## every fuzz target for FUZZTIME (10s)
 	@GO=$(GO) .ci/fuzz $(FUZZTIME)
+
+image: ## dist/image/default and dist/image/slim: OCI layouts for sandboxes to start from
+	@for v in slim default; do $(GO) run ./image/sandbox -variant $$v || exit 1; done
 
 release: ## dist/daytona-linux-ARCH, one file with everything in it, and checksums
 	@mkdir -p dist internal/agentbin/bin

@@ -13,6 +13,7 @@ import (
 	"testing"
 
 	"github.com/daytona-go/daytona"
+	"github.com/daytona-go/daytona/backend/local"
 	"github.com/google/go-containerregistry/pkg/name"
 	"github.com/google/go-containerregistry/pkg/registry"
 	v1 "github.com/google/go-containerregistry/pkg/v1"
@@ -193,5 +194,55 @@ func TestDiskBandwidth(t *testing.T) {
 	}
 	if seconds < 1 {
 		t.Errorf("16 MiB at 8 MiB a second took %v s: %s", seconds, out)
+	}
+}
+
+// imagesVariable lists images made by image/sandbox, with commas between.
+const imagesVariable = "DAYTONA_TEST_IMAGES"
+
+// TestSandboxImages runs code of each language in the images that sandboxes are
+// meant to start from, which `make image` makes.
+func TestSandboxImages(t *testing.T) {
+	list := os.Getenv(imagesVariable)
+	if list == "" {
+		t.Skip("no images: run `make image` and set " + imagesVariable + " to what it prints")
+	}
+	client, err := local.Open(t.Context(), &local.Options{Dir: t.TempDir()})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer client.Close()
+	for ref := range strings.SplitSeq(list, ",") {
+		variant := ref[strings.LastIndexByte(ref, ':')+1:]
+		t.Run(variant, func(t *testing.T) {
+			sb, err := client.Create(t.Context(), daytona.Spec{Image: ref})
+			if err != nil {
+				t.Fatal(err)
+			}
+			if info := sb.Info(); info.User != "daytona" || info.WorkDir != "/home/daytona" {
+				t.Errorf("user %q in %q", info.User, info.WorkDir)
+			}
+			for _, c := range []struct{ language, code, want string }{
+				{"python", "import ssl, sqlite3\nprint(sum(range(10)))", "45\n"},
+				{"javascript", "console.log([1, 2, 3].map(x => x * x).join())", "1,4,9\n"},
+				// An enumeration cannot be run by removing types.
+				{"typescript", "enum Color { Red = 1, Green }\nconst c: Color = Color.Green\nconsole.log(c, Color[c])", "2 Green\n"},
+			} {
+				r, err := sb.Process().RunCode(t.Context(), c.code, &daytona.CodeOptions{Language: c.language})
+				if err != nil || r.ExitCode != 0 || r.Output != c.want {
+					t.Errorf("%s: %+v, %v", c.language, r, err)
+				}
+			}
+			tools := []string{"git --version", "ps --version", "node --version"}
+			if variant == "default" {
+				tools = append(tools, "npm --version", "npx --version", "pip --version", "python3 -m venv /tmp/venv", "tsc --version",
+					"typescript-language-server --version", "pylsp --help", "curl --version", "cc --version", "jq --version", "rg --version")
+			}
+			for _, tool := range tools {
+				if r, err := sb.Process().Exec(t.Context(), tool, nil); err != nil || r.ExitCode != 0 || r.Output == "" && !strings.Contains(tool, "venv") {
+					t.Errorf("%s: %+v, %v", tool, r, err)
+				}
+			}
+		})
 	}
 }

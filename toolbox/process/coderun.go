@@ -137,7 +137,7 @@ func (s *Service) javaScript(_ context.Context, req *wire.CodeRunRequest) (*prog
 }
 
 // typeScript runs the code from a temporary file with the first runtime found
-// of ts-node, tsx, bun, deno, and node that strips types (22.6 and later).
+// of ts-node, tsx, bun, deno, and node (22.6 and later).
 func (s *Service) typeScript(ctx context.Context, req *wire.CodeRunRequest) (*program, error) {
 	runtime, err := s.runtimes.typeScript(ctx, s.spawner, req.Envs)
 	if err != nil {
@@ -162,10 +162,11 @@ func (s *Service) typeScript(ctx context.Context, req *wire.CodeRunRequest) (*pr
 	return p, nil
 }
 
-// runtimes remembers what node can do, by its path.
+// runtimes remembers the option that makes node run TypeScript, by its path;
+// "" if there is none.
 type runtimes struct {
-	mu     sync.Mutex
-	strips map[string]bool
+	mu    sync.Mutex
+	nodes map[string]string
 }
 
 func (rt *runtimes) typeScript(ctx context.Context, s *Spawner, env map[string]string) ([]string, error) {
@@ -194,39 +195,54 @@ func (rt *runtimes) typeScript(ctx context.Context, s *Spawner, env map[string]s
 	if p := look("deno"); p != "" {
 		return []string{p, "run", "--allow-all", "--no-check"}, nil
 	}
-	if p := look("node"); p != "" && rt.stripsTypes(ctx, s, p) {
-		return []string{p, "--disable-warning=ExperimentalWarning", "--experimental-strip-types"}, nil
+	if p := look("node"); p != "" {
+		if option := rt.nodeOption(ctx, s, p); option != "" {
+			return []string{p, "--disable-warning=ExperimentalWarning", option}, nil
+		}
 	}
 	return nil, errors.New("no runtime for TypeScript in the sandbox: install ts-node or tsx (npm install -g tsx), bun, deno, or Node.js 22.6 or later")
 }
 
-// stripsTypes asks node.
-func (rt *runtimes) stripsTypes(ctx context.Context, s *Spawner, node string) bool {
+// nodeOption asks node which it has: one that compiles all of TypeScript (22.7
+// and later), enumerations and parameter properties included, or one that only
+// removes types (22.6 and later).
+func (rt *runtimes) nodeOption(ctx context.Context, s *Spawner, node string) string {
 	rt.mu.Lock()
 	defer rt.mu.Unlock()
-	if v, ok := rt.strips[node]; ok {
-		return v
+	if option, ok := rt.nodes[node]; ok {
+		return option
 	}
+	for _, option := range []string{"--experimental-transform-types", "--experimental-strip-types", ""} {
+		if option != "" && !accepts(ctx, s, node, option) {
+			continue
+		}
+		if ctx.Err() != nil {
+			break
+		}
+		if rt.nodes == nil {
+			rt.nodes = make(map[string]string)
+		}
+		rt.nodes[node] = option
+		return option
+	}
+	return ""
+}
+
+// accepts reports whether a program takes an option before --version.
+func accepts(ctx context.Context, s *Spawner, program, option string) bool {
 	pipe, end, err := outputPipe()
 	if err != nil {
 		return false
 	}
 	defer pipe.Close()
-	p, err := s.Start(&Spec{Args: []string{node, "--experimental-strip-types", "--version"}, Path: node, Stdout: end})
+	p, err := s.Start(&Spec{Args: []string{program, option, "--version"}, Path: program, Stdout: end})
 	unix.Close(end)
 	if err != nil {
 		return false
 	}
 	stop := context.AfterFunc(ctx, p.KillTree)
 	defer stop()
-	ok := p.Wait().Code == 0
-	if rt.strips == nil {
-		rt.strips = make(map[string]bool)
-	}
-	if ctx.Err() == nil {
-		rt.strips[node] = ok
-	}
-	return ok
+	return p.Wait().Code == 0
 }
 
 // artifactFilter takes the lines that are charts out of the output.

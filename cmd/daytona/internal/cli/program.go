@@ -98,20 +98,31 @@ func (a *app) runProgram(ctx context.Context, sb daytona.Sandbox, p program) (in
 		defer restore()
 	}
 
-	running, err := sb.Process().StartCommand(ctx, spec)
-	if err != nil {
-		restore()
-		return 0, startFailure(p, err)
-	}
-	if p.tty {
-		defer a.followSize(ctx, running)()
-	} else {
+	var running daytona.RunningCommand
+	started := make(chan struct{})
+	if !p.tty {
+		// From before the start: what the program writes first may be seen, and
+		// answered with Ctrl-C, before StartCommand has returned.
 		defer a.interrupts.forwardTo(func(name string) {
+			select {
+			case <-started:
+			case <-ctx.Done():
+				return
+			}
 			// A program that has just ended cannot be told anything.
 			if err := running.Signal(ctx, name); err != nil {
 				a.note("%s: %v", name, err)
 			}
 		})()
+	}
+	running, err := sb.Process().StartCommand(ctx, spec)
+	if err != nil {
+		restore()
+		return 0, startFailure(p, err)
+	}
+	close(started)
+	if p.tty {
+		defer a.followSize(ctx, running)()
 	}
 
 	status, err := wait(ctx, running)
