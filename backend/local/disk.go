@@ -126,13 +126,13 @@ func loopDevice(f *os.File) (*os.File, string, error) {
 
 // openDisk gives the place of a sandbox's own files as a detached mount.
 func (e *engine) openDisk(r *record) (*disk, error) {
-	if r.HasDisk {
-		return mountDisk(e.state.file(r.ID, "disk.img"))
+	if r.Own.HasDisk {
+		return mountDisk(e.File(r.ID, "disk.img"))
 	}
 	if !e.root {
 		return &disk{}, nil
 	}
-	m, err := cloneMount(e.state.file(r.ID, "fs"))
+	m, err := cloneMount(e.File(r.ID, "fs"))
 	if err != nil {
 		return nil, err
 	}

@@ -74,7 +74,7 @@ func Diagnose(ctx context.Context, opts *Options) []Finding {
 		return fs
 	}
 	defer e.Close()
-	add("state", StatusOK, "", "kept in %s", e.state.root)
+	add("state", StatusOK, "", "kept in %s", e.Root)
 	noLimit := "run as root, or inside a systemd user session (systemd-run --user --scope -p Delegate=yes)"
 	if root {
 		noLimit = "mount the cgroup file system with this controller"
@@ -105,9 +105,9 @@ func Diagnose(ctx context.Context, opts *Options) []Finding {
 	} else {
 		add("disk limit", StatusLimited, "", "a spec with Resources.Disk is refused: %s", why)
 	}
-	if root && !e.canMap(e.state.root) {
+	if root && !e.canMap(e.Root) {
 		add("file owners", StatusLimited, "put the state directory on ext4, xfs, btrfs or tmpfs",
-			"the file system of %s does not support id-mapped mounts: files of images belong to nobody in sandboxes", e.state.root)
+			"the file system of %s does not support id-mapped mounts: files of images belong to nobody in sandboxes", e.Root)
 	}
 	fs = append(fs, e.diagnoseNetwork(ctx)...)
 	if _, err := exec.LookPath("python3"); err != nil {

@@ -15,7 +15,6 @@ import (
 	"syscall"
 	"time"
 
-	"github.com/daytona-go/daytona"
 	"github.com/daytona-go/daytona/internal/boot"
 	"golang.org/x/sys/unix"
 )
@@ -138,6 +137,15 @@ func adopt(pid int, start uint64) (*proc, error) {
 	}
 	return watch(pid, f), nil
 }
+
+// Done, Is, Kill and Close make a proc a lifecycle.Proc.
+func (p *proc) Done() <-chan struct{} { return p.done }
+
+func (p *proc) Is(r *record) bool { return p.pid == r.Own.PID }
+
+func (p *proc) Kill() { p.kill() }
+
+func (p *proc) Close() { p.pidfd.Close() }
 
 func (p *proc) signal(s unix.Signal) error {
 	return unix.PidfdSendSignal(int(p.pidfd.Fd()), s, nil, 0)
@@ -450,24 +458,6 @@ func idmap(mount, userns *os.File) error {
 		return &os.PathError{Op: "map the ids of mount", Path: mount.Name(), Err: err}
 	}
 	return nil
-}
-
-// kernelError turns an error of the kernel into one of the library.
-func kernelError(op, subject string, err error) error {
-	if err == nil || errors.Is(err, context.Canceled) || errors.Is(err, context.DeadlineExceeded) {
-		return err
-	}
-	if e, ok := errors.AsType[*daytona.Error](err); ok && e.Op == op {
-		return err
-	}
-	kind := daytona.KindOf(err)
-	switch {
-	case errors.Is(err, unix.ENOSPC), errors.Is(err, unix.EDQUOT):
-		kind = daytona.KindNoSpace
-	case errors.Is(err, unix.EMFILE), errors.Is(err, unix.ENFILE), errors.Is(err, unix.EAGAIN), errors.Is(err, unix.ENOMEM):
-		kind = daytona.KindExhausted
-	}
-	return &daytona.Error{Kind: kind, Op: op, Subject: subject, Err: err}
 }
 
 const bootTimeout = 60 * time.Second

@@ -32,23 +32,19 @@ package local
 
 import (
 	"context"
-	"crypto/rand"
-	"encoding/hex"
-	"errors"
 	"fmt"
-	"io/fs"
 	"log/slog"
 	"net/url"
 	"os"
 	"path/filepath"
 	"strconv"
-	"strings"
 	"sync"
 	"time"
 
 	"github.com/daytona-go/daytona"
 	"github.com/daytona-go/daytona/image"
 	"github.com/daytona-go/daytona/internal/agentbin"
+	"github.com/daytona-go/daytona/internal/lifecycle"
 	"github.com/daytona-go/daytona/internal/network"
 	"golang.org/x/sys/unix"
 )
@@ -132,17 +128,18 @@ func New(ctx context.Context, opts *Options) (daytona.Backend, error) {
 	return e, nil
 }
 
+// keeper is embedded for its methods of daytona.Backend and daytona.Updater.
+type keeper = lifecycle.Keeper[own]
+
 // engine implements daytona.Backend and the optional VolumeManager, Updater
 // and NetworkPolicer.
 type engine struct {
-	id    string // names it in owners/
-	opts  Options
-	log   *slog.Logger
-	state state
-	root  bool // it runs as root
-	warm  *warmPool
+	*keeper
+	opts Options
+	log  *slog.Logger
+	root bool // it runs as root
+	warm *warmPool
 
-	lock     *os.File // owners/<id>
 	agent    *os.File // sealed memfd
 	netTool  func(ctx context.Context) (string, error)
 	hostNet  *os.File
@@ -161,19 +158,11 @@ type engine struct {
 	net     *network.Host
 
 	mu     sync.Mutex
-	procs  map[string]*proc // by sandbox id: what this engine watches
-	timers map[string]*time.Timer
 	idmaps map[string]bool // directories whose mounts take an id mapping or not
-	closed bool
-	done   chan struct{} // closed with it
 }
 
 func newEngine(ctx context.Context, opts *Options) (_ *engine, err error) {
-	e := &engine{
-		root:  os.Geteuid() == 0,
-		procs: map[string]*proc{}, timers: map[string]*time.Timer{}, idmaps: map[string]bool{},
-		done: make(chan struct{}),
-	}
+	e := &engine{root: os.Geteuid() == 0, idmaps: map[string]bool{}}
 	if opts != nil {
 		e.opts = *opts
 	}
@@ -195,22 +184,22 @@ func newEngine(ctx context.Context, opts *Options) (_ *engine, err error) {
 	if dir, err = filepath.Abs(dir); err != nil {
 		return nil, fail(daytona.KindInvalid, dir, "", err)
 	}
-	e.state = state{root: dir}
-	if err := e.state.makeDirs(); err != nil {
+	if e.keeper, err = lifecycle.New[own](lifecycle.Options{Name: "local", Dir: dir, Dirs: []string{"volumes", "empty"}, Log: e.log}); err != nil {
 		return nil, fail(daytona.KindUnavailable, dir, "make its state directory", err)
 	}
 	defer func() {
 		if err != nil {
+			e.keeper.Free()
 			e.free()
 		}
 	}()
 	if err := e.loadAgent(ctx); err != nil {
 		return nil, fail(daytona.KindUnavailable, "", "", err)
 	}
-	if e.cgroups, err = findCgroups(e.state.tag()); err != nil {
+	if e.cgroups, err = findCgroups(e.Tag()); err != nil {
 		return nil, fail(daytona.KindUnavailable, "", "", err)
 	}
-	if e.images, err = image.OpenStore(e.state.dir("images"), nil); err != nil {
+	if e.images, err = image.OpenStore(e.Dir("images"), nil); err != nil {
 		return nil, fail(daytona.KindUnavailable, dir, "open the image store", err)
 	}
 	if e.hostNet, err = os.Open("/proc/thread-self/ns/net"); err != nil {
@@ -227,15 +216,9 @@ func newEngine(ctx context.Context, opts *Options) (_ *engine, err error) {
 	if _, err := seccompProgram(); err != nil {
 		return nil, fail(daytona.KindUnsupported, "", "", err)
 	}
-	b := make([]byte, 8)
-	rand.Read(b)
-	e.id = hex.EncodeToString(b)
-	if e.lock, err = lockFile(e.state.owner(e.id), false); err != nil {
-		return nil, fail(daytona.KindUnavailable, dir, "", err)
-	}
 	e.spawner = newSpawner()
 	e.warm = newWarmPool(e)
-	if err := e.recover(ctx); err != nil {
+	if err := e.keeper.Open(ctx, driver{e}); err != nil {
 		return nil, fail(daytona.KindUnavailable, dir, "recover what earlier processes left", err)
 	}
 	return e, nil
@@ -263,7 +246,7 @@ func (e *engine) loadAgent(ctx context.Context) error {
 	}
 	cache, err := os.UserCacheDir()
 	if err != nil {
-		cache = e.state.root
+		cache = e.Root
 	}
 	cache = filepath.Join(cache, "daytona", "bin")
 	path, err := agentbin.Find(ctx, agentbin.Agent, explicit, cache)
@@ -288,8 +271,6 @@ func (e *engine) loadAgent(ctx context.Context) error {
 	return nil
 }
 
-func (e *engine) Name() string { return "local" }
-
 // network opens the host's side of the network on first use.
 func (e *engine) network(ctx context.Context) (*network.Host, error) {
 	e.netOnce.Lock()
@@ -304,298 +285,15 @@ func (e *engine) network(ctx context.Context) (*network.Host, error) {
 	return e.net, nil
 }
 
-// recover finishes what dead engines left: it removes what belonged to them
-// and takes note of what goes on.
-func (e *engine) recover(ctx context.Context) error {
-	ids, err := e.state.ids()
-	if err != nil {
-		return err
-	}
-	for _, id := range ids {
-		r, unlock, err := e.locked(id, false)
-		if errors.Is(err, errLocked) {
-			// Somebody is at it, or has just died: a process that it was
-			// starting may hold the lock for a moment longer.
-			go e.check(id, true)
-			continue
-		}
-		if err != nil {
-			continue
-		}
-		r = e.reconcile(r)
-		if r != nil {
-			e.schedule(r)
-		}
-		unlock()
-	}
-	// Directories that were about to become sandboxes.
-	entries, err := os.ReadDir(e.state.dir("sandboxes"))
-	if err != nil {
-		return err
-	}
-	for _, d := range entries {
-		if engine, ok := newDirOwner(d.Name()); ok && !e.state.alive(engine) {
-			if err := e.removeTree(e.state.sandbox(d.Name())); err != nil {
-				e.log.Warn("files of a removed sandbox could not be removed; it will be tried again", "dir", d.Name(), "err", err)
-			}
-		}
-	}
-	// Groups of sandboxes whose directory somebody removed by hand.
-	for _, id := range e.cgroups.ids() {
-		if _, err := os.Stat(e.state.sandbox(id)); validID(id) && errors.Is(err, fs.ErrNotExist) {
-			g := e.cgroups.group(id)
-			g.kill()
-			if err := g.remove(); err != nil {
-				e.log.Warn("cgroup could not be removed", "sandbox", id, "err", err)
-			}
-		}
-	}
-	names, err := os.ReadDir(e.state.dir("names"))
-	if err != nil {
-		return err
-	}
-	for _, n := range names {
-		id, err := e.state.lookupName(n.Name())
-		if err != nil {
-			continue
-		}
-		if _, err := os.Stat(e.state.sandbox(id)); errors.Is(err, fs.ErrNotExist) {
-			e.state.releaseName(n.Name(), id)
-		}
-	}
-	owners, err := os.ReadDir(e.state.dir("owners"))
-	if err != nil {
-		return err
-	}
-	for _, o := range owners {
-		if !e.state.alive(o.Name()) {
-			os.Remove(e.state.owner(o.Name()))
-		}
-	}
-	return ctx.Err()
-}
-
-// newDir is where a sandbox's directory is made before it gets its name.
-func (e *engine) newDir(id string) string { return ".new-" + e.id + "-" + id }
-
-func newDirOwner(name string) (engine string, ok bool) {
-	rest, ok := strings.CutPrefix(name, ".new-")
-	engine, _, found := strings.Cut(rest, "-")
-	return engine, ok && found
-}
-
-// locked loads a record under its lock.
-func (e *engine) locked(id string, wait bool) (*record, func(), error) {
-	if !validID(id) {
-		return nil, nil, fs.ErrNotExist
-	}
-	f, err := openLock(e.state.file(id, "lock"), wait)
-	if err != nil {
-		return nil, nil, err
-	}
-	r, err := e.state.load(id)
-	if errors.Is(err, fs.ErrNotExist) {
-		if _, statErr := os.Stat(e.state.sandbox(id)); statErr == nil {
-			// A directory without a record: what a removal had not come to.
-			r, err = &record{Info: daytona.Info{ID: id}, Phase: phaseDeleting}, nil
-		}
-	}
-	if err != nil {
-		f.Close()
-		return nil, nil, err
-	}
-	return r, func() { f.Close() }, nil
-}
-
-// openLock is lockFile for a directory that may be removed meanwhile.
-func openLock(path string, wait bool) (*os.File, error) {
-	f, err := lockFile(path, wait)
-	if err != nil {
-		return nil, err
-	}
-	var a, b unix.Stat_t
-	if unix.Fstat(int(f.Fd()), &a) != nil || unix.Stat(path, &b) != nil || a.Ino != b.Ino {
-		f.Close()
-		return nil, fs.ErrNotExist
-	}
-	return f, nil
-}
-
-// reconcile brings a record, whose lock is held, in line with what is: it
-// removes the sandbox of a dead owner and one whose time has come, and marks
-// one as stopped whose processes have ended. It returns nil if the sandbox is
-// no more.
-func (e *engine) reconcile(r *record) *record {
-	now := time.Now()
-	ownerAlive := r.Owner == e.id || e.state.alive(r.Owner)
-	switch {
-	case r.Phase == phaseDeleting && !ownerAlive,
-		r.Phase != phaseLive && r.Phase != phaseDeleting && !ownerAlive,
-		r.Phase == phaseLive && !r.Persistent && !ownerAlive,
-		r.Phase == phaseLive && (r.expired(now) || r.deletable(now)):
-		if err := e.remove(r); err != nil {
-			e.log.Warn("sandbox could not be removed; it will be tried again", "sandbox", r.ID, "err", err)
-		}
-		return nil
-	case r.Phase != phaseLive:
-		return nil // somebody is at it
-	}
-	switch r.State {
-	case daytona.StateStopping, daytona.StateStarting:
-		// Whoever was at it is dead, as we hold the lock. A stop is finished; a
-		// start cannot be, as it may have needed its engine, and is taken back.
-		e.end(r)
-	case daytona.StateStarted:
-		if r.running() {
-			e.watch(r)
-			return r
-		}
-	default:
-		return r
-	}
-	if r.Ephemeral {
-		if err := e.remove(r); err != nil {
-			e.log.Warn("sandbox could not be removed; it will be tried again", "sandbox", r.ID, "err", err)
-		}
-		return nil
-	}
-	e.settle(r)
-	return r
-}
-
-// settle marks a sandbox whose processes have ended as stopped.
-func (e *engine) settle(r *record) {
-	e.cgroups.group(r.ID).kill()
-	if err := e.cgroups.group(r.ID).remove(); err != nil {
-		e.log.Warn("cgroup could not be removed", "sandbox", r.ID, "err", err)
-	}
-	r.State, r.StoppedAt, r.PID, r.StartTime = daytona.StateStopped, time.Now().UTC(), 0, 0
-	if err := e.state.save(r, true); err != nil {
-		e.log.Error("record could not be written", "sandbox", r.ID, "err", err)
-	}
-	e.schedule(r)
-}
-
-// watch follows a sandbox's PID 1 to its end, once.
-func (e *engine) watch(r *record) *proc {
-	e.mu.Lock()
-	defer e.mu.Unlock()
-	if p := e.procs[r.ID]; p != nil && p.pid == r.PID {
-		return p
-	}
-	p, err := adopt(r.PID, r.StartTime)
-	if err != nil {
-		return nil
-	}
-	e.follow(r.ID, p)
-	return p
-}
-
-// follow registers a process. e.mu is held.
-func (e *engine) follow(id string, p *proc) {
-	if e.closed {
-		return
-	}
-	e.procs[id] = p
-	go func() {
-		select {
-		case <-p.done:
-		case <-e.done:
-			return
-		}
-		e.mu.Lock()
-		current := e.procs[id] == p
-		if current {
-			delete(e.procs, id)
-			p.pidfd.Close()
-		}
-		e.mu.Unlock()
-		if current {
-			e.check(id, true)
-		}
-	}()
-}
-
-// check brings one sandbox in line with what is. Unless wait is set, it
-// leaves alone one that somebody is at.
-func (e *engine) check(id string, wait bool) {
-	r, unlock, err := e.locked(id, wait)
-	if err != nil {
-		return
-	}
-	defer unlock()
-	if !e.isClosed() {
-		e.reconcile(r)
-	}
-}
-
-// schedule sees to it that a sandbox goes when its time has come.
-func (e *engine) schedule(r *record) {
-	var due time.Time
-	if r.TTL > 0 {
-		due = r.CreatedAt.Add(r.TTL)
-	}
-	if r.AutoDelete > 0 && r.State == daytona.StateStopped {
-		if d := r.StoppedAt.Add(r.AutoDelete); due.IsZero() || d.Before(due) {
-			due = d
-		}
-	}
-	e.mu.Lock()
-	defer e.mu.Unlock()
-	if t := e.timers[r.ID]; t != nil {
-		t.Stop()
-		delete(e.timers, r.ID)
-	}
-	if due.IsZero() || e.closed {
-		return
-	}
-	id := r.ID
-	e.timers[id] = time.AfterFunc(time.Until(due)+time.Millisecond, func() { e.check(id, true) })
-}
-
 // Close deletes what belongs to this engine and lets go of the rest.
 func (e *engine) Close() error {
-	e.mu.Lock()
-	if e.closed {
-		e.mu.Unlock()
+	if !e.keeper.Shut() {
 		return nil
 	}
-	e.closed = true
-	close(e.done)
-	for _, t := range e.timers {
-		t.Stop()
-	}
-	e.mu.Unlock()
 	e.warm.close()
-	var errs []error
-	if ids, err := e.state.ids(); err == nil {
-		var wg sync.WaitGroup
-		var mu sync.Mutex
-		slots := make(chan struct{}, 8)
-		for _, id := range ids {
-			r, err := e.state.load(id)
-			if err != nil || r.Owner != e.id || (r.Phase == phaseLive && r.Persistent) {
-				continue
-			}
-			wg.Go(func() {
-				slots <- struct{}{}
-				defer func() { <-slots }()
-				r, unlock, err := e.locked(id, true)
-				if err != nil {
-					return
-				}
-				defer unlock()
-				if err := e.remove(r); err != nil {
-					mu.Lock()
-					errs = append(errs, err)
-					mu.Unlock()
-				}
-			})
-		}
-		wg.Wait()
-	}
+	err := e.keeper.Close()
 	e.free()
-	return errors.Join(errs...)
+	return err
 }
 
 // free releases what this process holds.
@@ -603,12 +301,6 @@ func (e *engine) free() {
 	if e.spawner != nil {
 		e.spawner.close()
 	}
-	e.mu.Lock()
-	for id, p := range e.procs {
-		p.pidfd.Close()
-		delete(e.procs, id)
-	}
-	e.mu.Unlock()
 	if e.net != nil {
 		e.net.Close()
 	}
@@ -616,9 +308,5 @@ func (e *engine) free() {
 		if f != nil {
 			f.Close()
 		}
-	}
-	if e.lock != nil {
-		os.Remove(e.lock.Name())
-		e.lock.Close()
 	}
 }

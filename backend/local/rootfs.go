@@ -17,6 +17,7 @@ import (
 	"github.com/daytona-go/daytona"
 	"github.com/daytona-go/daytona/image"
 	"github.com/daytona-go/daytona/internal/boot"
+	"github.com/daytona-go/daytona/internal/lifecycle"
 )
 
 // rootfs is where the files of a sandbox come from.
@@ -104,16 +105,16 @@ func (e *engine) makeHostImage() (*rootfs, error) {
 	}
 	fmt.Fprintln(h, "layout 1", baseFiles)
 	r.digest = "host:" + hex.EncodeToString(h.Sum(nil)[:12])
-	dir := filepath.Join(e.state.dir("host"), strings.TrimPrefix(r.digest, "host:"))
+	dir := filepath.Join(e.Dir("host"), strings.TrimPrefix(r.digest, "host:"))
 	r.lowers = []string{dir}
 	r.config = image.Config{Env: []string{"PATH=" + defaultPath, "LANG=C.UTF-8"}}
 	if _, err := os.Stat(dir); err == nil {
 		return r, nil
 	}
-	if err := os.MkdirAll(e.state.dir("host"), 0o700); err != nil {
+	if err := os.MkdirAll(e.Dir("host"), 0o700); err != nil {
 		return nil, err
 	}
-	tmp, err := os.MkdirTemp(e.state.dir("host"), "new-")
+	tmp, err := os.MkdirTemp(e.Dir("host"), "new-")
 	if err != nil {
 		return nil, err
 	}
@@ -214,7 +215,7 @@ func copyPublic(from, to string) error {
 func (e *engine) resolveImage(ctx context.Context, op, ref, id string, progress func(daytona.Progress)) (*rootfs, error) {
 	if ref == "" || ref == daytona.ImageHost {
 		r, err := e.hostImage()
-		return r, kernelError(op, ref, err)
+		return r, lifecycle.KernelError(op, ref, err)
 	}
 	parsed, err := image.ParseReference(ref)
 	if err != nil {

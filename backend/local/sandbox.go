@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
-	"iter"
 	"maps"
 	"net"
 	"os"
@@ -20,21 +19,14 @@ import (
 
 	"github.com/daytona-go/daytona"
 	"github.com/daytona-go/daytona/internal/boot"
+	"github.com/daytona-go/daytona/internal/lifecycle"
 	"github.com/daytona-go/daytona/internal/network"
 	"github.com/daytona-go/daytona/internal/network/userspace"
-	"github.com/daytona-go/daytona/toolbox/client"
 	"github.com/daytona-go/daytona/toolbox/wire"
 	"golang.org/x/sys/unix"
 )
 
-const (
-	createOp = "create sandbox"
-	startOp  = "start sandbox"
-	stopOp   = "stop sandbox"
-	deleteOp = "delete sandbox"
-	getOp    = "get sandbox"
-	dialOp   = "connect to sandbox"
-)
+const createOp = lifecycle.CreateOp
 
 // defaultProcesses is the limit where the spec sets none: enough for any
 // build, and too few for a fork bomb to trouble the machine.
@@ -93,7 +85,7 @@ func (e *engine) Create(ctx context.Context, spec daytona.Spec) (daytona.Info, e
 	if err := ctx.Err(); err != nil {
 		return daytona.Info{}, err
 	}
-	if e.isClosed() {
+	if e.Closed() {
 		return daytona.Info{}, &daytona.Error{Kind: daytona.KindState, Op: createOp, Message: "the engine is closed"}
 	}
 	if err := e.admit(&spec); err != nil {
@@ -107,7 +99,7 @@ func (e *engine) Create(ctx context.Context, spec daytona.Spec) (daytona.Info, e
 		}
 		defer e.warm.fill(key, spec)
 	}
-	r, err := e.make(ctx, spec, phaseLive)
+	r, err := e.make(ctx, spec, lifecycle.PhaseLive)
 	if err != nil {
 		return daytona.Info{}, err
 	}
@@ -115,111 +107,32 @@ func (e *engine) Create(ctx context.Context, spec daytona.Spec) (daytona.Info, e
 }
 
 // make makes and starts a sandbox that ends up in a phase: live, or warm.
-func (e *engine) make(ctx context.Context, spec daytona.Spec, final phase) (_ *record, err error) {
-	r := &record{Phase: phaseCreating, Owner: e.id, SpecUser: spec.User, SpecWorkDir: spec.WorkDir}
-	r.Info = daytona.Info{
-		ID: newID(), Name: spec.Name, State: daytona.StateCreating, Backend: e.Name(), Image: spec.Image,
-		Env: spec.Env, Labels: spec.Labels, Entrypoint: spec.Entrypoint, Language: spec.Language,
-		Resources: spec.Resources, Network: spec.Network, Volumes: spec.Volumes,
-		Persistent: spec.Persistent, Ephemeral: spec.Ephemeral,
-		TTL: spec.TTL, AutoStop: spec.AutoStop, AutoDelete: spec.AutoDelete,
-		CreatedAt: time.Now().UTC(),
-	}
+func (e *engine) make(ctx context.Context, spec daytona.Spec, final lifecycle.Phase) (*record, error) {
+	r := e.NewRecord(spec)
 	if r.Image == "" {
 		r.Image = daytona.ImageHost
 	}
-	if r.Language == "" {
-		r.Language = "python"
-	}
-	if r.Name == "" {
-		r.Name = "sandbox-" + r.ID
-	}
-	r.UIDBase = e.uidBase(r.ID)
-	unlock, err := e.enroll(r)
-	if err != nil {
-		return nil, kernelError(createOp, r.Name, err)
-	}
-	defer unlock()
-	defer func() {
+	r.Own.UIDBase = e.uidBase(r.ID)
+	err := e.Make(ctx, r, final, func(ctx context.Context) error {
+		fs, err := e.resolveImage(ctx, createOp, r.Image, r.ID, spec.OnProgress)
 		if err != nil {
-			if rerr := e.remove(r); rerr != nil {
-				e.log.Warn("what a failed creation left could not be removed; it will be tried again", "sandbox", r.ID, "err", rerr)
-			}
+			return err
 		}
-	}()
-	if final == phaseLive {
-		if err := e.takeName(r); err != nil {
-			return nil, err
-		}
-	}
-	fs, err := e.resolveImage(ctx, createOp, r.Image, r.ID, spec.OnProgress)
+		e.describe(r, fs)
+		return lifecycle.KernelError(createOp, r.Name, e.makeFiles(ctx, r))
+	})
 	if err != nil {
 		return nil, err
 	}
-	e.describe(r, fs)
-	if err := e.makeFiles(ctx, r); err != nil {
-		return nil, kernelError(createOp, r.Name, err)
-	}
-	if err := e.bootUp(ctx, createOp, r); err != nil {
-		return nil, err
-	}
-	r.Phase, r.State = final, daytona.StateStarted
-	r.StartedAt = time.Now().UTC()
-	if err := e.state.save(r, true); err != nil {
-		return nil, kernelError(createOp, r.Name, err)
-	}
-	e.schedule(r)
 	return r, nil
-}
-
-// enroll makes the sandbox's directory with its record, locked. The directory
-// appears under its name only when the record is in it.
-func (e *engine) enroll(r *record) (unlock func(), err error) {
-	dir := e.newDir(r.ID)
-	if err := os.Mkdir(e.state.sandbox(dir), 0o700); err != nil {
-		return nil, err
-	}
-	defer os.RemoveAll(e.state.sandbox(dir))
-	data, err := json.Marshal(r)
-	if err != nil {
-		return nil, err
-	}
-	if err := os.WriteFile(e.state.file(dir, "record.json"), data, 0o600); err != nil {
-		return nil, err
-	}
-	lock, err := lockFile(e.state.file(dir, "lock"), false)
-	if err != nil {
-		return nil, err
-	}
-	if err := os.Rename(e.state.sandbox(dir), e.state.sandbox(r.ID)); err != nil {
-		lock.Close()
-		return nil, err
-	}
-	return func() { lock.Close() }, nil
-}
-
-// takeName makes the record's name its own.
-func (e *engine) takeName(r *record) error {
-	err := e.state.claimName(r.Name, r.ID)
-	if errors.Is(err, fs.ErrExist) {
-		// It may be the name of a sandbox whose time has come.
-		if id, lerr := e.state.lookupName(r.Name); lerr == nil {
-			e.check(id, false)
-			err = e.state.claimName(r.Name, r.ID)
-		}
-	}
-	if errors.Is(err, fs.ErrExist) {
-		return &daytona.Error{Kind: daytona.KindConflict, Op: createOp, Field: "Name", Value: r.Name, Message: "another sandbox has this name"}
-	}
-	return kernelError(createOp, r.Name, err)
 }
 
 // describe puts into the record what the image decides.
 func (e *engine) describe(r *record, fs *rootfs) {
-	r.Digest = fs.digest
-	r.Lowers = fs.lowers
-	r.Config = fs.config
-	r.User, r.AddUser = userOf(r.SpecUser, fs.config)
+	r.Own.Digest = fs.digest
+	r.Own.Lowers = fs.lowers
+	r.Own.Config = fs.config
+	r.User, r.Own.AddUser = userOf(r.SpecUser, fs.config)
 	r.WorkDir = r.SpecWorkDir
 	if r.WorkDir == "" {
 		r.WorkDir = fs.config.WorkingDir
@@ -230,16 +143,16 @@ func (e *engine) describe(r *record, fs *rootfs) {
 // makeFiles makes the place for the sandbox's own files.
 func (e *engine) makeFiles(ctx context.Context, r *record) error {
 	if size := r.Resources.DiskBytes(); size > 0 {
-		r.HasDisk = true
-		if err := e.state.save(r, false); err != nil {
+		r.Own.HasDisk = true
+		if err := e.Save(r, false); err != nil {
 			return err
 		}
-		if err := makeDisk(ctx, e.state.file(r.ID, "disk.img"), size); err != nil {
+		if err := makeDisk(ctx, e.File(r.ID, "disk.img"), size); err != nil {
 			return err
 		}
 		return nil
 	}
-	return os.Mkdir(e.state.file(r.ID, "fs"), 0o700)
+	return os.Mkdir(e.File(r.ID, "fs"), 0o700)
 }
 
 // uidBase is the host uid of the root of a sandbox: ranges of 65536 above
@@ -257,7 +170,7 @@ func (e *engine) uidBase(id string) int {
 func (e *engine) ids(r *record) idMapping {
 	switch {
 	case e.root:
-		m := []syscall.SysProcIDMap{{ContainerID: 0, HostID: r.UIDBase, Size: 65536}}
+		m := []syscall.SysProcIDMap{{ContainerID: 0, HostID: r.Own.UIDBase, Size: 65536}}
 		return idMapping{uids: m, gids: m}
 	case e.subIDs != nil:
 		return *e.subIDs
@@ -302,7 +215,7 @@ func userToAdd(user string, isDefault bool) *boot.User {
 
 // bootUp starts the processes of a sandbox whose lock is held and whose files
 // are there, and waits until the agent answers. On error nothing runs.
-func (e *engine) bootUp(ctx context.Context, op string, r *record) (err error) {
+func (e *engine) bootUp(ctx context.Context, op string, r *record) (_ *proc, err error) {
 	ctx, cancel := context.WithTimeoutCause(ctx, bootTimeout, &daytona.Error{Kind: daytona.KindTimeout, Op: op, Subject: r.Name,
 		Message: "it did not start within " + bootTimeout.String()})
 	defer cancel()
@@ -315,7 +228,7 @@ func (e *engine) bootUp(ctx context.Context, op string, r *record) (err error) {
 		} else if ok && b.m.Image {
 			err = &daytona.Error{Kind: daytona.KindInvalid, Op: op, Field: "Image", Value: r.Image, Message: "the image's files do not make a root file system: " + err.Error()}
 		}
-		err = kernelError(op, r.Name, err)
+		err = lifecycle.KernelError(op, r.Name, err)
 	}()
 	ids := e.ids(r)
 	g := e.cgroups.group(r.ID)
@@ -328,27 +241,27 @@ func (e *engine) bootUp(ctx context.Context, op string, r *record) (err error) {
 	}()
 	d, err := e.openDisk(r)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	if d.mount != nil {
 		defer d.mount.Close()
 	}
 	hostID := ids.uids[0].HostID
 	if err := g.create(r.Resources, d.device, hostID, hostID); err != nil {
-		return err
+		return nil, err
 	}
 	listener, err := e.listen(r.ID)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	defer listener.Close()
-	logFile, err := os.OpenFile(e.state.file(r.ID, "agent.log"), os.O_CREATE|os.O_WRONLY|os.O_APPEND|os.O_TRUNC, 0o600)
+	logFile, err := os.OpenFile(e.File(r.ID, "agent.log"), os.O_CREATE|os.O_WRONLY|os.O_APPEND|os.O_TRUNC, 0o600)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	defer logFile.Close()
 	config := wire.AgentConfig{
-		SandboxID: r.ID, User: r.User, WorkDir: r.WorkDir, Env: environment(r.Config, r.Env), Entrypoint: r.Entrypoint,
+		SandboxID: r.ID, User: r.User, WorkDir: r.WorkDir, Env: environment(r.Own.Config, r.Env), Entrypoint: r.Entrypoint,
 		IdleTimeout: r.AutoStop, IgnoreSignals: true,
 	}
 	if r.TTL > 0 {
@@ -361,14 +274,14 @@ func (e *engine) bootUp(ctx context.Context, op string, r *record) (err error) {
 	l.plan.Cgroup, l.plan.CgroupsV1 = g.inside()
 	config.CgroupDir = l.plan.Cgroup
 	if l.config, err = json.Marshal(config); err != nil {
-		return err
+		return nil, err
 	}
 	if err := e.placeFiles(ctx, r, d, &l); err != nil {
-		return err
+		return nil, err
 	}
 	netns, err := e.placeNetwork(ctx, r, &l)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	if netns != nil {
 		// From here on the sandbox's processes hold it.
@@ -378,17 +291,17 @@ func (e *engine) bootUp(ctx context.Context, op string, r *record) (err error) {
 	// Written down before the process gets its plan: without one it does
 	// nothing, and ends with this process.
 	l.cloned = func(p *proc) error {
-		r.PID, r.StartTime, r.BootID = p.pid, startTime(p.pid), bootID()
-		return e.state.save(r, false)
+		r.Own.PID, r.Own.StartTime, r.Own.BootID = p.pid, startTime(p.pid), bootID()
+		return e.Save(r, false)
 	}
 	defer func() {
 		if err != nil {
-			r.PID, r.StartTime = 0, 0
+			r.Own.PID, r.Own.StartTime = 0, 0
 		}
 	}()
 	p, err := e.run(ctx, l)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	defer func() {
 		if err != nil {
@@ -397,32 +310,18 @@ func (e *engine) bootUp(ctx context.Context, op string, r *record) (err error) {
 		}
 	}()
 	if r.WorkDir, err = e.greet(ctx, r, p); err != nil {
-		return err
+		return nil, err
 	}
-	e.mu.Lock()
-	e.follow(r.ID, p)
-	e.mu.Unlock()
-	return nil
+	return p, nil
 }
 
 // greet waits for the agent's first answer: the working directory. An agent
 // that ends before says why in its log.
 func (e *engine) greet(ctx context.Context, r *record, p *proc) (string, error) {
-	ctx, cancel := context.WithCancel(ctx)
-	defer cancel()
-	go func() {
-		select {
-		case <-p.done:
-			cancel()
-		case <-ctx.Done():
-		}
-	}()
-	t := client.New(func(ctx context.Context) (net.Conn, error) { return e.dialSocket(ctx, r.ID) }, nil)
-	defer t.Close()
-	dir, err := t.WorkDir(ctx)
+	dir, err := e.Greet(ctx, r.ID, p.done)
 	select {
 	case <-p.done:
-		data, _ := os.ReadFile(e.state.file(r.ID, "agent.log"))
+		data, _ := os.ReadFile(e.File(r.ID, "agent.log"))
 		return "", fmt.Errorf("the agent ended at once: %s", strings.TrimSpace(string(data[max(0, len(data)-2048):])))
 	default:
 	}
@@ -433,12 +332,12 @@ func (e *engine) greet(ctx context.Context, r *record, p *proc) (string, error) 
 // is limited to 107 bytes (unix(7)), so it is reached through its directory's
 // descriptor.
 func (e *engine) listen(id string) (*os.File, error) {
-	dir, err := os.Open(e.state.sandbox(id))
+	dir, err := os.Open(e.Sandbox(id))
 	if err != nil {
 		return nil, err
 	}
 	defer dir.Close()
-	if err := os.Remove(e.state.file(id, "agent.sock")); err != nil && !errors.Is(err, fs.ErrNotExist) {
+	if err := os.Remove(e.File(id, "agent.sock")); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return nil, err
 	}
 	l, err := net.ListenUnix("unix", &net.UnixAddr{Name: fdPath(dir) + "/agent.sock", Net: "unix"})
@@ -451,9 +350,9 @@ func (e *engine) listen(id string) (*os.File, error) {
 }
 
 func (e *engine) dialSocket(ctx context.Context, id string) (net.Conn, error) {
-	path := e.state.file(id, "agent.sock")
+	path := e.File(id, "agent.sock")
 	if len(path) > 107 {
-		dir, err := os.Open(e.state.sandbox(id))
+		dir, err := os.Open(e.Sandbox(id))
 		if err != nil {
 			return nil, err
 		}
@@ -502,7 +401,7 @@ func (e *engine) plan(r *record, ids idMapping) *boot.Plan {
 		boot.File{Path: "/etc/hostname", Mode: 0o644, Content: host + "\n"},
 		boot.File{Path: "/etc/hosts", Mode: 0o644, Content: "127.0.0.1\tlocalhost " + host + "\n::1\tlocalhost ip6-localhost ip6-loopback\n"},
 	)
-	p.EnsureUser = userToAdd(r.User, r.AddUser)
+	p.EnsureUser = userToAdd(r.User, r.Own.AddUser)
 	if !ids.single {
 		p.NeedUser, p.NeedGroup, _ = strings.Cut(r.User, ":")
 	}
@@ -528,30 +427,30 @@ func (e *engine) placeFiles(ctx context.Context, r *record, d *disk, l *launch) 
 	}
 	overlay := boot.Overlay{Target: "/"}
 	parents := map[string]int{} // layers of one directory share a mount
-	for _, dir := range slices.Backward(r.Lowers) {
+	for _, dir := range slices.Backward(r.Own.Lowers) {
 		parent, name := filepath.Split(dir)
 		if parents[parent] == 0 {
 			// Files of a directory that is not ours keep belonging to nobody.
-			ours := strings.HasPrefix(dir, e.state.root+"/")
+			ours := strings.HasPrefix(dir, e.Root+"/")
 			parents[parent] = add(place{dir: parent, mapped: ours && e.canMap(parent)})
 		}
 		overlay.Lower = append(overlay.Lower, boot.Source{Mount: parents[parent], Path: name})
 	}
 	if len(overlay.Lower) == 0 { // an image "from scratch"
-		overlay.Lower = append(overlay.Lower, boot.Source{Mount: add(place{dir: e.state.dir("empty")})})
+		overlay.Lower = append(overlay.Lower, boot.Source{Mount: add(place{dir: e.Dir("empty")})})
 	}
 	if len(places) > 200 {
 		return fmt.Errorf("the image's layers lie in %d directories; the limit is 200", len(places))
 	}
-	mapDisk := e.root && (r.HasDisk || e.canMap(e.state.root))
+	mapDisk := e.root && (r.Own.HasDisk || e.canMap(e.Root))
 	owner := -1
 	switch {
 	case mapDisk:
 		owner = 0
 	case e.root:
-		owner = r.UIDBase
+		owner = r.Own.UIDBase
 	}
-	dir := e.state.file(r.ID, "fs")
+	dir := e.File(r.ID, "fs")
 	if d.mount != nil {
 		dir = fdPath(d.mount)
 	}
@@ -581,7 +480,7 @@ func (e *engine) placeFiles(ctx context.Context, r *record, d *disk, l *launch) 
 		if err != nil {
 			return err
 		}
-		n := add(place{dir: data, sub: v.Subpath, mapped: e.canMap(e.state.root)})
+		n := add(place{dir: data, sub: v.Subpath, mapped: e.canMap(e.Root)})
 		p.Binds = append(p.Binds, boot.Bind{Target: v.MountPath, ReadOnly: v.ReadOnly, Source: boot.Source{Mount: n}})
 	}
 	if !e.root {
@@ -650,7 +549,7 @@ func (e *engine) canMap(dir string) bool {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	// What counts is the file system, and the state directory has but one.
-	key := e.state.root
+	key := e.Root
 	if !strings.HasPrefix(dir, key) {
 		key = dir
 	}
@@ -680,7 +579,7 @@ func (e *engine) placeNetwork(ctx context.Context, r *record, l *launch) (*netwo
 	if err != nil {
 		return nil, err
 	}
-	r.Offline = policy.Mode == network.None
+	r.Own.Offline = policy.Mode == network.None
 	resolv := func(content string) {
 		l.plan.Files = append(l.plan.Files, boot.File{Path: "/etc/resolv.conf", Mode: 0o644, Content: content})
 	}
@@ -706,313 +605,12 @@ func (e *engine) placeNetwork(ctx context.Context, r *record, l *launch) (*netwo
 	return nil, e.placeUserspaceNetwork(ctx, r, policy, l)
 }
 
-// remove ends a sandbox and removes all of it. Its lock is held. What has
-// been removed already is no error, so it can be repeated from any point.
-func (e *engine) remove(r *record) error {
-	if r.Phase != phaseDeleting {
-		r.Phase, r.State, r.Owner = phaseDeleting, daytona.StateDestroying, e.id
-		if err := e.state.save(r, false); err != nil && !errors.Is(err, fs.ErrNotExist) {
-			return err
-		}
-	}
-	e.mu.Lock()
-	if t := e.timers[r.ID]; t != nil {
-		t.Stop()
-		delete(e.timers, r.ID)
-	}
-	e.mu.Unlock()
-	e.end(r)
-	if err := e.cgroups.group(r.ID).remove(); err != nil {
-		return err
-	}
-	if r.Name != "" {
-		e.state.releaseName(r.Name, r.ID)
-	}
-	if err := e.images.Release(context.Background(), r.ID); err != nil {
-		return err
-	}
-	return e.removeFiles(r)
-}
-
-// end kills all processes of a sandbox and waits for them.
-func (e *engine) end(r *record) {
-	e.mu.Lock()
-	p := e.procs[r.ID]
-	delete(e.procs, r.ID)
-	e.mu.Unlock()
-	if p == nil && r.running() {
-		p, _ = adopt(r.PID, r.StartTime)
-	}
-	if p != nil {
-		p.kill()
-		p.pidfd.Close()
-	}
-	// There may be a process that had not been written down yet.
-	e.cgroups.group(r.ID).kill()
-}
-
-func (e *engine) removeFiles(r *record) error {
-	dir := e.state.sandbox(r.ID)
-	// Out of the way first, so that a half-removed sandbox is not taken for
-	// one; its lock and record go last.
-	gone := filepath.Join(e.state.dir("sandboxes"), ".new-"+e.id+"-gone-"+r.ID)
-	if err := os.Rename(dir, gone); err != nil {
-		if errors.Is(err, fs.ErrNotExist) {
-			return nil
-		}
-		return err
-	}
-	return e.removeTree(gone)
-}
-
-func (e *engine) Get(ctx context.Context, idOrName string) (daytona.Info, error) {
-	r, err := e.find(ctx, getOp, idOrName)
-	if err != nil {
-		return daytona.Info{}, err
-	}
-	return r.Info, nil
-}
-
-func notFound(op, subject string) error {
-	return &daytona.Error{Kind: daytona.KindNotFound, Op: op, Subject: subject, Message: "there is no sandbox with this id or name"}
-}
-
-// find loads the record with an id or name, in line with what is.
-func (e *engine) find(ctx context.Context, op, idOrName string) (*record, error) {
-	if err := ctx.Err(); err != nil {
-		return nil, err
-	}
-	id := idOrName
-	if !validID(id) {
-		var err error
-		if id, err = e.state.lookupName(idOrName); err != nil {
-			return nil, notFound(op, idOrName)
-		}
-	}
-	r, err := e.state.load(id)
-	if err != nil && id == idOrName {
-		if id, err = e.state.lookupName(idOrName); err == nil {
-			r, err = e.state.load(id)
-		}
-	}
-	if err != nil {
-		return nil, notFound(op, idOrName)
-	}
-	if e.stale(r) {
-		e.check(id, false)
-		if r, err = e.state.load(id); err != nil {
-			return nil, notFound(op, idOrName)
-		}
-	}
-	if r.Phase != phaseLive || (!r.Persistent && r.Owner != e.id && !e.state.alive(r.Owner)) {
-		return nil, notFound(op, idOrName)
-	}
-	return r, nil
-}
-
-// stale reports whether a record is out of line with what is.
-func (e *engine) stale(r *record) bool {
-	now := time.Now()
-	return r.Phase == phaseLive && (r.expired(now) || r.deletable(now) ||
-		(r.State == daytona.StateStarted && !r.running()) ||
-		r.State == daytona.StateStarting || r.State == daytona.StateStopping ||
-		(!r.Persistent && r.Owner != e.id && !e.state.alive(r.Owner)))
-}
-
-func (e *engine) List(ctx context.Context, filter daytona.Filter) iter.Seq2[daytona.Info, error] {
-	return func(yield func(daytona.Info, error) bool) {
-		ids, err := e.state.ids()
-		if err != nil {
-			yield(daytona.Info{}, kernelError("list sandboxes", e.state.root, err))
-			return
-		}
-		var infos []daytona.Info
-		for _, id := range ids {
-			r, err := e.find(ctx, "list sandboxes", id)
-			if ctx.Err() != nil {
-				yield(daytona.Info{}, ctx.Err())
-				return
-			}
-			if err == nil && filter.Match(r.Info) {
-				infos = append(infos, r.Info)
-			}
-		}
-		slices.SortFunc(infos, func(a, b daytona.Info) int {
-			if c := a.CreatedAt.Compare(b.CreatedAt); c != 0 {
-				return c
-			}
-			return strings.Compare(a.ID, b.ID)
-		})
-		for _, i := range infos {
-			if !yield(i, nil) {
-				return
-			}
-		}
-	}
-}
-
-// change runs f on a sandbox's record under its lock and saves what it made
-// of it; f may keep it from being saved by returning errRemoved.
-func (e *engine) change(ctx context.Context, op, id string, f func(r *record) error) (daytona.Info, error) {
-	r, err := e.find(ctx, op, id)
-	if err != nil {
-		return daytona.Info{}, err
-	}
-	r, unlock, err := e.locked(r.ID, true)
-	if err != nil {
-		return daytona.Info{}, notFound(op, id)
-	}
-	defer unlock()
-	if r = e.reconcile(r); r == nil {
-		return daytona.Info{}, notFound(op, id)
-	}
-	if err := f(r); err != nil {
-		if errors.Is(err, errRemoved) {
-			return r.Info, nil
-		}
-		return daytona.Info{}, kernelError(op, id, err)
-	}
-	if err := e.state.save(r, true); err != nil {
-		return daytona.Info{}, kernelError(op, id, err)
-	}
-	e.schedule(r)
-	return r.Info, nil
-}
-
-var errRemoved = errors.New("removed")
-
-func (e *engine) Start(ctx context.Context, id string) (daytona.Info, error) {
-	return e.change(ctx, startOp, id, func(r *record) error {
-		if r.State == daytona.StateStarted {
-			return nil
-		}
-		r.State = daytona.StateStarting
-		if err := e.state.save(r, false); err != nil {
-			return err
-		}
-		if err := e.bootUp(ctx, startOp, r); err != nil {
-			r.State = daytona.StateStopped
-			_ = e.state.save(r, true)
-			return err
-		}
-		r.State, r.StartedAt = daytona.StateStarted, time.Now().UTC()
-		return nil
-	})
-}
-
-// grace is how long processes have to end by themselves; the agent takes
-// five seconds of it.
-const grace = 6 * time.Second
-
-func (e *engine) Stop(ctx context.Context, id string, opts daytona.StopOptions) (daytona.Info, error) {
-	return e.change(ctx, stopOp, id, func(r *record) error {
-		if r.State != daytona.StateStarted {
-			return nil
-		}
-		r.State = daytona.StateStopping
-		if err := e.state.save(r, false); err != nil {
-			return err
-		}
-		if p := e.watch(r); p != nil && !opts.Force && e.post(ctx, r.ID, wire.ShutdownPath, nil) == nil {
-			t := time.NewTimer(grace)
-			select {
-			case <-p.done:
-			case <-t.C:
-			case <-ctx.Done():
-			}
-			t.Stop()
-		}
-		e.end(r)
-		if r.Ephemeral {
-			if err := e.remove(r); err != nil {
-				return err
-			}
-			r.State = daytona.StateDestroyed
-			return errRemoved
-		}
-		e.settle(r)
-		return nil
-	})
-}
-
-func (e *engine) Delete(ctx context.Context, id string) error {
-	_, err := e.change(ctx, deleteOp, id, func(r *record) error {
-		if err := e.remove(r); err != nil {
-			return err
-		}
-		return errRemoved
-	})
-	return err
-}
-
-// Update implements daytona.Updater.
-func (e *engine) Update(ctx context.Context, id string, u daytona.Update) (daytona.Info, error) {
-	const op = "update sandbox"
-	return e.change(ctx, op, id, func(r *record) error {
-		if u.AutoArchive != nil && *u.AutoArchive != 0 {
-			return &daytona.Error{Kind: daytona.KindUnsupported, Op: op, Field: "AutoArchive", Value: *u.AutoArchive, Message: "the local backend cannot archive"}
-		}
-		for field, d := range map[string]*time.Duration{"AutoStop": u.AutoStop, "AutoDelete": u.AutoDelete} {
-			if d != nil && *d != 0 && *d < time.Second {
-				return &daytona.Error{Kind: daytona.KindInvalid, Op: op, Field: field, Value: *d, Message: "must be 0 (never) or at least 1s"}
-			}
-		}
-		if u.Labels != nil {
-			if _, empty := u.Labels[""]; empty {
-				return &daytona.Error{Kind: daytona.KindInvalid, Op: op, Field: "Labels", Value: "", Message: "keys must not be empty"}
-			}
-			r.Labels = maps.Clone(u.Labels)
-		}
-		if u.AutoStop != nil {
-			if r.State == daytona.StateStarted {
-				if err := e.post(ctx, r.ID, wire.IdleTimeoutPath, wire.IdleTimeoutRequest{Milliseconds: u.AutoStop.Milliseconds()}); err != nil {
-					return err
-				}
-			}
-			r.AutoStop = *u.AutoStop
-		}
-		if u.AutoDelete != nil {
-			r.AutoDelete = *u.AutoDelete
-		}
-		return nil
-	})
-}
-
-// Connect gives the toolbox over the agent's socket.
-func (e *engine) Connect(id string) daytona.Toolbox {
-	opts := &client.Options{}
-	if r, err := e.state.load(id); err == nil {
-		opts.Language = r.Language
-	}
-	return client.New(func(ctx context.Context) (net.Conn, error) {
-		c, err := e.dialSocket(ctx, id)
-		if err == nil || ctx.Err() != nil {
-			return c, err
-		}
-		// Why? Most likely the sandbox is not running.
-		r, ferr := e.find(ctx, dialOp, id)
-		if ferr != nil {
-			return nil, ferr
-		}
-		if r.State != daytona.StateStarted {
-			return nil, &daytona.Error{Kind: daytona.KindState, Op: dialOp, Subject: r.Name, Message: fmt.Sprintf("it is %s; start it first", r.State)}
-		}
-		return nil, &daytona.Error{Kind: daytona.KindUnavailable, Op: dialOp, Subject: r.Name, Err: err}
-	}, opts)
-}
-
-func (e *engine) isClosed() bool {
-	e.mu.Lock()
-	defer e.mu.Unlock()
-	return e.closed
-}
-
 // setEnv gives a running agent an environment.
 func (e *engine) setEnv(ctx context.Context, id string, env map[string]string) error {
 	if len(env) == 0 {
 		return nil
 	}
-	return e.post(ctx, id, "/env", wire.UpdateEnvRequest{Set: env})
+	return e.Post(ctx, id, "/env", wire.UpdateEnvRequest{Set: env})
 }
 
 // supported says why this machine cannot run sandboxes at all; nil if it can.

@@ -22,7 +22,7 @@ func (e *engine) placeUserspaceNetwork(ctx context.Context, r *record, policy ne
 	}
 	l.plan.Network = "userspace"
 	l.device = func(kind string, dev, pidfd *os.File) error {
-		dir, err := os.Open(e.state.sandbox(r.ID))
+		dir, err := os.Open(e.Sandbox(r.ID))
 		if err != nil {
 			return err
 		}
@@ -43,7 +43,7 @@ func (e *engine) placeUserspaceNetwork(ctx context.Context, r *record, policy ne
 // applyPolicy puts a policy in force for a running sandbox.
 func (e *engine) applyPolicy(ctx context.Context, r *record, policy network.Policy) error {
 	if !e.root {
-		dir, err := os.Open(e.state.sandbox(r.ID))
+		dir, err := os.Open(e.Sandbox(r.ID))
 		if err != nil {
 			return err
 		}
@@ -54,7 +54,7 @@ func (e *engine) applyPolicy(ctx context.Context, r *record, policy network.Poli
 	if err != nil {
 		return err
 	}
-	ns, err := h.OpenProcess(ctx, r.PID)
+	ns, err := h.OpenProcess(ctx, r.Own.PID)
 	if err != nil {
 		return fmt.Errorf("open the sandbox's network: %w", err)
 	}

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/daytona-go/daytona"
+	"github.com/daytona-go/daytona/internal/lifecycle"
 	"golang.org/x/sys/unix"
 )
 
@@ -23,40 +24,40 @@ func (e *engine) CreateVolume(ctx context.Context, name string) (daytona.Volume,
 		return daytona.Volume{}, &daytona.Error{Kind: daytona.KindInvalid, Op: op, Field: "name", Value: name,
 			Message: `must be 1 to 63 letters, digits, ".", "_" or "-" and start with a letter or digit`}
 	}
-	lock, err := lockFile(e.state.dir("volumes.lock"), true)
+	lock, err := lifecycle.LockFile(e.Dir("volumes.lock"), true)
 	if err != nil {
-		return daytona.Volume{}, kernelError(op, name, err)
+		return daytona.Volume{}, lifecycle.KernelError(op, name, err)
 	}
 	defer lock.Close()
 	if v, err := e.GetVolume(ctx, name); err == nil {
 		return daytona.Volume{}, &daytona.Error{Kind: daytona.KindConflict, Op: op, Field: "name", Value: name, Message: "volume " + v.ID + " has this name"}
 	}
-	v := daytona.Volume{ID: newID(), Name: name, CreatedAt: time.Now().UTC()}
+	v := daytona.Volume{ID: lifecycle.NewID(), Name: name, CreatedAt: time.Now().UTC()}
 	data, err := json.Marshal(v)
 	if err != nil {
 		return daytona.Volume{}, err
 	}
-	tmp, err := os.MkdirTemp(e.state.dir("volumes"), ".new-")
+	tmp, err := os.MkdirTemp(e.Dir("volumes"), ".new-")
 	if err != nil {
-		return daytona.Volume{}, kernelError(op, name, err)
+		return daytona.Volume{}, lifecycle.KernelError(op, name, err)
 	}
 	defer os.RemoveAll(tmp)
 	if err := os.WriteFile(filepath.Join(tmp, "volume.json"), data, 0o600); err != nil {
-		return daytona.Volume{}, kernelError(op, name, err)
+		return daytona.Volume{}, lifecycle.KernelError(op, name, err)
 	}
 	// Whatever user a sandbox has may write.
 	if err = os.Mkdir(filepath.Join(tmp, "data"), 0o755); err == nil {
 		err = os.Chmod(filepath.Join(tmp, "data"), 0o777)
 	}
 	if err == nil {
-		err = os.Rename(tmp, e.state.volume(v.ID))
+		err = os.Rename(tmp, e.volumeOf(v.ID))
 	}
-	return v, kernelError(op, name, err)
+	return v, lifecycle.KernelError(op, name, err)
 }
 
 func (e *engine) loadVolume(id string) (daytona.Volume, error) {
 	var v daytona.Volume
-	data, err := os.ReadFile(filepath.Join(e.state.volume(id), "volume.json"))
+	data, err := os.ReadFile(filepath.Join(e.volumeOf(id), "volume.json"))
 	if err == nil {
 		err = json.Unmarshal(data, &v)
 	}
@@ -65,7 +66,7 @@ func (e *engine) loadVolume(id string) (daytona.Volume, error) {
 
 // GetVolume implements daytona.VolumeManager.
 func (e *engine) GetVolume(ctx context.Context, idOrName string) (daytona.Volume, error) {
-	if validID(idOrName) {
+	if lifecycle.ValidID(idOrName) {
 		if v, err := e.loadVolume(idOrName); err == nil {
 			return v, nil
 		}
@@ -84,14 +85,14 @@ func (e *engine) GetVolume(ctx context.Context, idOrName string) (daytona.Volume
 // ListVolumes implements daytona.VolumeManager.
 func (e *engine) ListVolumes(ctx context.Context) iter.Seq2[daytona.Volume, error] {
 	return func(yield func(daytona.Volume, error) bool) {
-		entries, err := os.ReadDir(e.state.dir("volumes"))
+		entries, err := os.ReadDir(e.Dir("volumes"))
 		if err != nil {
-			yield(daytona.Volume{}, kernelError("list volumes", e.state.root, err))
+			yield(daytona.Volume{}, lifecycle.KernelError("list volumes", e.Root, err))
 			return
 		}
 		var all []daytona.Volume
 		for _, d := range entries {
-			if v, err := e.loadVolume(d.Name()); err == nil && validID(d.Name()) {
+			if v, err := e.loadVolume(d.Name()); err == nil && lifecycle.ValidID(d.Name()) {
 				all = append(all, v)
 			}
 		}
@@ -111,22 +112,22 @@ func (e *engine) ListVolumes(ctx context.Context) iter.Seq2[daytona.Volume, erro
 // DeleteVolume implements daytona.VolumeManager.
 func (e *engine) DeleteVolume(ctx context.Context, idOrName string) error {
 	const op = "delete volume"
-	lock, err := lockFile(e.state.dir("volumes.lock"), true)
+	lock, err := lifecycle.LockFile(e.Dir("volumes.lock"), true)
 	if err != nil {
-		return kernelError(op, idOrName, err)
+		return lifecycle.KernelError(op, idOrName, err)
 	}
 	defer lock.Close()
 	v, err := e.GetVolume(ctx, idOrName)
 	if err != nil {
 		return err
 	}
-	ids, err := e.state.ids()
+	ids, err := e.IDs()
 	if err != nil {
-		return kernelError(op, idOrName, err)
+		return lifecycle.KernelError(op, idOrName, err)
 	}
 	for _, id := range ids {
-		r, err := e.state.load(id)
-		if err != nil || r.Phase == phaseDeleting {
+		r, err := e.Load(id)
+		if err != nil || r.Phase == lifecycle.PhaseDeleting {
 			continue
 		}
 		for _, m := range r.Volumes {
@@ -135,11 +136,11 @@ func (e *engine) DeleteVolume(ctx context.Context, idOrName string) error {
 			}
 		}
 	}
-	gone := filepath.Join(e.state.dir("volumes"), ".gone-"+v.ID)
-	if err := os.Rename(e.state.volume(v.ID), gone); err != nil {
-		return kernelError(op, v.Name, err)
+	gone := filepath.Join(e.Dir("volumes"), ".gone-"+v.ID)
+	if err := os.Rename(e.volumeOf(v.ID), gone); err != nil {
+		return lifecycle.KernelError(op, v.Name, err)
 	}
-	return kernelError(op, v.Name, e.removeTree(gone))
+	return lifecycle.KernelError(op, v.Name, e.removeTree(gone))
 }
 
 // volumeDir is the directory of a volume's files. As root a subpath is made in
@@ -150,7 +151,7 @@ func (e *engine) volumeDir(ctx context.Context, m daytona.VolumeMount) (string, 
 	if err != nil {
 		return "", err
 	}
-	data := filepath.Join(e.state.volume(v.ID), "data")
+	data := filepath.Join(e.volumeOf(v.ID), "data")
 	if m.Subpath == "" || !e.root {
 		return data, nil // boot makes it, with the rights of the sandbox's root
 	}

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/daytona-go/daytona"
+	"github.com/daytona-go/daytona/internal/lifecycle"
 )
 
 // warmPool keeps started sandboxes that nobody has asked for yet, by what
@@ -52,10 +53,10 @@ func (w *warmPool) take(key string) *record {
 		all := w.ready[key]
 		r := all[len(all)-1]
 		w.ready[key] = all[:len(all)-1]
-		if r.running() {
+		if r.Own.running() {
 			return r
 		}
-		go w.e.check(r.ID, true)
+		go w.e.Check(r.ID, true)
 	}
 	return nil
 }
@@ -91,7 +92,7 @@ func (w *warmPool) make(spec daytona.Spec) (*record, error) {
 	case <-w.ctx.Done():
 		return nil, w.ctx.Err()
 	}
-	r, err := w.e.make(w.ctx, spec, phaseWarm)
+	r, err := w.e.make(w.ctx, spec, lifecycle.PhaseWarm)
 	if err == nil {
 		// The agent's first command takes twice as long as the next.
 		_ = w.e.Connect(r.ID).Process().Command(w.ctx, "true").Run()
@@ -107,14 +108,14 @@ func (w *warmPool) close() {
 
 // claim makes a pooled sandbox the one that spec describes.
 func (e *engine) claim(ctx context.Context, r *record, spec daytona.Spec) (_ daytona.Info, err error) {
-	_, unlock, err := e.locked(r.ID, true)
+	_, unlock, err := e.Locked(r.ID, true)
 	if err != nil {
-		return daytona.Info{}, kernelError(createOp, spec.Name, err)
+		return daytona.Info{}, lifecycle.KernelError(createOp, spec.Name, err)
 	}
 	defer unlock()
 	defer func() {
 		if err != nil {
-			if rerr := e.remove(r); rerr != nil {
+			if rerr := e.Remove(r); rerr != nil {
 				e.log.Warn("sandbox could not be removed; it will be tried again", "sandbox", r.ID, "err", rerr)
 			}
 		}
@@ -129,15 +130,15 @@ func (e *engine) claim(ctx context.Context, r *record, spec daytona.Spec) (_ day
 	r.Ephemeral, r.AutoDelete = spec.Ephemeral, spec.AutoDelete
 	r.CreatedAt = time.Now().UTC()
 	r.StartedAt = r.CreatedAt
-	if err := e.takeName(r); err != nil {
+	if err := e.TakeName(r); err != nil {
 		return daytona.Info{}, err
 	}
 	if err := e.setEnv(ctx, r.ID, r.Env); err != nil {
-		return daytona.Info{}, kernelError(createOp, r.Name, err)
+		return daytona.Info{}, lifecycle.KernelError(createOp, r.Name, err)
 	}
-	r.Phase = phaseLive
-	if err := e.state.save(r, false); err != nil {
-		return daytona.Info{}, kernelError(createOp, r.Name, err)
+	r.Phase = lifecycle.PhaseLive
+	if err := e.Save(r, false); err != nil {
+		return daytona.Info{}, lifecycle.KernelError(createOp, r.Name, err)
 	}
 	return r.Info, nil
 }
