@@ -165,6 +165,11 @@ var rules = []rule{
 		why: "it is linked into the agent and runs before a sandbox is closed",
 	},
 	{
+		name: "the life of a sandbox is the same on every engine",
+		who:  []string{"internal/lifecycle"}, own: []string{".", "internal/lifecycle", "toolbox/client", "toolbox/wire"},
+		why: "a backend's own is what starts and ends processes",
+	},
+	{
 		name: "the network knows namespaces and packets",
 		who:  []string{"internal/network"}, own: []string{"internal/network"},
 		why: "what is in a namespace is none of its business",

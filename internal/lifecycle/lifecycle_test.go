@@ -1,0 +1,287 @@
+//go:build linux
+
+package lifecycle
+
+import (
+	"context"
+	"errors"
+	"io/fs"
+	"log/slog"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/daytona-go/daytona"
+)
+
+// The suites of package backendtest try this package through the engines that
+// use it, with owners that are killed. Here an engine of the simplest kind
+// stands in: each sandbox is one process.
+
+type sleeper struct {
+	PID int `json:"pid"`
+}
+
+type sleepers struct {
+	k       *Keeper[sleeper]
+	failing error // of Boot
+}
+
+type sleep struct {
+	pid  int
+	done chan struct{}
+}
+
+func (s *sleep) Done() <-chan struct{}      { return s.done }
+func (s *sleep) Is(r *Record[sleeper]) bool { return r.Own.PID == s.pid }
+func (s *sleep) Kill()                      { _ = syscall.Kill(s.pid, syscall.SIGKILL); <-s.done }
+func (s *sleep) Close()                     {}
+
+func (e *sleepers) Boot(_ context.Context, _ string, r *Record[sleeper]) (Proc[sleeper], error) {
+	if e.failing != nil {
+		return nil, e.failing
+	}
+	cmd := exec.Command("sleep", "600")
+	if err := cmd.Start(); err != nil {
+		return nil, err
+	}
+	s := &sleep{pid: cmd.Process.Pid, done: make(chan struct{})}
+	go func() { _ = cmd.Wait(); close(s.done) }()
+	r.Own.PID = s.pid
+	return s, e.k.Save(r, false)
+}
+
+func (e *sleepers) Running(r *Record[sleeper]) bool {
+	return r.Own.PID > 0 && syscall.Kill(r.Own.PID, 0) == nil
+}
+
+func (e *sleepers) Adopt(r *Record[sleeper]) (Proc[sleeper], error) {
+	s := &sleep{pid: r.Own.PID, done: make(chan struct{})}
+	go func() {
+		for syscall.Kill(s.pid, 0) == nil {
+			time.Sleep(time.Millisecond)
+		}
+		close(s.done)
+	}()
+	return s, nil
+}
+
+func (e *sleepers) Clear(r *Record[sleeper]) error                  { r.Own.PID = 0; return nil }
+func (e *sleepers) Release(context.Context, *Record[sleeper]) error { return nil }
+func (e *sleepers) RemoveTree(dir string) error                     { return os.RemoveAll(dir) }
+func (e *sleepers) Reap(func(string) bool)                          {}
+func (e *sleepers) Dial(context.Context, string) (net.Conn, error) {
+	return nil, errors.New("it has no agent")
+}
+func (e *sleepers) create(spec daytona.Spec) (*Record[sleeper], error) {
+	r := e.k.NewRecord(spec)
+	return r, e.k.Make(context.Background(), r, PhaseLive, func(context.Context) error { return nil })
+}
+
+// open opens a keeper; it is not closed.
+func open(t *testing.T, dir string) *sleepers {
+	t.Helper()
+	k, err := New[sleeper](Options{Name: "sleep", Dir: dir, Log: slog.New(slog.DiscardHandler)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	e := &sleepers{k: k}
+	if err := k.Open(t.Context(), e); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { k.Shut(); k.Free() })
+	return e
+}
+
+// abandon does to a keeper what kill -9 does: its lock is gone, nothing else.
+func (e *sleepers) abandon() {
+	e.k.Shut()
+	e.k.lock.Close()
+}
+
+func files(t *testing.T, dir string) string {
+	t.Helper()
+	var list []string
+	for _, d := range []string{"sandboxes", "names"} {
+		entries, err := os.ReadDir(filepath.Join(dir, d))
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, e := range entries {
+			list = append(list, d+"/"+e.Name())
+		}
+	}
+	return strings.Join(list, " ")
+}
+
+func TestRecover(t *testing.T) {
+	dir := t.TempDir()
+	first := open(t, dir)
+	kept, err := first.create(daytona.Spec{Name: "kept", Persistent: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	lost, err := first.create(daytona.Spec{Name: "lost"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	// A creation, a deletion and a directory that their owner did not come to
+	// the end of.
+	half := first.k.NewRecord(daytona.Spec{Name: "half"})
+	unlock, err := first.k.enroll(half)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := first.k.TakeName(half); err != nil {
+		t.Fatal(err)
+	}
+	unlock()
+	going, err := first.create(daytona.Spec{Name: "going", Persistent: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	going.Phase, going.Owner = PhaseDeleting, first.k.id
+	if err := first.k.Save(going, false); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Mkdir(first.k.Sandbox(first.k.newDir(NewID())), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := first.create(daytona.Spec{Name: "kept"}); daytona.KindOf(err) != daytona.KindConflict {
+		t.Errorf("a name that is taken: %v", err)
+	}
+
+	// Beside a living owner another sees all that is whole, and touches nothing.
+	second := open(t, dir)
+	if _, err := second.k.Get(t.Context(), "lost"); err != nil {
+		t.Errorf("the sandbox of another that lives: %v", err)
+	}
+	if _, err := second.k.Get(t.Context(), "half"); !errors.Is(err, daytona.ErrNotFound) {
+		t.Errorf("a sandbox that is being made: %v", err)
+	}
+	if _, err := os.Stat(first.k.Sandbox(half.ID)); err != nil {
+		t.Errorf("of a creation under way: %v", err)
+	}
+
+	first.abandon()
+	third := open(t, dir)
+	if got, want := files(t, dir), "sandboxes/"+kept.ID+" names/kept"; got != want {
+		t.Errorf("after the owner's death there are %s, want %s", got, want)
+	}
+	if lost.Own.PID == 0 || syscall.Kill(lost.Own.PID, 0) == nil {
+		t.Error("the process of a dead owner's sandbox lives")
+	}
+	info, err := third.k.Get(t.Context(), "kept")
+	if err != nil || info.State != daytona.StateStarted || info.ID != kept.ID {
+		t.Errorf("the persistent one: %+v, %v", info, err)
+	}
+	if info, err = third.k.Stop(t.Context(), kept.ID, daytona.StopOptions{Force: true}); err != nil || info.State != daytona.StateStopped {
+		t.Errorf("%+v, %v", info, err)
+	}
+	third.failing = errors.New("no more")
+	if _, err := third.k.Start(t.Context(), kept.ID); !errors.Is(err, third.failing) {
+		t.Errorf("a start that fails: %v", err)
+	}
+	if info, err := third.k.Get(t.Context(), kept.ID); err != nil || info.State != daytona.StateStopped {
+		t.Errorf("after it: %+v, %v", info, err)
+	}
+	if _, err := third.create(daytona.Spec{Name: "new"}); !errors.Is(err, third.failing) {
+		t.Errorf("a creation that fails: %v", err)
+	}
+	if err := third.k.Delete(t.Context(), "kept"); err != nil {
+		t.Error(err)
+	}
+	if got := files(t, dir); got != "" {
+		t.Errorf("left: %s", got)
+	}
+}
+
+// TestProcessEnds has a sandbox's process end by itself.
+func TestProcessEnds(t *testing.T) {
+	e := open(t, t.TempDir())
+	stays, err := e.create(daytona.Spec{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	goes, err := e.create(daytona.Spec{Ephemeral: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, r := range []*Record[sleeper]{stays, goes} {
+		if err := syscall.Kill(r.Own.PID, syscall.SIGKILL); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for deadline := time.Now().Add(10 * time.Second); ; time.Sleep(time.Millisecond) {
+		r, err := e.k.Load(stays.ID)
+		_, gone := e.k.Load(goes.ID)
+		if err == nil && r.State == daytona.StateStopped && errors.Is(gone, fs.ErrNotExist) {
+			break
+		}
+		if time.Now().After(deadline) {
+			t.Fatalf("%+v, %v; %v", r, err, gone)
+		}
+	}
+	if err := e.k.Delete(t.Context(), stays.ID); err != nil {
+		t.Error(err)
+	}
+}
+
+// TestDamagedRecord: what a crash of the machine left is removed, and is no
+// obstacle.
+func TestDamagedRecord(t *testing.T) {
+	dir := t.TempDir()
+	first := open(t, dir)
+	r, err := first.create(daytona.Spec{Name: "a", Persistent: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer syscall.Kill(r.Own.PID, syscall.SIGKILL)
+	if err := os.WriteFile(first.k.File(r.ID, "record.json"), []byte("{\"id\":"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	first.abandon()
+	second := open(t, dir)
+	if got := files(t, dir); got != "" {
+		t.Errorf("left: %s", got)
+	}
+	if _, err := second.k.Get(t.Context(), r.ID); !errors.Is(err, daytona.ErrNotFound) {
+		t.Error(err)
+	}
+}
+
+func TestLock(t *testing.T) {
+	dir := filepath.Join(t.TempDir(), "sandbox")
+	if err := os.Mkdir(dir, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	name := filepath.Join(dir, "lock")
+	f, err := LockFile(name, false)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := LockFile(name, false); !errors.Is(err, ErrLocked) {
+		t.Errorf("a second lock: %v", err)
+	}
+	got := make(chan error, 1)
+	go func() {
+		g, err := openLock(name, true)
+		if err == nil {
+			g.Close()
+		}
+		got <- err
+	}()
+	// Whoever waits for the lock of what is removed meanwhile must see it.
+	if err := os.Rename(dir, dir+"-gone"); err != nil {
+		t.Fatal(err)
+	}
+	f.Close()
+	if err := <-got; !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("the lock of a removed sandbox: %v", err)
+	}
+}
