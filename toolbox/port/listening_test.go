@@ -1,0 +1,46 @@
+package port
+
+import (
+	"net"
+	"slices"
+	"testing"
+)
+
+// TestSourcesAgree demands the same of both ways to find listening sockets.
+func TestSourcesAgree(t *testing.T) {
+	var mine []int
+	for _, address := range []string{"127.0.0.1:0", "[::1]:0", ":0"} {
+		l, err := net.Listen("tcp", address)
+		if err != nil {
+			t.Logf("%s: %v", address, err)
+			continue
+		}
+		defer l.Close()
+		mine = append(mine, l.Addr().(*net.TCPAddr).Port)
+	}
+	diag, err := fromSockDiag()
+	if err != nil {
+		t.Skipf("no sock_diag: %v", err)
+	}
+	proc, err := fromProc()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, p := range mine {
+		if !slices.Contains(diag, p) || !slices.Contains(proc, p) {
+			t.Errorf("port %d is not in %v or not in %v", p, diag, proc)
+		}
+	}
+}
+
+func BenchmarkListening(b *testing.B) {
+	for name, f := range map[string]func() ([]int, error){"sock_diag": fromSockDiag, "proc": fromProc} {
+		b.Run(name, func(b *testing.B) {
+			for b.Loop() {
+				if _, err := f(); err != nil {
+					b.Skip(err)
+				}
+			}
+		})
+	}
+}
