@@ -74,6 +74,7 @@ func Register(scheme string, open OpenFunc) {
 //
 //	local://                    the embedded engine, default state directory
 //	local:///srv/sandboxes      the embedded engine, state kept in /srv/sandboxes
+//	docker://?image=debian:12   containers of the Docker engine on this machine
 //
 // The backend's package must be imported; its documentation lists the query
 // parameters it takes. An unknown scheme is refused with KindInvalid.

@@ -152,7 +152,7 @@ func checkResourceAttacks(c *env) {
 		survives(c, sb)
 		gone(c, sb)
 	})
-	c.sub("Inotify", nil, func(c *env) {
+	c.sub("Inotify", []Capability{UserLimits}, func(c *env) {
 		sb := c.victim(c.limited)
 		run, line := c.begin(sb, "inotify", "100000", "3")
 		c.Logf("inotify instances: %s", line)

@@ -118,6 +118,7 @@ const (
 	Memory      Capability = "memory"      // Resources.Memory
 	Processes   Capability = "processes"   // Resources.Processes
 	Disk        Capability = "disk"        // Resources.Disk
+	UserLimits  Capability = "user-limits" // the kernel's limits per user (inotify instances) are each sandbox's own
 	Network     Capability = "network"     // isolation from host, neighbours and private ranges
 	Isolation   Capability = "isolation"   // a boundary at all; without it RunSecurity refuses to run
 )
@@ -125,7 +126,7 @@ const (
 var capabilities = []Capability{
 	Shell, Programs, Python, JavaScript, TypeScript, Sessions, Terminals, Interpreter, Git, Ports,
 	AgentAPI, Metrics, Symlinks, Ownership, Users, Streaming, Images, TarImages, Persistence, Timers,
-	Entrypoint, CPU, Memory, Processes, Disk, Network, Isolation,
+	Entrypoint, CPU, Memory, Processes, Disk, UserLimits, Network, Isolation,
 }
 
 // Main runs the tests of a package whose tests use these suites, for its

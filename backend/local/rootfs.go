@@ -59,11 +59,9 @@ var baseFiles = map[string]string{
 	"etc/group":         "root:x:0:\ntty:x:5:\nusers:x:100:\nnogroup:x:65534:\n",
 	"etc/nsswitch.conf": "passwd: files\ngroup: files\nshadow: files\nhosts: files dns\nprotocols: files\nservices: files\n",
 	"etc/host.conf":     "multi on\n",
-	"etc/profile":       "PATH=" + defaultPath + "\nexport PATH\n",
+	"etc/profile":       "PATH=" + lifecycle.DefaultPath + "\nexport PATH\n",
 	"etc/inputrc":       "\"\\e[A\": previous-history\n\"\\e[B\": next-history\n",
 }
-
-const defaultPath = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 // hostImage makes the skeleton of the "host" image if the present one is out
 // of date. It is named by what it was made from.
@@ -107,7 +105,7 @@ func (e *engine) makeHostImage() (*rootfs, error) {
 	r.digest = "host:" + hex.EncodeToString(h.Sum(nil)[:12])
 	dir := filepath.Join(e.Dir("host"), strings.TrimPrefix(r.digest, "host:"))
 	r.lowers = []string{dir}
-	r.config = image.Config{Env: []string{"PATH=" + defaultPath, "LANG=C.UTF-8"}}
+	r.config = image.Config{Env: []string{"PATH=" + lifecycle.DefaultPath, "LANG=C.UTF-8"}}
 	if _, err := os.Stat(dir); err == nil {
 		return r, nil
 	}
@@ -229,82 +227,13 @@ func (e *engine) resolveImage(ctx context.Context, op, ref, id string, progress 
 	}
 	img, err := e.images.Resolve(ctx, parsed, image.PullIfMissing, opts)
 	if err != nil {
-		return nil, imageError(op, ref, err)
+		return nil, lifecycle.ImageError(op, ref, err)
 	}
 	r := &rootfs{digest: img.Digest, config: img.Config}
 	for _, l := range img.Layers {
 		r.lowers = append(r.lowers, l.Dir)
 	}
 	return r, nil
-}
-
-// imageError turns an error of package image into one of the library.
-func imageError(op, ref string, err error) error {
-	kind := daytona.KindOf(err)
-	switch {
-	case errors.Is(err, context.Canceled), errors.Is(err, context.DeadlineExceeded):
-		return err
-	case errors.Is(err, image.ErrNotFound):
-		kind = daytona.KindNotFound
-	case errors.Is(err, image.ErrUnauthorized):
-		kind = daytona.KindUnauthorized
-	case errors.Is(err, image.ErrInvalidReference), errors.Is(err, image.ErrUnsafeLayer), errors.Is(err, image.ErrTooLarge), errors.Is(err, image.ErrDigestMismatch):
-		kind = daytona.KindInvalid
-	}
-	return &daytona.Error{Kind: kind, Op: op, Field: "Image", Value: ref, Err: err}
-}
-
-// environment is the image's with the spec's added, as a map.
-func environment(config image.Config, env map[string]string) map[string]string {
-	all := map[string]string{"PATH": defaultPath}
-	for _, kv := range config.Env {
-		if k, v, ok := strings.Cut(kv, "="); ok && k != "" {
-			all[k] = v
-		}
-	}
-	for k, v := range env {
-		all[k] = v
-	}
-	return all
-}
-
-// defaultUser is who programs run as where neither spec nor image says.
-const (
-	defaultUser   = "daytona"
-	defaultUserID = 1000
-)
-
-// userOf is the user for a spec and an image, and whether it may have to be
-// added.
-func userOf(spec string, config image.Config) (name string, add bool) {
-	switch {
-	case spec != "":
-		return spec, spec == defaultUser
-	case config.User != "":
-		return config.User, false
-	}
-	return defaultUser, true
-}
-
-// entrypointOf is the program of the image that is worth running: the spec's,
-// or the image's unless it is only a shell.
-func entrypointOf(spec []string, config image.Config) []string {
-	if len(spec) > 0 {
-		return spec
-	}
-	if len(config.Entrypoint) > 0 {
-		return append(append([]string{}, config.Entrypoint...), config.Cmd...)
-	}
-	if len(config.Cmd) == 0 {
-		return nil
-	}
-	switch filepath.Base(config.Cmd[0]) {
-	case "sh", "bash", "dash", "ash", "zsh", "python", "python3", "node", "irb", "jshell":
-		if len(config.Cmd) == 1 {
-			return nil
-		}
-	}
-	return config.Cmd
 }
 
 // disk is where a sandbox's own files are: a directory of the host, or a file

@@ -28,10 +28,6 @@ import (
 
 const createOp = lifecycle.CreateOp
 
-// defaultProcesses is the limit where the spec sets none: enough for any
-// build, and too few for a fork bomb to trouble the machine.
-const defaultProcesses = 4096
-
 // check refuses what this engine cannot do or enforce here, and fills in the
 // defaults.
 func (e *engine) admit(spec *daytona.Spec) error {
@@ -68,12 +64,12 @@ func (e *engine) admit(spec *daytona.Spec) error {
 		return refuse("Resources.DiskBandwidth", r.DiskBandwidth, fmt.Sprintf(noCgroup, "io (blkio)"))
 	}
 	if r.Processes == 0 {
-		r.Processes = defaultProcesses
+		r.Processes = lifecycle.DefaultProcesses
 	}
 	if err := checkDisk(createOp, r.Disk); err != nil {
 		return err
 	}
-	if !e.root && e.subIDs == nil && spec.User != "" && spec.User != defaultUser && spec.User != "root" {
+	if !e.root && e.subIDs == nil && spec.User != "" && spec.User != lifecycle.DefaultUser && spec.User != "root" {
 		if _, err := strconv.Atoi(spec.User); err != nil {
 			return refuse("User", spec.User, "without newuidmap and ranges in /etc/subuid a sandbox has a single user: daytona, root or one number")
 		}
@@ -132,12 +128,12 @@ func (e *engine) describe(r *record, fs *rootfs) {
 	r.Own.Digest = fs.digest
 	r.Own.Lowers = fs.lowers
 	r.Own.Config = fs.config
-	r.User, r.Own.AddUser = userOf(r.SpecUser, fs.config)
+	r.User, r.Own.AddUser = lifecycle.UserOf(r.SpecUser, fs.config)
 	r.WorkDir = r.SpecWorkDir
 	if r.WorkDir == "" {
 		r.WorkDir = fs.config.WorkingDir
 	}
-	r.Entrypoint = entrypointOf(r.Entrypoint, fs.config)
+	r.Entrypoint = lifecycle.EntrypointOf(r.Entrypoint, fs.config)
 }
 
 // makeFiles makes the place for the sandbox's own files.
@@ -191,26 +187,7 @@ func singleUserID(user string) int {
 	if n, err := strconv.Atoi(user); err == nil {
 		return n
 	}
-	return defaultUserID
-}
-
-// userToAdd is the default user where it may be missing, or one for a bare
-// number, so that it has a name and a home.
-func userToAdd(user string, isDefault bool) *boot.User {
-	u := &boot.User{Name: defaultUser, UID: defaultUserID, GID: defaultUserID, Home: "/home/" + defaultUser}
-	if isDefault {
-		return u
-	}
-	uid, gid, hasGroup := strings.Cut(user, ":")
-	n, err := strconv.Atoi(uid)
-	if err != nil {
-		return nil
-	}
-	u.UID, u.GID, u.Fixed = n, n, true
-	if g, err := strconv.Atoi(gid); hasGroup && err == nil {
-		u.GID = g
-	}
-	return u
+	return lifecycle.DefaultUserID
 }
 
 // bootUp starts the processes of a sandbox whose lock is held and whose files
@@ -261,7 +238,7 @@ func (e *engine) bootUp(ctx context.Context, op string, r *record) (_ *proc, err
 	}
 	defer logFile.Close()
 	config := wire.AgentConfig{
-		SandboxID: r.ID, User: r.User, WorkDir: r.WorkDir, Env: environment(r.Own.Config, r.Env), Entrypoint: r.Entrypoint,
+		SandboxID: r.ID, User: r.User, WorkDir: r.WorkDir, Env: lifecycle.Environment(r.Own.Config, r.Env), Entrypoint: r.Entrypoint,
 		IdleTimeout: r.AutoStop, IgnoreSignals: true,
 	}
 	if r.TTL > 0 {
@@ -374,7 +351,7 @@ func (e *engine) plan(r *record, ids idMapping) *boot.Plan {
 		Capabilities: capabilityMask(), Seccomp: prog, OOMScoreAdj: 500,
 		DieWithParent: !r.Persistent,
 		Argv:          []string{"daytona-agent", "serve"},
-		Env:           []string{"PATH=" + defaultPath},
+		Env:           []string{"PATH=" + lifecycle.DefaultPath},
 	}
 	// No user namespaces inside: they are the way to most kernel attacks.
 	p.UserLimits = map[string]string{"max_user_namespaces": "0"}
@@ -401,7 +378,9 @@ func (e *engine) plan(r *record, ids idMapping) *boot.Plan {
 		boot.File{Path: "/etc/hostname", Mode: 0o644, Content: host + "\n"},
 		boot.File{Path: "/etc/hosts", Mode: 0o644, Content: "127.0.0.1\tlocalhost " + host + "\n::1\tlocalhost ip6-localhost ip6-loopback\n"},
 	)
-	p.EnsureUser = userToAdd(r.User, r.Own.AddUser)
+	if u := lifecycle.UserToAdd(r.User, r.Own.AddUser); u != nil {
+		p.EnsureUser = &boot.User{Name: u.Name, UID: u.UID, GID: u.GID, Home: u.Home, Fixed: u.Fixed}
+	}
 	if !ids.single {
 		p.NeedUser, p.NeedGroup, _ = strings.Cut(r.User, ":")
 	}

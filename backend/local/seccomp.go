@@ -3,44 +3,26 @@ package local
 import (
 	"encoding/binary"
 	"fmt"
-	"slices"
 	"sync"
 
+	policy "github.com/daytona-go/daytona/internal/seccomp"
 	"github.com/elastic/go-seccomp-bpf"
 	"github.com/elastic/go-seccomp-bpf/arch"
-	profile "github.com/moby/profiles/seccomp"
 	"github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/net/bpf"
 	"golang.org/x/sys/unix"
 )
 
-// deniedSyscalls are refused whatever the base profile says: what gives
-// access to kernel machinery that sandboxes have no business with and that
-// escapes have been built on.
-var deniedSyscalls = []string{
-	"add_key", "bpf", "fanotify_init", "io_uring_enter", "io_uring_register", "io_uring_setup",
-	"kexec_file_load", "kexec_load", "keyctl", "lookup_dcookie", "name_to_handle_at", "open_by_handle_at",
-	"perf_event_open", "process_vm_readv", "process_vm_writev", "request_key", "userfaultfd", "vmsplice",
-}
-
-// socketDomains are the address families that may be used. Not among them:
-// AF_ALG (CVE-2026-31431), AF_VSOCK, AF_PACKET and the many that nobody
-// needs.
-var socketDomains = []uint64{unix.AF_UNIX, unix.AF_INET, unix.AF_INET6, unix.AF_NETLINK}
-
-// seccompProgram compiles the filter once: Docker's default profile as an
-// allow-list, less deniedSyscalls and all sockets but socketDomains.
+// seccompProgram compiles the filter once.
 //
-// One thing it allows that Docker's does not is clone3, whose flags a filter
+// One thing it allows that the profile does not is clone3, whose flags a filter
 // cannot see and which the agent needs to start programs in cgroups. What
 // Docker guards against by refusing it, new user namespaces, is impossible
 // for another reason: boot sets user.max_user_namespaces to 0.
 var seccompProgram = sync.OnceValues(func() ([]byte, error) {
-	caps := capabilityNames()
-	spec := &specs.Spec{Process: &specs.Process{Capabilities: &specs.LinuxCapabilities{Bounding: caps}}}
-	base, err := profile.GetDefaultProfile(spec)
+	base, err := policy.Profile(capabilityNames())
 	if err != nil {
-		return nil, fmt.Errorf("seccomp: default profile: %w", err)
+		return nil, err
 	}
 	info, err := arch.GetInfo("")
 	if err != nil {
@@ -49,7 +31,7 @@ var seccompProgram = sync.OnceValues(func() ([]byte, error) {
 	allow := seccomp.SyscallGroup{Action: seccomp.ActionAllow}
 	plain := map[string]bool{}
 	add := func(name string) {
-		if _, known := info.SyscallNames[name]; known && !plain[name] && !slices.Contains(deniedSyscalls, name) {
+		if _, known := info.SyscallNames[name]; known && !plain[name] {
 			plain[name] = true
 			allow.Names = append(allow.Names, name)
 		}
@@ -58,14 +40,12 @@ var seccompProgram = sync.OnceValues(func() ([]byte, error) {
 	for _, rule := range base.Syscalls {
 		if rule.Action == specs.ActAllow && len(rule.Args) == 0 {
 			for _, name := range rule.Names {
-				if name != "socket" {
-					add(name)
-				}
+				add(name)
 			}
 		}
 	}
 	conditional := func(name string, conds ...seccomp.Condition) {
-		if _, known := info.SyscallNames[name]; known && !plain[name] && !slices.Contains(deniedSyscalls, name) {
+		if _, known := info.SyscallNames[name]; known && !plain[name] {
 			allow.NamesWithCondtions = append(allow.NamesWithCondtions, seccomp.NameWithConditions{Name: name, Conditions: conds})
 		}
 	}
@@ -94,16 +74,11 @@ var seccompProgram = sync.OnceValues(func() ([]byte, error) {
 			conds = append(conds, c)
 		}
 		for _, name := range rule.Names {
-			if name != "socket" {
-				conditional(name, conds...)
-			}
+			conditional(name, conds...)
 		}
 	}
-	for _, d := range socketDomains {
-		conditional("socket", seccomp.Condition{Argument: 0, Operation: seccomp.Equal, Value: d})
-	}
-	policy := seccomp.Policy{DefaultAction: seccomp.ActionErrno, Syscalls: []seccomp.SyscallGroup{allow}}
-	insns, err := policy.Assemble()
+	program := seccomp.Policy{DefaultAction: seccomp.ActionErrno, Syscalls: []seccomp.SyscallGroup{allow}}
+	insns, err := program.Assemble()
 	if err != nil {
 		return nil, fmt.Errorf("seccomp: assemble: %w", err)
 	}

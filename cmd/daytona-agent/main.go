@@ -31,6 +31,8 @@ func run(args []string) int {
 		return fail(boot.Main())
 	case "boot-as-root":
 		return fail(boot.AsRoot(args))
+	case "container": // by a container engine, as the first process
+		return container(args)
 	case "serve":
 		code := make(chan int)
 		go func() { code <- serve(args) }()

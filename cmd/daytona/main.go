@@ -9,6 +9,7 @@ import (
 	"net/url"
 	"os"
 
+	_ "github.com/daytona-go/daytona/backend/docker"
 	"github.com/daytona-go/daytona/backend/local"
 	"github.com/daytona-go/daytona/cmd/daytona/internal/cli"
 )

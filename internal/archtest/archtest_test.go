@@ -155,6 +155,14 @@ var rules = []rule{
 		why: "an embedder compiles what it uses; the user-space network stack is a program of its own",
 	},
 	{
+		name: "plugins bring gRPC and nothing else",
+		who:  []string{"backend/plugin"}, own: []string{".", "toolbox/client", "toolbox/wire", "internal", "backend/plugin"},
+		forbidden: slices.Concat(slices.DeleteFunc(slices.Clone(heavy), func(h string) bool { return h == "google.golang.org/grpc" }), []string{
+			"internal/boot", "internal/network", "internal/agentbin",
+		}),
+		why: "a host or plugin has whatever backends it likes, and those only",
+	},
+	{
 		name: "images know no sandboxes",
 		who:  []string{"image"}, own: []string{"image", "internal"}, forbidden: slices.Concat(heavy, []string{"internal/boot", "internal/network", "internal/agentbin"}),
 		why: "they are of use to every backend",
@@ -166,7 +174,7 @@ var rules = []rule{
 	},
 	{
 		name: "the life of a sandbox is the same on every engine",
-		who:  []string{"internal/lifecycle"}, own: []string{".", "internal/lifecycle", "toolbox/client", "toolbox/wire"},
+		who:  []string{"internal/lifecycle"}, own: []string{".", "internal/lifecycle", "image", "toolbox/client", "toolbox/wire"},
 		why: "a backend's own is what starts and ends processes",
 	},
 	{
@@ -357,7 +365,10 @@ var process = map[string][]string{
 // exceptions are the places outside of programs that use them all the same.
 var exceptions = map[string]string{
 	"backend/local/local.go os.Getenv":              "XDG_DATA_HOME decides the default state directory, DAYTONA_AGENT the agent's binary; Options come first",
+	"backend/docker/docker.go os.Getenv":            "DAYTONA_AGENT is the agent's binary; Options come first",
 	"internal/agentbin/agentbin.go os.Environ":      "the Go toolchain that builds the agent needs its environment",
+	"backend/plugin/child.go os.Environ":            "a plugin gets the few variables that every program needs; which ones Options.Env lists",
+	"backend/plugin/serve.go os.Getenv":             "Serve is the body of a plugin's main function, to which the host speaks through the environment",
 	"toolbox/account/account.go os.Getenv":          "HOME is how the system tells a process its user's home",
 	"backend/backendtest/harness.go os.Args":        "Main is the body of the main function of a backend's test program",
 	"backend/backendtest/crash.go os.Args":          "the suite starts its own test program again, to kill it",
@@ -430,10 +441,11 @@ func TestProcessIsMains(t *testing.T) {
 }
 
 // TestInit checks that importing a package does nothing, but for backends,
-// which register their URL scheme.
+// which register their URL scheme, and generated code, which registers the
+// messages of a protocol.
 func TestInit(t *testing.T) {
 	files(t, false, func(p *pkg, name string, f *ast.File, fset *token.FileSet) {
-		if p.Name == "main" { // nobody imports it
+		if p.Name == "main" || strings.HasSuffix(name, ".pb.go") { // nobody imports it; or nobody wrote it
 			return
 		}
 		for _, d := range f.Decls {

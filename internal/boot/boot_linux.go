@@ -545,6 +545,45 @@ func (b *booter) readFile(p string) ([]byte, error) {
 	return io.ReadAll(io.LimitReader(r, 4<<20))
 }
 
+// AddUser adds a user to the root file system that this process is in, unless
+// there is one of its name.
+func AddUser(u User) error {
+	root, err := unix.Open("/", unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return err
+	}
+	defer unix.Close(root)
+	// Not all users may be mapped, but then those that are missing are no error.
+	return (&booter{root: root}).ensureUser(u)
+}
+
+// DropCapabilities takes capabilities away from this thread and what it
+// executes, for good. It takes CAP_SETPCAP.
+func DropCapabilities(caps ...uintptr) error {
+	hdr := unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}
+	var data [2]unix.CapUserData
+	if err := unix.Capget(&hdr, &data[0]); err != nil {
+		return fmt.Errorf("read the capabilities: %w", err)
+	}
+	for _, c := range caps {
+		if err := unix.Prctl(unix.PR_CAPBSET_DROP, c, 0, 0, 0); err != nil {
+			return fmt.Errorf("drop capability %d from the bounding set: %w", c, err)
+		}
+		bit := uint32(1) << (c % 32)
+		d := &data[c/32]
+		d.Effective &^= bit
+		d.Permitted &^= bit
+		d.Inheritable &^= bit
+	}
+	if err := unix.Prctl(unix.PR_CAP_AMBIENT, unix.PR_CAP_AMBIENT_CLEAR_ALL, 0, 0, 0); err != nil {
+		return fmt.Errorf("clear the ambient capabilities: %w", err)
+	}
+	if err := unix.Capset(&hdr, &data[0]); err != nil {
+		return fmt.Errorf("drop capabilities: %w", err)
+	}
+	return nil
+}
+
 // ensureUser adds a user as useradd would, but for the password files.
 func (b *booter) ensureUser(u User) error {
 	passwd, err := b.readFile("/etc/passwd")
@@ -633,6 +672,11 @@ var (
 		"/proc/timer_list", "/proc/timer_stats", "/proc/vmallocinfo",
 	}
 )
+
+// MaskedPaths are what a sandbox sees nothing of; ReadOnlyPaths what it may not
+// write.
+func MaskedPaths() []string   { return slices.Clone(maskedPaths) }
+func ReadOnlyPaths() []string { return slices.Clone(readOnlyPaths) }
 
 func (b *booter) mountSystem() error {
 	if err := b.mountNew("proc", "/proc", unix.MOUNT_ATTR_NOSUID|unix.MOUNT_ATTR_NODEV|unix.MOUNT_ATTR_NOEXEC, nil); err != nil {

@@ -1,6 +1,10 @@
 package wire
 
-import "time"
+import (
+	"encoding/json"
+	"net/netip"
+	"time"
+)
 
 // AgentConfig is what an agent is told by the backend that starts it. The zero
 // Config is an agent for the user that it runs as.
@@ -38,4 +42,40 @@ type AgentConfig struct {
 	// so by ShutdownPath. Set it where the sandbox's root is the agent's own
 	// user and could send signals. Defaults to false: SIGTERM ends it.
 	IgnoreSignals bool `json:"ignoreSignals,omitempty"`
+}
+
+// ContainerConfig is what an agent is told that a container engine starts as
+// the container's first process: what has to be done inside, before anything of
+// the sandbox runs, and what the agent is to be after that.
+type ContainerConfig struct {
+	Agent AgentConfig `json:"agent"`
+	// AddUser is added to the image's users if it lacks it. Defaults to none.
+	AddUser *ContainerUser `json:"addUser,omitempty"`
+	// Firewall is put in force in the container's network namespace. Defaults
+	// to none.
+	Firewall *ContainerFirewall `json:"firewall,omitempty"`
+}
+
+// ContainerExitUser is the exit code of an agent whose container lacks the user
+// or group that it is to run programs as.
+const ContainerExitUser = 65
+
+// ContainerUser is a user of a container.
+type ContainerUser struct {
+	Name string `json:"name"`
+	UID  int    `json:"uid"`
+	GID  int    `json:"gid"`
+	Home string `json:"home"`
+	// Fixed says that the ids matter and not the name.
+	Fixed bool `json:"fixed,omitempty"`
+}
+
+// ContainerFirewall says what a container may reach.
+type ContainerFirewall struct {
+	// Policy is a policy.Policy of internal/network.
+	Policy json.RawMessage `json:"policy"`
+	// Denied is what no policy opens.
+	Denied []netip.Prefix `json:"denied,omitempty"`
+	// Resolvers answer for names.
+	Resolvers []netip.Addr `json:"resolvers,omitempty"`
 }

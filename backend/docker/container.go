@@ -1,0 +1,550 @@
+//go:build linux
+
+package docker
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"net"
+	"os"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/containerd/errdefs"
+	"github.com/moby/moby/api/types/container"
+	"github.com/moby/moby/api/types/mount"
+	"github.com/moby/moby/client"
+
+	"github.com/daytona-go/daytona"
+	"github.com/daytona-go/daytona/image"
+	"github.com/daytona-go/daytona/internal/boot"
+	"github.com/daytona-go/daytona/internal/lifecycle"
+	"github.com/daytona-go/daytona/internal/network"
+	"github.com/daytona-go/daytona/internal/seccomp"
+	"github.com/daytona-go/daytona/toolbox/wire"
+)
+
+// What bears these labels is ours.
+const (
+	stateLabel   = "io.github.daytona-go.state"   // the state directory's tag
+	sandboxLabel = "io.github.daytona-go.sandbox" // the sandbox's id
+)
+
+// The places in a container.
+const (
+	shared     = "run" // in the sandbox's directory: what the container sees as sharedDir
+	sharedDir  = "/run/daytona"
+	agentFile  = "/.daytona-agent"
+	socketName = "agent.sock"
+	configName = "config.json"
+)
+
+// networkName is that of the bridge that sandboxes are on.
+const networkName = "daytona"
+
+// record is what is kept of a sandbox.
+type record = lifecycle.Record[own]
+
+// own is what this backend keeps of a sandbox.
+type own struct {
+	// Image is the id of the image, which is not what its name says any more
+	// when it is pulled anew; Config is how it wants to be run.
+	Image  string       `json:"image"`
+	Config image.Config `json:"config"`
+	// AddUser says that the default user is to be added to the image's.
+	AddUser bool `json:"addUser,omitempty"`
+	// StartedAt is the container's last start, in the engine's words: it tells a
+	// run from the ones before and after.
+	StartedAt string `json:"startedAt,omitempty"`
+}
+
+// containerName is what a sandbox's container is called, and found by.
+func (b *backend) containerName(id string) string { return "daytona-" + b.Tag() + "-" + id }
+
+// driver is the backend as package lifecycle sees it.
+type driver struct{ b *backend }
+
+func (d driver) Boot(ctx context.Context, op string, r *record) (lifecycle.Proc[own], error) {
+	p, err := d.b.boot(ctx, op, r)
+	if err != nil {
+		return nil, err
+	}
+	return p, nil
+}
+
+func (d driver) Running(r *record) bool {
+	ctx, cancel := context.WithTimeout(context.Background(), engineTimeout)
+	defer cancel()
+	state, err := d.b.state(ctx, r.ID)
+	if err != nil {
+		// An engine that does not answer says nothing about its containers.
+		return !errors.Is(err, errNoContainer) && r.Own.StartedAt != ""
+	}
+	return state.Running && state.StartedAt == r.Own.StartedAt
+}
+
+func (d driver) Adopt(r *record) (lifecycle.Proc[own], error) { return d.b.watch(r), nil }
+
+// Clear kills a container whose start had not been written down yet.
+func (d driver) Clear(r *record) error {
+	ctx, cancel := context.WithTimeout(context.Background(), engineTimeout)
+	defer cancel()
+	r.Own.StartedAt = ""
+	state, err := d.b.state(ctx, r.ID)
+	if errors.Is(err, errNoContainer) || err == nil && !state.Running {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	return d.b.kill(ctx, r.ID)
+}
+
+func (d driver) Release(ctx context.Context, r *record) error {
+	return d.b.removeContainer(ctx, d.b.containerName(r.ID))
+}
+
+func (d driver) RemoveTree(dir string) error { return image.RemoveAll(dir) }
+
+func (d driver) Reap(exists func(id string) bool) {
+	ctx, cancel := context.WithTimeout(context.Background(), engineTimeout)
+	defer cancel()
+	list, err := d.b.api.ContainerList(ctx, client.ContainerListOptions{All: true, Filters: make(client.Filters).Add("label", stateLabel+"="+d.b.Tag())})
+	if err != nil {
+		d.b.log.Warn("containers of sandboxes that are gone could not be looked for", "err", err)
+		return
+	}
+	for _, c := range list.Items {
+		if id := c.Labels[sandboxLabel]; lifecycle.ValidID(id) && !exists(id) {
+			if err := d.b.removeContainer(ctx, c.ID); err != nil {
+				d.b.log.Warn("container of a sandbox that is gone could not be removed", "container", c.ID, "err", err)
+			}
+		}
+	}
+}
+
+func (d driver) Dial(ctx context.Context, id string) (net.Conn, error) { return d.b.dial(ctx, id) }
+
+// engineTimeout bounds what is asked of the engine where nobody else bounds it.
+const engineTimeout = time.Minute
+
+// state asks for the state of a sandbox's container; errNoContainer if there is
+// none.
+func (b *backend) state(ctx context.Context, id string) (*container.State, error) {
+	r, err := b.api.ContainerInspect(ctx, b.containerName(id), client.ContainerInspectOptions{})
+	if errdefs.IsNotFound(err) {
+		return nil, errNoContainer
+	}
+	if err != nil {
+		return nil, err
+	}
+	if r.Container.State == nil {
+		return nil, errors.New("the engine says nothing of the container's state")
+	}
+	return r.Container.State, nil
+}
+
+func (b *backend) kill(ctx context.Context, id string) error {
+	_, err := b.api.ContainerKill(ctx, b.containerName(id), client.ContainerKillOptions{Signal: "KILL"})
+	if errdefs.IsNotFound(err) || errdefs.IsConflict(err) { // not there, or not running
+		return nil
+	}
+	return err
+}
+
+func (b *backend) removeContainer(ctx context.Context, name string) error {
+	for {
+		_, err := b.api.ContainerRemove(ctx, name, client.ContainerRemoveOptions{Force: true, RemoveVolumes: true})
+		switch {
+		case err == nil, errdefs.IsNotFound(err):
+			return nil
+		case !errdefs.IsConflict(err):
+			return err
+		}
+		// Somebody else is removing it.
+		select {
+		case <-ctx.Done():
+			return err
+		case <-time.After(20 * time.Millisecond):
+		}
+		if _, err := b.api.ContainerInspect(ctx, name, client.ContainerInspectOptions{}); errdefs.IsNotFound(err) {
+			return nil
+		}
+	}
+}
+
+// proc is one run of a container.
+type proc struct {
+	b         *backend
+	id        string
+	startedAt string
+	done      chan struct{}
+	cancel    context.CancelFunc
+}
+
+// watch follows a run to its end, also over restarts of the engine.
+func (b *backend) watch(r *record) *proc {
+	ctx, cancel := context.WithCancel(context.Background())
+	p := &proc{b: b, id: r.ID, startedAt: r.Own.StartedAt, done: make(chan struct{}), cancel: cancel}
+	go func() {
+		for ctx.Err() == nil {
+			wait := b.api.ContainerWait(ctx, b.containerName(p.id), client.ContainerWaitOptions{Condition: container.WaitConditionNotRunning})
+			select {
+			case <-wait.Result:
+			case <-wait.Error:
+			}
+			state, err := b.state(ctx, p.id)
+			if errors.Is(err, errNoContainer) || err == nil && (!state.Running || state.StartedAt != p.startedAt) {
+				close(p.done)
+				return
+			}
+			select {
+			case <-ctx.Done():
+			case <-time.After(200 * time.Millisecond):
+			}
+		}
+	}()
+	return p
+}
+
+func (p *proc) Done() <-chan struct{} { return p.done }
+func (p *proc) Is(r *record) bool     { return p.startedAt == r.Own.StartedAt }
+func (p *proc) Close()                { p.cancel() }
+
+func (p *proc) Kill() {
+	ctx, cancel := context.WithTimeout(context.Background(), engineTimeout)
+	defer cancel()
+	if err := p.b.kill(ctx, p.id); err != nil {
+		p.b.log.Error("container could not be killed", "sandbox", p.id, "err", err)
+		return
+	}
+	select {
+	case <-p.done:
+	case <-ctx.Done():
+		p.b.log.Error("container does not end", "sandbox", p.id)
+	}
+}
+
+// bootTimeout is how long a container may take until its agent answers.
+const bootTimeout = 2 * time.Minute
+
+// boot makes the sandbox's container, if there is none, and starts it.
+func (b *backend) boot(ctx context.Context, op string, r *record) (_ *proc, err error) {
+	ctx, cancel := context.WithTimeoutCause(ctx, bootTimeout, &daytona.Error{Kind: daytona.KindTimeout, Op: op, Subject: r.Name,
+		Message: "it did not start within " + bootTimeout.String()})
+	defer cancel()
+	defer func() {
+		if err != nil && ctx.Err() != nil {
+			err = context.Cause(ctx)
+		}
+		err = b.explain(op, r.Name, err)
+	}()
+	if err := b.configure(r); err != nil {
+		return nil, err
+	}
+	if _, err := b.state(ctx, r.ID); errors.Is(err, errNoContainer) {
+		err = b.createContainer(ctx, r)
+		if err != nil {
+			return nil, err
+		}
+	} else if err != nil {
+		return nil, err
+	}
+	if err := b.checkFiles(ctx, op, r); err != nil {
+		return nil, err
+	}
+	defer func() {
+		if err != nil {
+			clean, cancel := context.WithTimeout(context.WithoutCancel(ctx), engineTimeout)
+			defer cancel()
+			if kerr := b.kill(clean, r.ID); kerr != nil {
+				b.log.Warn("container of a failed start could not be killed", "sandbox", r.ID, "err", kerr)
+			}
+		}
+	}()
+	if _, err := b.api.ContainerStart(ctx, b.containerName(r.ID), client.ContainerStartOptions{}); err != nil {
+		return nil, err
+	}
+	state, err := b.state(ctx, r.ID)
+	if err != nil {
+		return nil, err
+	}
+	r.Own.StartedAt = state.StartedAt
+	if err := b.Save(r, false); err != nil {
+		return nil, err
+	}
+	p := b.watch(r)
+	defer func() {
+		if err != nil {
+			p.Close()
+		}
+	}()
+	if err := b.awaitSocket(ctx, r.ID, p); err != nil {
+		return nil, err
+	}
+	if r.WorkDir, err = b.Greet(ctx, r.ID, p.done); err != nil {
+		return nil, b.diagnose(ctx, r, p, err)
+	}
+	return p, nil
+}
+
+// awaitSocket waits for the agent to listen.
+func (b *backend) awaitSocket(ctx context.Context, id string, p *proc) error {
+	for wait := time.Millisecond; ; wait = min(2*wait, 20*time.Millisecond) {
+		// The socket is there a moment before the agent listens on it.
+		if c, err := b.dial(ctx, id); err == nil {
+			return c.Close()
+		}
+		select {
+		case <-p.done:
+			return nil // Greet says why
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-time.After(wait):
+		}
+	}
+}
+
+// diagnose adds the last words of an agent that has ended at once.
+func (b *backend) diagnose(ctx context.Context, r *record, p *proc, err error) error {
+	select {
+	case <-p.done:
+	default:
+		return err
+	}
+	logs, lerr := b.api.ContainerLogs(ctx, b.containerName(r.ID), client.ContainerLogsOptions{ShowStderr: true, ShowStdout: true, Tail: "10"})
+	if lerr != nil {
+		return fmt.Errorf("the agent ended at once: %w", err)
+	}
+	defer logs.Close()
+	text, _ := io.ReadAll(io.LimitReader(logs, 4<<10))
+	if state, serr := b.state(ctx, r.ID); serr == nil && state.ExitCode == wire.ContainerExitUser {
+		return &daytona.Error{Kind: daytona.KindInvalid, Op: lifecycle.CreateOp, Field: "User", Value: r.User, Message: "the image has no such user or group"}
+	}
+	return fmt.Errorf("the agent ended at once: %s", strings.TrimSpace(strings.Map(printable, string(text))))
+}
+
+// printable drops the frames of a log stream.
+func printable(r rune) rune {
+	if r < ' ' && r != '\n' {
+		return -1
+	}
+	return r
+}
+
+// configure writes what the container's first process is to read.
+func (b *backend) configure(r *record) error {
+	config := wire.ContainerConfig{
+		Agent: wire.AgentConfig{
+			SandboxID: r.ID, User: r.User, WorkDir: r.WorkDir, Env: lifecycle.Environment(r.Own.Config, r.Env),
+			Entrypoint: r.Entrypoint, IdleTimeout: r.AutoStop, IgnoreSignals: true,
+		},
+		AddUser: lifecycle.UserToAdd(r.User, r.Own.AddUser),
+	}
+	if r.TTL > 0 {
+		config.Agent.TTL = max(time.Until(r.CreatedAt.Add(r.TTL)), time.Millisecond)
+	}
+	policy, err := policyOf(r.Network)
+	if err != nil {
+		return err
+	}
+	if policy.Mode != network.None {
+		w := &wire.ContainerFirewall{Resolvers: b.resolvers}
+		if w.Policy, err = json.Marshal(policy); err != nil {
+			return err
+		}
+		if w.Denied, err = network.HostAddresses(); err != nil {
+			return err
+		}
+		config.Firewall = w
+	}
+	data, err := json.Marshal(config)
+	if err != nil {
+		return err
+	}
+	// What a run before has left there is not to be trusted: the directory is
+	// the container's to write.
+	root, err := os.OpenRoot(b.File(r.ID, shared))
+	if err != nil {
+		return err
+	}
+	defer root.Close()
+	for _, name := range []string{socketName, configName} {
+		if err := root.RemoveAll(name); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return err
+		}
+	}
+	f, err := root.OpenFile(configName, os.O_CREATE|os.O_EXCL|os.O_WRONLY, 0o600)
+	if err != nil {
+		return err
+	}
+	_, err = f.Write(data)
+	return errors.Join(err, f.Close())
+}
+
+// capabilities are those that root of a container has; the sandbox's user has
+// none.
+var capabilities = []string{
+	"CAP_CHOWN", "CAP_DAC_OVERRIDE", "CAP_FOWNER", "CAP_FSETID", "CAP_KILL", "CAP_SETGID", "CAP_SETUID", "CAP_NET_BIND_SERVICE", "CAP_SYS_CHROOT",
+}
+
+// createContainer makes the container, without starting it.
+func (b *backend) createContainer(ctx context.Context, r *record) error {
+	profile, err := seccomp.Profile(capabilities)
+	if err != nil {
+		return err
+	}
+	filter, err := json.Marshal(profile)
+	if err != nil {
+		return err
+	}
+	host := &container.HostConfig{
+		Runtime: b.opts.Runtime,
+		CapDrop: []string{"ALL"},
+		// The last two are the agent's alone: it gives them up when the network
+		// policy is in force.
+		CapAdd:         append(slices.Clone(capabilities), "CAP_NET_ADMIN", "CAP_SETPCAP"),
+		SecurityOpt:    []string{"no-new-privileges", "seccomp=" + string(filter)},
+		MaskedPaths:    append(boot.MaskedPaths(), "/sys/firmware", "/sys/devices/virtual/powercap"),
+		ReadonlyPaths:  boot.ReadOnlyPaths(),
+		IpcMode:        "private",
+		RestartPolicy:  container.RestartPolicy{Name: container.RestartPolicyDisabled},
+		ReadonlyRootfs: false,
+		LogConfig:      container.LogConfig{Type: "json-file", Config: map[string]string{"max-size": "1m", "max-file": "1"}},
+		Mounts: []mount.Mount{
+			{Type: mount.TypeBind, Source: b.agent, Target: agentFile, ReadOnly: true},
+			{Type: mount.TypeBind, Source: b.File(r.ID, shared), Target: sharedDir},
+		},
+		Resources: container.Resources{
+			NanoCPUs:  int64(r.Resources.CPU * 1e9),
+			PidsLimit: new(int64(r.Resources.Processes)),
+		},
+	}
+	if m := r.Resources.MemoryBytes(); m > 0 {
+		host.Memory, host.MemorySwap = m, m
+	}
+	if r.Network.Block {
+		host.NetworkMode = "none"
+	} else {
+		if err := b.ensureNetwork(ctx); err != nil {
+			return err
+		}
+		host.NetworkMode = container.NetworkMode(networkName)
+		host.DNS = b.resolvers
+		host.Sysctls = map[string]string{"net.ipv6.conf.all.disable_ipv6": "1", "net.ipv6.conf.default.disable_ipv6": "1"}
+	}
+	config := &container.Config{
+		Image:      r.Own.Image,
+		Hostname:   r.ID[:12],
+		User:       "0:0",
+		WorkingDir: "/",
+		Entrypoint: []string{agentFile, "container", "--config", sharedDir + "/" + configName, "--listen", "unix://" + sharedDir + "/" + socketName},
+		Cmd:        []string{},
+		Env:        []string{"GOMAXPROCS=2"},
+		Labels:     map[string]string{stateLabel: b.Tag(), sandboxLabel: r.ID},
+		// The image's health checks are for its own programs.
+		Healthcheck: &container.HealthConfig{Test: []string{"NONE"}},
+	}
+	_, err = b.api.ContainerCreate(ctx, client.ContainerCreateOptions{Config: config, HostConfig: host, Name: b.containerName(r.ID)})
+	return err
+}
+
+// checkFiles refuses to start a container in which the files of users are not
+// files: the image, or its root, may have put a pipe there. The OCI runtime opens
+// them before anything else, and would wait for ever for somebody to write to
+// it, with the engine's lock on the container.
+func (b *backend) checkFiles(ctx context.Context, op string, r *record) error {
+	for _, file := range []string{"/etc/passwd", "/etc/group"} {
+		where := file
+		for range 16 {
+			st, err := b.api.ContainerStatPath(ctx, b.containerName(r.ID), client.ContainerStatPathOptions{Path: where})
+			if errdefs.IsNotFound(err) {
+				break
+			}
+			if err != nil {
+				return err
+			}
+			if st.Stat.Mode&fs.ModeSymlink != 0 && st.Stat.LinkTarget != "" {
+				where = st.Stat.LinkTarget
+				continue
+			}
+			if !st.Stat.Mode.IsRegular() {
+				return &daytona.Error{Kind: daytona.KindInvalid, Op: op, Field: "Image", Value: r.Image,
+					Message: fmt.Sprintf("its %s is no regular file (%s)", file, st.Stat.Mode.Type())}
+			}
+			break
+		}
+	}
+	return nil
+}
+
+// ensureNetwork makes the bridge that sandboxes are on, once.
+func (b *backend) ensureNetwork(ctx context.Context) error {
+	b.netOnce.Lock()
+	defer b.netOnce.Unlock()
+	if b.network != "" {
+		return nil
+	}
+	for range 3 {
+		n, err := b.api.NetworkInspect(ctx, networkName, client.NetworkInspectOptions{})
+		if err == nil {
+			if n.Network.Labels[stateLabel] == "" {
+				return &daytona.Error{Kind: daytona.KindConflict, Op: "set up the network", Subject: networkName,
+					Message: "the engine has a network of this name that is not of our making: remove or rename it"}
+			}
+			b.network = n.Network.ID
+			return nil
+		}
+		if !errdefs.IsNotFound(err) {
+			return err
+		}
+		_, err = b.api.NetworkCreate(ctx, networkName, client.NetworkCreateOptions{
+			Driver: "bridge",
+			// All state directories share it; there is no traffic between
+			// containers on it anyway.
+			Labels: map[string]string{stateLabel: "any"},
+			Options: map[string]string{
+				"com.docker.network.bridge.enable_icc":           "false",
+				"com.docker.network.bridge.enable_ip_masquerade": "true",
+			},
+		})
+		if err != nil && !errdefs.IsConflict(err) {
+			return err
+		}
+	}
+	return errors.New("the engine makes the network and then has none")
+}
+
+// explain turns an error of the engine into one of the library.
+func (b *backend) explain(op, subject string, err error) error {
+	if err == nil || errors.Is(err, context.Canceled) || errors.Is(err, context.DeadlineExceeded) {
+		return err
+	}
+	if _, typed := errors.AsType[*daytona.Error](err); typed {
+		return lifecycle.KernelError(op, subject, err)
+	}
+	kind := daytona.KindInternal
+	switch {
+	case errdefs.IsNotFound(err):
+		kind = daytona.KindNotFound
+	case errdefs.IsInvalidArgument(err):
+		kind = daytona.KindInvalid
+	case errdefs.IsConflict(err):
+		kind = daytona.KindConflict
+	case errdefs.IsUnavailable(err), client.IsErrConnectionFailed(err):
+		kind = daytona.KindUnavailable
+	default:
+		return lifecycle.KernelError(op, subject, err)
+	}
+	return &daytona.Error{Kind: kind, Op: op, Subject: subject, Message: "the Docker engine refused", Err: err}
+}
+
+var _ interface {
+	daytona.Backend
+	daytona.Updater
+} = (*backend)(nil)

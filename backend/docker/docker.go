@@ -1,0 +1,337 @@
+//go:build linux
+
+// Package docker runs sandboxes as containers of a Docker engine. Importing it
+// registers the URL scheme "docker":
+//
+//	import _ "github.com/daytona-go/daytona/backend/docker"
+//
+//	client, err := daytona.Open(ctx, "docker://?image=debian:12")
+//
+// The engine is the one that DOCKER_HOST names, or that of /var/run/docker.sock;
+// it must be on this machine, and this process root, since the agent inside a
+// container is reached through a Unix socket in a directory that the two share.
+// The Engine API is 1.40 or newer; the version is negotiated.
+//
+// # What a sandbox is
+//
+// A container whose first process is the agent. It has no privileges: all
+// capabilities are dropped but those that root of an ordinary container needs
+// (and CAP_NET_ADMIN and CAP_SETPCAP until the agent has put the network policy
+// in force and given both up), no_new_privs is set, the engine's seccomp profile
+// is on, and programs run as the user "daytona" unless the spec or the image
+// says otherwise. The network is a bridge of this package's own without traffic
+// between containers; the policy is enforced inside the container's network
+// namespace, before anything of the sandbox runs.
+//
+// Stopping a sandbox stops its container and keeps it, with its files.
+//
+// # Where things are
+//
+// Containers, and the network, bear labels that name the state directory
+// (/var/lib/daytona-docker, or the path of the URL); what bears none is never
+// touched. The directory has a record of each sandbox, as package lifecycle
+// keeps them: processes that were killed leave nothing that the next one does
+// not find and finish.
+//
+// The package knows nothing of servers and of other backends.
+package docker
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"log/slog"
+	"net"
+	"net/netip"
+	"net/url"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+
+	"github.com/moby/moby/client"
+
+	"github.com/daytona-go/daytona"
+	"github.com/daytona-go/daytona/internal/agentbin"
+	"github.com/daytona-go/daytona/internal/lifecycle"
+	"github.com/daytona-go/daytona/internal/network"
+)
+
+func init() {
+	daytona.Register("docker", func(ctx context.Context, u *url.URL) (daytona.Backend, error) {
+		opts, err := parseURL(u)
+		if err != nil {
+			return nil, err
+		}
+		opts.Logger = slog.Default()
+		return New(ctx, opts)
+	})
+}
+
+// Options say which engine to use, and how.
+type Options struct {
+	// Host is the engine's address, such as "unix:///var/run/docker.sock".
+	// Defaults to the variable DOCKER_HOST, or /var/run/docker.sock.
+	Host string
+	// Dir is the state directory. Defaults to /var/lib/daytona-docker.
+	Dir string
+	// Image is what sandboxes are made of whose spec names none. Defaults to
+	// "daytona-sandbox:latest", which `docker build -t daytona-sandbox
+	// image/sandbox` makes.
+	Image string
+	// Runtime is the OCI runtime, by the name that the engine knows it by, such
+	// as "runc", "crun", "runsc" or "kata". Defaults to the engine's own default.
+	Runtime string
+	// Agent is the path of the agent's binary. Defaults to the variable
+	// DAYTONA_AGENT; else the one embedded in a release build, the one beside
+	// the executable, the one on PATH, or one built with the local Go toolchain
+	// into the user's cache directory.
+	Agent string
+	// Logger gets what goes on. Defaults to discarding it.
+	Logger *slog.Logger
+}
+
+// parseURL reads docker:///state/directory?image=…&host=…&runtime=….
+func parseURL(u *url.URL) (*Options, error) {
+	bad := func(field, value, rule string) error {
+		return &daytona.Error{Kind: daytona.KindInvalid, Op: "open backend", Subject: u.String(), Field: field, Value: value, Message: rule}
+	}
+	if u.Host != "" || u.Opaque != "" {
+		return nil, bad("host", u.Host+u.Opaque, "write docker:// or docker:///state/directory; the engine's address is the parameter host")
+	}
+	o := &Options{Dir: u.Path}
+	for k, v := range u.Query() {
+		switch k {
+		case "host":
+			o.Host = v[0]
+		case "image":
+			o.Image = v[0]
+		case "runtime":
+			o.Runtime = v[0]
+		case "agent":
+			o.Agent = v[0]
+		default:
+			return nil, bad(k, v[0], `unknown parameter; there are "host", "image", "runtime" and "agent"`)
+		}
+	}
+	return o, nil
+}
+
+// Open opens the backend and returns a Client for it; nil options are the
+// defaults.
+func Open(ctx context.Context, opts *Options) (*daytona.Client, error) {
+	b, err := New(ctx, opts)
+	if err != nil {
+		return nil, err
+	}
+	return daytona.New(b), nil
+}
+
+const openOp = "open docker"
+
+// keeper has the methods of daytona.Backend and daytona.Updater.
+type keeper = lifecycle.Keeper[own]
+
+// backend implements daytona.Backend and the optional Updater.
+type backend struct {
+	*keeper
+	opts  Options
+	log   *slog.Logger
+	api   *client.Client
+	agent string // the agent's binary, on the host
+	can   limits
+
+	netOnce   sync.Mutex
+	network   string // its id, once it is there
+	resolvers []netip.Addr
+}
+
+// limits are those that the engine can enforce.
+type limits struct{ cpu, memory, processes bool }
+
+// New opens the backend. An engine that cannot be reached gives KindUnavailable
+// with the reason.
+func New(ctx context.Context, opts *Options) (_ daytona.Backend, err error) {
+	b := &backend{}
+	if opts != nil {
+		b.opts = *opts
+	}
+	if b.log = b.opts.Logger; b.log == nil {
+		b.log = slog.New(slog.DiscardHandler)
+	}
+	if b.opts.Image == "" {
+		b.opts.Image = "daytona-sandbox:latest"
+	}
+	fail := func(kind daytona.Kind, subject, message string, err error) error {
+		return &daytona.Error{Kind: kind, Op: openOp, Subject: subject, Message: message, Err: err}
+	}
+	connect := []client.Opt{client.FromEnv, client.WithUserAgent("daytona")}
+	if b.opts.Host != "" {
+		connect = append(connect, client.WithHost(b.opts.Host))
+	}
+	if b.api, err = client.New(connect...); err != nil {
+		return nil, fail(daytona.KindInvalid, b.opts.Host, "not the address of an engine", err)
+	}
+	defer func() {
+		if err != nil {
+			b.api.Close()
+		}
+	}()
+	host := b.api.DaemonHost()
+	if !strings.HasPrefix(host, "unix://") || os.Geteuid() != 0 {
+		return nil, fail(daytona.KindUnsupported, host, "the agent is reached through a directory that is shared with the engine: "+
+			"the engine must be on this machine, and this process root", nil)
+	}
+	info, err := b.api.Info(ctx, client.InfoOptions{})
+	if err != nil {
+		return nil, fail(daytona.KindUnavailable, host, "ask the Docker engine; does it run?", err)
+	}
+	b.can = limits{cpu: info.Info.CPUCfsQuota, memory: info.Info.MemoryLimit, processes: info.Info.PidsLimit}
+	if _, known := info.Info.Runtimes[b.opts.Runtime]; b.opts.Runtime != "" && !known {
+		return nil, &daytona.Error{Kind: daytona.KindInvalid, Op: openOp, Field: "Runtime", Value: b.opts.Runtime, Message: "the engine knows no such runtime"}
+	}
+	dir := b.opts.Dir
+	if dir == "" {
+		dir = "/var/lib/daytona-docker"
+	}
+	if dir, err = filepath.Abs(dir); err != nil {
+		return nil, fail(daytona.KindInvalid, dir, "", err)
+	}
+	if b.keeper, err = lifecycle.New[own](lifecycle.Options{Name: "docker", Dir: dir, Dirs: []string{"agent"}, Log: b.log}); err != nil {
+		return nil, fail(daytona.KindUnavailable, dir, "make its state directory", err)
+	}
+	defer func() {
+		if err != nil {
+			b.keeper.Free()
+		}
+	}()
+	if err := b.loadAgent(ctx); err != nil {
+		return nil, fail(daytona.KindUnavailable, "", "", err)
+	}
+	if b.resolvers, err = network.Resolvers(); err != nil {
+		return nil, fail(daytona.KindUnavailable, "", "", err)
+	}
+	if err := b.keeper.Open(ctx, driver{b}); err != nil {
+		return nil, fail(daytona.KindUnavailable, dir, "recover what earlier processes left", err)
+	}
+	return b, nil
+}
+
+// loadAgent finds the agent and copies it to where containers mount it from: a
+// file that is there stays as it is, whatever becomes of the original.
+func (b *backend) loadAgent(ctx context.Context) error {
+	explicit := b.opts.Agent
+	if explicit == "" {
+		explicit = os.Getenv("DAYTONA_AGENT")
+	}
+	cache, err := os.UserCacheDir()
+	if err != nil {
+		cache = b.Root
+	}
+	path, err := agentbin.Find(ctx, agentbin.Agent, explicit, filepath.Join(cache, "daytona", "bin"))
+	if err != nil {
+		return err
+	}
+	if b.agent, err = lifecycle.KeepFile(path, b.Dir("agent")); err != nil {
+		return fmt.Errorf("copy %s: %w", path, err)
+	}
+	return nil
+}
+
+// Close deletes what belongs to this backend and lets go of the rest.
+func (b *backend) Close() error {
+	if !b.keeper.Shut() {
+		return nil
+	}
+	err := b.keeper.Close()
+	return errors.Join(err, b.api.Close())
+}
+
+// Create implements daytona.Backend.
+func (b *backend) Create(ctx context.Context, spec daytona.Spec) (daytona.Info, error) {
+	if err := ctx.Err(); err != nil {
+		return daytona.Info{}, err
+	}
+	if b.Closed() {
+		return daytona.Info{}, &daytona.Error{Kind: daytona.KindState, Op: lifecycle.CreateOp, Message: "the backend is closed"}
+	}
+	if err := b.admit(&spec); err != nil {
+		return daytona.Info{}, err
+	}
+	r := b.NewRecord(spec)
+	if r.Image == "" {
+		r.Image = b.opts.Image
+	}
+	err := b.Make(ctx, r, lifecycle.PhaseLive, func(ctx context.Context) error {
+		if err := b.prepare(ctx, r, spec.OnProgress); err != nil {
+			return err
+		}
+		return lifecycle.KernelError(lifecycle.CreateOp, r.Name, os.Mkdir(b.File(r.ID, shared), 0o700))
+	})
+	if err != nil {
+		return daytona.Info{}, err
+	}
+	return r.Info, nil
+}
+
+// admit refuses what this backend cannot do or enforce, and fills in defaults.
+func (b *backend) admit(spec *daytona.Spec) error {
+	refuse := func(field string, value any, why string) error {
+		return &daytona.Error{Kind: daytona.KindUnsupported, Op: lifecycle.CreateOp, Field: field, Value: value, Message: why}
+	}
+	r := &spec.Resources
+	const noCgroup = "the engine cannot limit it: its machine lacks the cgroup controller"
+	switch {
+	case spec.Snapshot != "":
+		return refuse("Snapshot", spec.Snapshot, "the docker backend has no snapshots yet; use Image")
+	case spec.Image == daytona.ImageHost:
+		return refuse("Image", spec.Image, "a container has an image of its own; name one")
+	case spec.AutoArchive != 0:
+		return refuse("AutoArchive", spec.AutoArchive, "the docker backend cannot archive; use AutoDelete")
+	case len(spec.Volumes) > 0:
+		return refuse("Volumes", spec.Volumes, "the docker backend has no volumes yet")
+	case spec.Network.AllowDomains != nil:
+		return refuse("Network.AllowDomains", spec.Network.AllowDomains, "the docker backend cannot filter by host name; use Network.Allow")
+	case r.GPU != 0:
+		return refuse("Resources.GPU", r.GPU, "the docker backend gives no access to GPUs")
+	case r.Disk != 0:
+		return refuse("Resources.Disk", r.Disk, "the engine's storage driver gives containers no limit of their own")
+	case r.DiskBandwidth != 0:
+		return refuse("Resources.DiskBandwidth", r.DiskBandwidth, "the docker backend does not know the engine's disk")
+	case r.CPU != 0 && !b.can.cpu:
+		return refuse("Resources.CPU", r.CPU, noCgroup)
+	case r.Memory != 0 && !b.can.memory:
+		return refuse("Resources.Memory", r.Memory, noCgroup)
+	case !b.can.processes:
+		return refuse("Resources.Processes", r.Processes, noCgroup)
+	}
+	if _, err := policyOf(spec.Network); err != nil {
+		return &daytona.Error{Kind: daytona.KindInvalid, Op: lifecycle.CreateOp, Field: "Network.Allow", Value: spec.Network.Allow, Err: err}
+	}
+	if r.Processes == 0 {
+		r.Processes = lifecycle.DefaultProcesses
+	}
+	return nil
+}
+
+// policyOf is a policy in the network's terms.
+func policyOf(p daytona.NetworkPolicy) (network.Policy, error) {
+	var allow []string
+	if p.Allow != nil {
+		allow = []string{} // nothing at all is not the default
+	}
+	for _, a := range p.Allow {
+		allow = append(allow, a.String())
+	}
+	return network.ParsePolicy(p.Block, allow)
+}
+
+// dial connects to the agent of a sandbox. The directory of its socket is the
+// container's to write, so nothing in it is followed anywhere: what is not a
+// socket in that very place is no agent.
+func (b *backend) dial(ctx context.Context, id string) (net.Conn, error) {
+	return lifecycle.DialBeneath(ctx, b.File(id, shared), socketName)
+}
+
+var errNoContainer = fmt.Errorf("there is no such container: %w", fs.ErrNotExist)

@@ -1,0 +1,107 @@
+//go:build linux
+
+package docker_test
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/daytona-go/daytona"
+	"github.com/daytona-go/daytona/backend/backendtest"
+	"github.com/daytona-go/daytona/backend/docker"
+)
+
+// imagesVariable lists images made by image/sandbox, with commas between.
+const imagesVariable = "DAYTONA_TEST_IMAGES"
+
+// sandboxImage is the first of them.
+func sandboxImage() string {
+	first, _, _ := strings.Cut(os.Getenv(imagesVariable), ",")
+	return first
+}
+
+// missing says what these tests lack on this machine; "" if nothing.
+func missing() string {
+	switch {
+	case os.Geteuid() != 0:
+		return "the docker backend needs root"
+	case exec.Command("docker", "info").Run() != nil:
+		return "no Docker engine answers (docker info)"
+	case sandboxImage() == "":
+		return "no image: run `make image` and set " + imagesVariable + " to what it prints"
+	}
+	return ""
+}
+
+func harness() *backendtest.Harness {
+	return &backendtest.Harness{
+		Open: func(ctx context.Context, state string) (daytona.Backend, error) {
+			return docker.New(ctx, &docker.Options{Dir: state, Image: sandboxImage(),
+				Logger: slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: slog.LevelWarn}))})
+		},
+		Spec:      daytona.Spec{Image: sandboxImage()},
+		Leftovers: leftovers,
+		Slow:      3,
+		Lacks: map[backendtest.Capability]string{
+			backendtest.Git:         "the agent has no Git yet",
+			backendtest.Interpreter: "the agent has no interpreter yet",
+			backendtest.Disk:        "overlay2 on ext4 gives containers no limit",
+			backendtest.UserLimits:  "without user namespaces the users of all containers are the same to the kernel",
+		},
+	}
+}
+
+// leftovers lists what the engine and the disk have because of a state
+// directory.
+func leftovers(ctx context.Context, state string) ([]string, error) {
+	var found []string
+	for _, dir := range []string{"sandboxes", "names"} {
+		entries, err := os.ReadDir(filepath.Join(state, dir))
+		if err != nil && !os.IsNotExist(err) {
+			return nil, err
+		}
+		for _, e := range entries {
+			found = append(found, filepath.Join(state, dir, e.Name()))
+		}
+	}
+	out, err := exec.CommandContext(ctx, "docker", "ps", "-a", "--no-trunc", "--format", "{{.Names}} {{.Mounts}} {{.Status}}").Output()
+	if err != nil {
+		return nil, fmt.Errorf("docker ps: %w", err)
+	}
+	for line := range strings.Lines(string(out)) {
+		if strings.Contains(line, state+"/") {
+			found = append(found, "container "+strings.TrimSpace(line))
+		}
+	}
+	return found, nil
+}
+
+func TestMain(m *testing.M) { os.Exit(backendtest.Main(m, harness())) }
+
+func run(t *testing.T, suite func(*testing.T, *backendtest.Harness)) {
+	if why := missing(); why != "" {
+		t.Skip(why)
+	}
+	suite(t, harness())
+}
+
+func TestConformance(t *testing.T) { run(t, backendtest.RunConformance) }
+
+func TestSecurity(t *testing.T) { run(t, backendtest.RunSecurity) }
+
+func TestCrash(t *testing.T) { run(t, backendtest.RunCrash) }
+
+// BenchmarkDocker prints times and ratios; see backendtest.RunBenchmarks. For
+// the comparison with "docker run", BENCH_DOCKER_IMAGE must name the same image.
+func BenchmarkDocker(b *testing.B) {
+	if why := missing(); why != "" {
+		b.Skip(why)
+	}
+	backendtest.RunBenchmarks(b, harness())
+}
