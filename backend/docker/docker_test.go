@@ -4,6 +4,7 @@ package docker_test
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"os"
@@ -104,4 +105,37 @@ func BenchmarkDocker(b *testing.B) {
 		b.Skip(why)
 	}
 	backendtest.RunBenchmarks(b, harness())
+}
+
+// TestPipeForPasswd: the root of a sandbox puts a pipe where the OCI runtime
+// reads the users. The next start used to hang, with all that the engine can do
+// with the container.
+func TestPipeForPasswd(t *testing.T) {
+	if why := missing(); why != "" {
+		t.Skip(why)
+	}
+	c, err := docker.Open(t.Context(), &docker.Options{Dir: t.TempDir(), Image: sandboxImage()})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	sb, err := c.Create(t.Context(), daytona.Spec{User: "root"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if r, err := sb.Process().Exec(t.Context(), "rm /etc/passwd && mkfifo /tmp/pipe && ln -s ../tmp/pipe /etc/passwd", nil); err != nil || r.ExitCode != 0 {
+		t.Fatalf("%+v, %v", r, err)
+	}
+	if err := sb.Stop(t.Context(), nil); err != nil {
+		t.Fatal(err)
+	}
+	if err := sb.Start(t.Context()); !errors.Is(err, daytona.ErrInvalid) {
+		t.Errorf("start: %v, want it refused", err)
+	}
+	if info, err := sb.Refresh(t.Context()); err != nil || info.State != daytona.StateStopped {
+		t.Errorf("%s, %v", info.State, err)
+	}
+	if err := sb.Delete(t.Context()); err != nil {
+		t.Error(err)
+	}
 }

@@ -5,6 +5,7 @@ package lifecycle
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io/fs"
 	"log/slog"
 	"net"
@@ -283,5 +284,82 @@ func TestLock(t *testing.T) {
 	f.Close()
 	if err := <-got; !errors.Is(err, fs.ErrNotExist) {
 		t.Errorf("the lock of a removed sandbox: %v", err)
+	}
+}
+
+// TestDialBeneath: the directory of a sandbox's socket may be the sandbox's to
+// write.
+func TestDialBeneath(t *testing.T) {
+	host, dir := t.TempDir(), filepath.Join(t.TempDir(), strings.Repeat("long", 30))
+	if err := os.Mkdir(dir, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	secret, err := net.Listen("unix", filepath.Join(host, "engine.sock"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer secret.Close()
+	for name, plant := range map[string]func(path string) error{
+		"link":          func(p string) error { return os.Symlink(secret.Addr().String(), p) },
+		"linked up":     func(p string) error { return os.Symlink("../"+filepath.Base(host), p) },
+		"file":          func(p string) error { return os.WriteFile(p, nil, 0o600) },
+		"pipe":          func(p string) error { return syscall.Mkfifo(p, 0o600) },
+		"nothing":       func(string) error { return nil },
+		"dead listener": func(p string) error { return syscall.Mknod(p, syscall.S_IFSOCK|0o600, 0) },
+	} {
+		if err := plant(filepath.Join(dir, name)); err != nil {
+			t.Fatal(err)
+		}
+		if c, err := DialBeneath(t.Context(), dir, name); err == nil {
+			c.Close()
+			t.Errorf("%s: connected", name)
+		}
+	}
+	d, err := os.Open(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer d.Close()
+	l, err := net.Listen("unix", fmt.Sprintf("/proc/self/fd/%d/agent.sock", d.Fd()))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	c, err := DialBeneath(t.Context(), dir, "agent.sock")
+	if err != nil {
+		t.Fatal(err)
+	}
+	c.Close()
+}
+
+func TestKeepFile(t *testing.T) {
+	from, dir := filepath.Join(t.TempDir(), "program"), t.TempDir()
+	if err := os.WriteFile(from, []byte("one"), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	first, err := KeepFile(from, dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	again, err := KeepFile(from, dir)
+	if err != nil || again != first {
+		t.Errorf("%s, then %s, %v", first, again, err)
+	}
+	if err := os.WriteFile(from, []byte("two"), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	other, err := KeepFile(from, dir)
+	if err != nil || other == first {
+		t.Errorf("another file: %s, %v", other, err)
+	}
+	if b, err := os.ReadFile(first); string(b) != "one" || err != nil {
+		t.Errorf("%q, %v", b, err)
+	}
+	entries, err := os.ReadDir(dir)
+	if err != nil || len(entries) != 2 {
+		t.Errorf("%d files, %v", len(entries), err)
+	}
+	if st, err := os.Stat(first); err != nil || st.Mode().Perm() != 0o555 {
+		t.Errorf("%v, %v", st, err)
 	}
 }
