@@ -11,6 +11,7 @@ import (
 
 	_ "github.com/daytona-go/daytona/backend/docker"
 	"github.com/daytona-go/daytona/backend/local"
+	_ "github.com/daytona-go/daytona/backend/plugin"
 	"github.com/daytona-go/daytona/cmd/daytona/internal/cli"
 )
 
