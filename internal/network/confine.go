@@ -34,16 +34,7 @@ func Confine(p Policy, denied []netip.Prefix, resolvers []netip.Addr) error {
 // confinement are the rules of Confine. As in insideRules, nothing is let through for belonging to
 // a connection, but for answers to those from inside; and what is refused fails at once.
 func confinement(allowed policy.Ranges, resolvers []netip.Addr) *batch {
-	const (
-		output = "output"
-		input  = "input"
-	)
-	b := &batch{}
-	b.table(familyInet, tableName)
-	b.chain(familyInet, tableName, output, &hook{kind: "filter", number: hookOutput, priority: priorityFilter, verdict: verdictDrop})
-	b.chain(familyInet, tableName, input, &hook{kind: "filter", number: hookInput, priority: priorityFilter, verdict: verdictDrop})
-	b.flush(familyInet, tableName, output)
-	b.flush(familyInet, tableName, input)
+	b := insideChains()
 	add := func(chain string, parts ...[]expr.Any) { b.rule(familyInet, tableName, chain, parts...) }
 
 	add(output, ifname(expr.MetaKeyOIFNAME, "lo"), accept())

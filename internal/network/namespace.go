@@ -259,19 +259,27 @@ func wrapRules(err error) error {
 	return fmt.Errorf("set the sandbox's firewall rules: %w", err)
 }
 
-func insideRules(addr netip.Addr, allowed policy.Ranges, resolvers []netip.Addr, egress bool) *batch {
-	const (
-		output = "output"
-		input  = "input"
-		frames = "egress"
-	)
-	gateway := addr.Prev()
+// The chains of a namespace's own rules.
+const (
+	output = "output"
+	input  = "input"
+	frames = "egress"
+)
+
+// insideChains begins the rules of a namespace: two empty chains that let nothing through.
+func insideChains() *batch {
 	b := &batch{}
 	b.table(familyInet, tableName)
 	b.chain(familyInet, tableName, output, &hook{kind: "filter", number: hookOutput, priority: priorityFilter, verdict: verdictDrop})
 	b.chain(familyInet, tableName, input, &hook{kind: "filter", number: hookInput, priority: priorityFilter, verdict: verdictDrop})
 	b.flush(familyInet, tableName, output)
 	b.flush(familyInet, tableName, input)
+	return b
+}
+
+func insideRules(addr netip.Addr, allowed policy.Ranges, resolvers []netip.Addr, egress bool) *batch {
+	gateway := addr.Prev()
+	b := insideChains()
 	add := func(chain string, parts ...[]expr.Any) { b.rule(familyInet, tableName, chain, parts...) }
 
 	add(output, ifname(expr.MetaKeyOIFNAME, "lo"), accept())
