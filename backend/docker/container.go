@@ -450,8 +450,14 @@ func (b *backend) createContainer(ctx context.Context, r *record) error {
 		// The image's health checks are for its own programs.
 		Healthcheck: &container.HealthConfig{Test: []string{"NONE"}},
 	}
-	_, err = b.api.ContainerCreate(ctx, client.ContainerCreateOptions{Config: config, HostConfig: host, Name: b.containerName(r.ID)})
-	return err
+	// The engine goes on with a request whose caller has gone; what it then makes
+	// is found by nobody who looks for it too early. So it is waited for.
+	uncut, cancel := context.WithTimeout(context.WithoutCancel(ctx), engineTimeout)
+	defer cancel()
+	if _, err = b.api.ContainerCreate(uncut, client.ContainerCreateOptions{Config: config, HostConfig: host, Name: b.containerName(r.ID)}); err != nil {
+		return err
+	}
+	return ctx.Err()
 }
 
 // checkFiles refuses to start a container in which the files of users are not
