@@ -267,7 +267,7 @@ func (b *backend) boot(ctx context.Context, op string, r *record) (_ *proc, err 
 			}
 		}
 	}()
-	if _, err := b.api.ContainerStart(ctx, b.containerName(r.ID), client.ContainerStartOptions{}); err != nil {
+	if err := b.startContainer(ctx, r.ID); err != nil {
 		return nil, err
 	}
 	state, err := b.state(ctx, r.ID)
@@ -450,14 +450,28 @@ func (b *backend) createContainer(ctx context.Context, r *record) error {
 		// The image's health checks are for its own programs.
 		Healthcheck: &container.HealthConfig{Test: []string{"NONE"}},
 	}
-	// The engine goes on with a request whose caller has gone; what it then makes
-	// is found by nobody who looks for it too early. So it is waited for.
-	uncut, cancel := context.WithTimeout(context.WithoutCancel(ctx), engineTimeout)
+	uncut, cancel := uncut(ctx)
 	defer cancel()
 	if _, err = b.api.ContainerCreate(uncut, client.ContainerCreateOptions{Config: config, HostConfig: host, Name: b.containerName(r.ID)}); err != nil {
 		return err
 	}
 	return ctx.Err()
+}
+
+func (b *backend) startContainer(ctx context.Context, id string) error {
+	uncut, cancel := uncut(ctx)
+	defer cancel()
+	if _, err := b.api.ContainerStart(uncut, b.containerName(id), client.ContainerStartOptions{}); err != nil {
+		return err
+	}
+	return ctx.Err()
+}
+
+// uncut is the context of a request whose outcome must be known: the engine goes
+// on with one whose caller has gone, and what it then makes or starts is missed
+// by whoever looks for it too early.
+func uncut(ctx context.Context) (context.Context, context.CancelFunc) {
+	return context.WithTimeout(context.WithoutCancel(ctx), engineTimeout)
 }
 
 // checkFiles refuses to start a container in which the files of users are not
