@@ -408,14 +408,13 @@ func (b *backend) createContainer(ctx context.Context, r *record) error {
 		CapDrop: []string{"ALL"},
 		// The last two are the agent's alone: it gives them up when the network
 		// policy is in force.
-		CapAdd:         append(slices.Clone(capabilities), "CAP_NET_ADMIN", "CAP_SETPCAP"),
-		SecurityOpt:    []string{"no-new-privileges", "seccomp=" + string(filter)},
-		MaskedPaths:    append(boot.MaskedPaths(), "/sys/firmware", "/sys/devices/virtual/powercap"),
-		ReadonlyPaths:  boot.ReadOnlyPaths(),
-		IpcMode:        "private",
-		RestartPolicy:  container.RestartPolicy{Name: container.RestartPolicyDisabled},
-		ReadonlyRootfs: false,
-		LogConfig:      container.LogConfig{Type: "json-file", Config: map[string]string{"max-size": "1m", "max-file": "1"}},
+		CapAdd:        append(slices.Clone(capabilities), "CAP_NET_ADMIN", "CAP_SETPCAP"),
+		SecurityOpt:   []string{"no-new-privileges", "seccomp=" + string(filter)},
+		MaskedPaths:   append(boot.MaskedPaths(), "/sys/firmware", "/sys/devices/virtual/powercap"),
+		ReadonlyPaths: boot.ReadOnlyPaths(),
+		IpcMode:       "private",
+		RestartPolicy: container.RestartPolicy{Name: container.RestartPolicyDisabled},
+		LogConfig:     container.LogConfig{Type: "json-file", Config: map[string]string{"max-size": "1m", "max-file": "1"}},
 		Mounts: []mount.Mount{
 			{Type: mount.TypeBind, Source: b.agent, Target: agentFile, ReadOnly: true},
 			{Type: mount.TypeBind, Source: b.File(r.ID, shared), Target: sharedDir},

@@ -221,15 +221,7 @@ func New(ctx context.Context, opts *Options) (_ daytona.Backend, err error) {
 // loadAgent finds the agent and copies it to where containers mount it from: a
 // file that is there stays as it is, whatever becomes of the original.
 func (b *backend) loadAgent(ctx context.Context) error {
-	explicit := b.opts.Agent
-	if explicit == "" {
-		explicit = os.Getenv("DAYTONA_AGENT")
-	}
-	cache, err := os.UserCacheDir()
-	if err != nil {
-		cache = b.Root
-	}
-	path, err := agentbin.Find(ctx, agentbin.Agent, explicit, filepath.Join(cache, "daytona", "bin"))
+	path, err := agentbin.FindAgent(ctx, b.opts.Agent, agentbin.CacheDir(b.Root))
 	if err != nil {
 		return err
 	}

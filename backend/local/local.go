@@ -240,16 +240,8 @@ func defaultDir() (string, error) {
 
 // loadAgent finds the agent and copies it into sealed memory.
 func (e *engine) loadAgent(ctx context.Context) error {
-	explicit := e.opts.Agent
-	if explicit == "" {
-		explicit = os.Getenv("DAYTONA_AGENT")
-	}
-	cache, err := os.UserCacheDir()
-	if err != nil {
-		cache = e.Root
-	}
-	cache = filepath.Join(cache, "daytona", "bin")
-	path, err := agentbin.Find(ctx, agentbin.Agent, explicit, cache)
+	cache := agentbin.CacheDir(e.Root)
+	path, err := agentbin.FindAgent(ctx, e.opts.Agent, cache)
 	if err != nil {
 		return err
 	}

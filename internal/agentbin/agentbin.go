@@ -44,6 +44,25 @@ func (e *NotFoundError) Error() string {
 		"or install Go so that it can be built", e.Name, strings.Join(e.Tried, "; "))
 }
 
+// FindAgent is Find for the agent: in the place that explicit or else the
+// variable DAYTONA_AGENT names, or wherever it is.
+func FindAgent(ctx context.Context, explicit, cache string) (string, error) {
+	if explicit == "" {
+		explicit = os.Getenv("DAYTONA_AGENT")
+	}
+	return Find(ctx, Agent, explicit, cache)
+}
+
+// CacheDir is where programs are built into: the user's, or below fallback
+// where the user has none.
+func CacheDir(fallback string) string {
+	dir, err := os.UserCacheDir()
+	if err != nil {
+		dir = fallback
+	}
+	return filepath.Join(dir, "daytona", "bin")
+}
+
 // Find returns the path of a program, building it if need be. explicit, if
 // not empty, is the only place looked at. cache is the directory to build
 // into.

@@ -364,8 +364,8 @@ var process = map[string][]string{
 
 // exceptions are the places outside of programs that use them all the same.
 var exceptions = map[string]string{
-	"backend/local/local.go os.Getenv":              "XDG_DATA_HOME decides the default state directory, DAYTONA_AGENT the agent's binary; Options come first",
-	"backend/docker/docker.go os.Getenv":            "DAYTONA_AGENT is the agent's binary; Options come first",
+	"backend/local/local.go os.Getenv":              "XDG_DATA_HOME decides the default state directory; Options come first",
+	"internal/agentbin/agentbin.go os.Getenv":       "DAYTONA_AGENT is the agent's binary; options of backends come first",
 	"internal/agentbin/agentbin.go os.Environ":      "the Go toolchain that builds the agent needs its environment",
 	"backend/plugin/child.go os.Environ":            "a plugin gets the few variables that every program needs; which ones Options.Env lists",
 	"backend/plugin/serve.go os.Getenv":             "Serve is the body of a plugin's main function, to which the host speaks through the environment",
