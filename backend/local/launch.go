@@ -16,6 +16,7 @@ import (
 	"time"
 
 	"github.com/daytona-go/daytona/internal/boot"
+	"github.com/daytona-go/daytona/internal/lifecycle"
 	"golang.org/x/sys/unix"
 )
 
@@ -95,68 +96,9 @@ type idMapping struct {
 }
 
 // proc is a running PID 1 of a sandbox.
-type proc struct {
-	pid   int
-	pidfd *os.File
-	done  chan struct{} // closed when it has ended
-}
+type proc struct{ *lifecycle.Process }
 
-// watch follows a process through its pidfd, without a thread of its own.
-func watch(pid int, pidfd *os.File) *proc {
-	p := &proc{pid: pid, pidfd: pidfd, done: make(chan struct{})}
-	go func() {
-		c, err := pidfd.SyscallConn()
-		if err == nil {
-			err = c.Read(func(fd uintptr) bool {
-				fds := []unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}
-				n, err := unix.Poll(fds, 0)
-				return err == nil && n > 0
-			})
-		}
-		if err != nil {
-			return // the descriptor was closed: nobody is interested any more
-		}
-		// It is a child of ours, to be reaped, if this process cloned it.
-		_, _ = unix.Wait4(pid, nil, unix.WNOHANG, nil)
-		close(p.done)
-	}()
-	return p
-}
-
-// adopt watches a process by its number. It fails if the process has ended or
-// another has its number.
-func adopt(pid int, start uint64) (*proc, error) {
-	fd, err := unix.PidfdOpen(pid, unix.PIDFD_NONBLOCK)
-	if err != nil {
-		return nil, os.NewSyscallError("pidfd_open", err)
-	}
-	f := os.NewFile(uintptr(fd), "pidfd")
-	if startTime(pid) != start {
-		f.Close()
-		return nil, os.ErrProcessDone
-	}
-	return watch(pid, f), nil
-}
-
-// Done, Is, Kill and Close make a proc a lifecycle.Proc.
-func (p *proc) Done() <-chan struct{} { return p.done }
-
-func (p *proc) Is(r *record) bool { return p.pid == r.Own.PID }
-
-func (p *proc) Kill() { p.kill() }
-
-func (p *proc) Close() { p.pidfd.Close() }
-
-func (p *proc) signal(s unix.Signal) error {
-	return unix.PidfdSendSignal(int(p.pidfd.Fd()), s, nil, 0)
-}
-
-// kill ends the whole sandbox and waits for it: without its PID 1 the kernel
-// kills all others of the namespace (pid_namespaces(7)).
-func (p *proc) kill() {
-	_ = p.signal(unix.SIGKILL)
-	<-p.done
-}
+func (p *proc) Is(r *record) bool { return p.PID == r.Own.PID }
 
 // launch is all that is needed to start a sandbox's processes.
 type launch struct {
@@ -204,8 +146,8 @@ func (e *engine) run(ctx context.Context, l launch) (_ *proc, err error) {
 	}
 	defer func() {
 		if err != nil {
-			p.kill()
-			p.pidfd.Close()
+			p.Kill()
+			p.Close()
 		}
 	}()
 	theirs.Close()
@@ -213,7 +155,7 @@ func (e *engine) run(ctx context.Context, l launch) (_ *proc, err error) {
 	killed := make(chan struct{})
 	stop := context.AfterFunc(ctx, func() {
 		defer close(killed)
-		_ = p.signal(unix.SIGKILL)
+		_ = p.Signal(unix.SIGKILL)
 	})
 	defer func() {
 		if !stop() {
@@ -225,7 +167,7 @@ func (e *engine) run(ctx context.Context, l launch) (_ *proc, err error) {
 		return nil, err
 	}
 	if l.ids.viaTools {
-		if err := e.mapIDs(ctx, p.pid, l.ids); err != nil {
+		if err := e.mapIDs(ctx, p.PID, l.ids); err != nil {
 			return nil, err
 		}
 	}
@@ -233,9 +175,9 @@ func (e *engine) run(ctx context.Context, l launch) (_ *proc, err error) {
 	// cgroup: boot begins meanwhile.
 	moved := make(chan error, 1)
 	if l.plan.AwaitCgroups = len(l.group.c.v1) > 0; l.plan.AwaitCgroups {
-		go func() { moved <- l.group.add(p.pid) }()
+		go func() { moved <- l.group.add(p.PID) }()
 	}
-	userns, err := os.Open("/proc/" + strconv.Itoa(p.pid) + "/ns/user")
+	userns, err := os.Open("/proc/" + strconv.Itoa(p.PID) + "/ns/user")
 	if err != nil {
 		return nil, fmt.Errorf("open the sandbox's user namespace: %w", err)
 	}
@@ -314,7 +256,7 @@ func (l *launch) exchange(ctx context.Context, sock int, p *proc) error {
 				return errors.New("boot sent no network device")
 			}
 			dev := os.NewFile(uintptr(rights[0]), "net")
-			err = l.device(m.Device, dev, p.pidfd)
+			err = l.device(m.Device, dev, p.Pidfd)
 			dev.Close()
 			if err != nil {
 				return err
@@ -418,7 +360,7 @@ func (e *engine) clone(l launch, null, config, sync *os.File) (*proc, error) {
 		pidfd = fd
 	}
 	_ = unix.SetNonblock(pidfd, true) // so that the runtime's poller takes it
-	return watch(pid, os.NewFile(uintptr(pidfd), "pidfd")), nil
+	return &proc{lifecycle.FollowProcess(pid, os.NewFile(uintptr(pidfd), "pidfd"))}, nil
 }
 
 // mapIDs has the setuid tools of the distribution write the maps, from the

@@ -268,12 +268,12 @@ func (e *engine) bootUp(ctx context.Context, op string, r *record) (_ *proc, err
 	// Written down before the process gets its plan: without one it does
 	// nothing, and ends with this process.
 	l.cloned = func(p *proc) error {
-		r.Own.PID, r.Own.StartTime, r.Own.BootID = p.pid, startTime(p.pid), bootID()
+		r.Own.ProcessID = lifecycle.ProcessIDOf(p.PID)
 		return e.Save(r, false)
 	}
 	defer func() {
 		if err != nil {
-			r.Own.PID, r.Own.StartTime = 0, 0
+			r.Own.ProcessID = lifecycle.ProcessID{}
 		}
 	}()
 	p, err := e.run(ctx, l)
@@ -282,8 +282,8 @@ func (e *engine) bootUp(ctx context.Context, op string, r *record) (_ *proc, err
 	}
 	defer func() {
 		if err != nil {
-			p.kill()
-			p.pidfd.Close()
+			p.Kill()
+			p.Close()
 		}
 	}()
 	if r.WorkDir, err = e.greet(ctx, r, p); err != nil {
@@ -295,9 +295,9 @@ func (e *engine) bootUp(ctx context.Context, op string, r *record) (_ *proc, err
 // greet waits for the agent's first answer: the working directory. An agent
 // that ends before says why in its log.
 func (e *engine) greet(ctx context.Context, r *record, p *proc) (string, error) {
-	dir, err := e.Greet(ctx, r.ID, p.done)
+	dir, err := e.Greet(ctx, r.ID, p.Done())
 	select {
-	case <-p.done:
+	case <-p.Done():
 		data, _ := os.ReadFile(e.File(r.ID, "agent.log"))
 		return "", fmt.Errorf("the agent ended at once: %s", strings.TrimSpace(string(data[max(0, len(data)-2048):])))
 	default:

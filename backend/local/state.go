@@ -3,11 +3,7 @@ package local
 import (
 	"context"
 	"net"
-	"os"
 	"path/filepath"
-	"strconv"
-	"strings"
-	"sync"
 
 	"github.com/daytona-go/daytona/image"
 	"github.com/daytona-go/daytona/internal/lifecycle"
@@ -33,11 +29,8 @@ type record = lifecycle.Record[own]
 
 // own is what this engine keeps of a sandbox.
 type own struct {
-	// PID 1 of the sandbox as the host sees it; its start time (clock ticks
-	// since boot, proc(5)) and the boot id make it unique.
-	PID       int    `json:"pid,omitempty"`
-	StartTime uint64 `json:"startTime,omitempty"`
-	BootID    string `json:"bootID,omitempty"`
+	// PID 1 of the sandbox as the host sees it.
+	lifecycle.ProcessID
 	// UIDBase is the host uid (and gid) of the sandbox's root.
 	UIDBase int `json:"uidBase"`
 	// HasDisk says that its files are in disk.img.
@@ -53,35 +46,6 @@ type own struct {
 	Offline bool `json:"offline,omitempty"`
 }
 
-// bootID tells one boot of the machine from another. It is read once: every
-// look at a sandbox compares it, and it cannot change while this process lives.
-var bootID = sync.OnceValue(func() string {
-	data, _ := os.ReadFile("/proc/sys/kernel/random/boot_id")
-	return strings.TrimSpace(string(data))
-})
-
-// startTime is when a process started, in clock ticks since boot: field 22 of
-// /proc/PID/stat, proc(5). 0 if there is no such process, or only a zombie.
-func startTime(pid int) uint64 {
-	data, err := os.ReadFile("/proc/" + strconv.Itoa(pid) + "/stat")
-	if err != nil {
-		return 0
-	}
-	// The name, in parentheses, may contain anything.
-	i := strings.LastIndexByte(string(data), ')')
-	f := strings.Fields(string(data[i+1:]))
-	if len(f) < 20 || f[0] == "Z" || f[0] == "X" {
-		return 0
-	}
-	n, _ := strconv.ParseUint(f[19], 10, 64)
-	return n
-}
-
-// running reports whether the record's PID 1 still runs.
-func (o *own) running() bool {
-	return o.PID > 0 && o.BootID == bootID() && startTime(o.PID) == o.StartTime && o.StartTime != 0
-}
-
 // driver is the engine as package lifecycle sees it.
 type driver struct{ e *engine }
 
@@ -93,21 +57,21 @@ func (d driver) Boot(ctx context.Context, op string, r *record) (lifecycle.Proc[
 	return p, nil
 }
 
-func (d driver) Running(r *record) bool { return r.Own.running() }
+func (d driver) Running(r *record) bool { return r.Own.Running() }
 
 func (d driver) Adopt(r *record) (lifecycle.Proc[own], error) {
-	p, err := adopt(r.Own.PID, r.Own.StartTime)
+	p, err := r.Own.Follow()
 	if err != nil {
 		return nil, err
 	}
-	return p, nil
+	return &proc{p}, nil
 }
 
 // Clear kills through the cgroup a process that had not been written down yet.
 func (d driver) Clear(r *record) error {
 	g := d.e.cgroups.group(r.ID)
 	g.kill()
-	r.Own.PID, r.Own.StartTime = 0, 0
+	r.Own.ProcessID = lifecycle.ProcessID{}
 	return g.remove()
 }
 

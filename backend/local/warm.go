@@ -53,7 +53,7 @@ func (w *warmPool) take(key string) *record {
 		all := w.ready[key]
 		r := all[len(all)-1]
 		w.ready[key] = all[:len(all)-1]
-		if r.Own.running() {
+		if r.Own.Running() {
 			return r
 		}
 		go w.e.Check(r.ID, true)
