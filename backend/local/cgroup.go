@@ -11,9 +11,9 @@ import (
 	"slices"
 	"strconv"
 	"strings"
-	"time"
 
 	"github.com/daytona-go/daytona"
+	"github.com/daytona-go/daytona/internal/lifecycle"
 	"golang.org/x/sys/unix"
 )
 
@@ -334,45 +334,11 @@ func (g group) kill() {
 	}
 }
 
-// remove removes the groups. The processes must be dead; the kernel may need
-// a moment to notice, so it tries for up to two seconds.
+// remove removes the groups, whose processes must be dead.
 func (g group) remove() error {
 	var dirs []string
 	for _, base := range g.c.bases() {
 		dirs = append(dirs, filepath.Join(base, g.name))
 	}
-	deadline := time.Now().Add(2 * time.Second)
-	for wait := 200 * time.Microsecond; ; wait *= 2 {
-		var err error
-		for _, d := range dirs {
-			err = errors.Join(err, removeCgroup(d))
-		}
-		if err == nil || time.Now().After(deadline) {
-			return err
-		}
-		time.Sleep(wait)
-	}
-}
-
-// removeCgroup removes a group and those below it, deepest first.
-func removeCgroup(dir string) error {
-	err := unix.Rmdir(dir)
-	if err == nil || errors.Is(err, unix.ENOENT) {
-		return nil
-	}
-	entries, readErr := os.ReadDir(dir)
-	if readErr != nil {
-		return readErr
-	}
-	for _, e := range entries {
-		if e.IsDir() {
-			if err := removeCgroup(filepath.Join(dir, e.Name())); err != nil {
-				return err
-			}
-		}
-	}
-	if err := unix.Rmdir(dir); err != nil && !errors.Is(err, unix.ENOENT) {
-		return &fs.PathError{Op: "rmdir", Path: dir, Err: err}
-	}
-	return nil
+	return lifecycle.RemoveCgroups(dirs...)
 }

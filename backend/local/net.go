@@ -4,6 +4,7 @@ import (
 	"context"
 
 	"github.com/daytona-go/daytona"
+	"github.com/daytona-go/daytona/internal/lifecycle"
 	"github.com/daytona-go/daytona/internal/network"
 )
 
@@ -14,7 +15,7 @@ func (e *engine) SetNetworkPolicy(ctx context.Context, id string, p daytona.Netw
 		return daytona.Info{}, &daytona.Error{Kind: daytona.KindUnsupported, Op: op, Field: "AllowDomains", Value: p.AllowDomains,
 			Message: "the local backend cannot filter by host name; use Allow"}
 	}
-	policy, err := policyOf(p)
+	policy, err := lifecycle.PolicyOf(p)
 	if err != nil {
 		return daytona.Info{}, &daytona.Error{Kind: daytona.KindInvalid, Op: op, Field: "Allow", Value: p.Allow, Err: err}
 	}

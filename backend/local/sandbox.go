@@ -46,7 +46,7 @@ func (e *engine) admit(spec *daytona.Spec) error {
 	if spec.Network.AllowDomains != nil {
 		return refuse("Network.AllowDomains", spec.Network.AllowDomains, "the local backend cannot filter by host name; use Network.Allow")
 	}
-	if _, err := policyOf(spec.Network); err != nil {
+	if _, err := lifecycle.PolicyOf(spec.Network); err != nil {
 		return &daytona.Error{Kind: daytona.KindInvalid, Op: createOp, Field: "Network.Allow", Value: spec.Network.Allow, Err: err}
 	}
 	r := &spec.Resources
@@ -540,21 +540,9 @@ func (e *engine) canMap(dir string) bool {
 	return can
 }
 
-// policyOf translates a policy of the library.
-func policyOf(p daytona.NetworkPolicy) (network.Policy, error) {
-	if p.Allow == nil {
-		return network.ParsePolicy(p.Block, nil)
-	}
-	allow := make([]string, 0, len(p.Allow))
-	for _, a := range p.Allow {
-		allow = append(allow, a.String())
-	}
-	return network.ParsePolicy(p.Block, allow)
-}
-
 // placeNetwork completes the plan with the network.
 func (e *engine) placeNetwork(ctx context.Context, r *record, l *launch) (*network.Namespace, error) {
-	policy, err := policyOf(r.Network)
+	policy, err := lifecycle.PolicyOf(r.Network)
 	if err != nil {
 		return nil, err
 	}

@@ -70,6 +70,11 @@ func contain(args []string) error {
 			return fmt.Errorf("add user %s: %w", u.Name, err)
 		}
 	}
+	for name, content := range config.Files {
+		if err := boot.WriteFile(boot.File{Path: name, Mode: 0o644, Content: content}); err != nil {
+			return fmt.Errorf("write %s: %w", name, err)
+		}
+	}
 	if _, err := account.Lookup(config.Agent.User); err != nil {
 		return userError{err}
 	}

@@ -548,17 +548,27 @@ func (b *booter) readFile(p string) ([]byte, error) {
 // AddUser adds a user to the root file system that this process is in, unless
 // there is one of its name.
 func AddUser(u User) error {
+	// Not all users may be mapped, but then those that are missing are no error.
+	return inside(func(b *booter) error { return b.ensureUser(u) })
+}
+
+// WriteFile replaces a file in the root file system that this process is in; a
+// link in its place is removed, not followed.
+func WriteFile(f File) error {
+	return inside(func(b *booter) error { return b.writeFile(f) })
+}
+
+func inside(f func(b *booter) error) error {
 	root, err := unix.Open("/", unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
 	if err != nil {
 		return err
 	}
 	defer unix.Close(root)
-	// Not all users may be mapped, but then those that are missing are no error.
-	return (&booter{root: root}).ensureUser(u)
+	return f(&booter{root: root})
 }
 
 // DropCapabilities takes capabilities away from this thread and what it
-// executes, for good. It takes CAP_SETPCAP.
+// executes, for good. It takes CAP_SETPCAP if it has any of them.
 func DropCapabilities(caps ...uintptr) error {
 	hdr := unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}
 	var data [2]unix.CapUserData
@@ -566,8 +576,11 @@ func DropCapabilities(caps ...uintptr) error {
 		return fmt.Errorf("read the capabilities: %w", err)
 	}
 	for _, c := range caps {
-		if err := unix.Prctl(unix.PR_CAPBSET_DROP, c, 0, 0, 0); err != nil {
-			return fmt.Errorf("drop capability %d from the bounding set: %w", c, err)
+		// One that is not in the set needs no dropping, and no CAP_SETPCAP for it.
+		if held, err := unix.PrctlRetInt(unix.PR_CAPBSET_READ, c, 0, 0, 0); err != nil || held != 0 {
+			if err := unix.Prctl(unix.PR_CAPBSET_DROP, c, 0, 0, 0); err != nil {
+				return fmt.Errorf("drop capability %d from the bounding set: %w", c, err)
+			}
 		}
 		bit := uint32(1) << (c % 32)
 		d := &data[c/32]

@@ -51,6 +51,9 @@ type ContainerConfig struct {
 	Agent AgentConfig `json:"agent"`
 	// AddUser is added to the image's users if it lacks it. Defaults to none.
 	AddUser *ContainerUser `json:"addUser,omitempty"`
+	// Files are written, by path, mode 0644, in place of what is there. Defaults
+	// to none: the engine sees to them.
+	Files map[string]string `json:"files,omitempty"`
 	// Firewall is put in force in the container's network namespace. Defaults
 	// to none.
 	Firewall *ContainerFirewall `json:"firewall,omitempty"`

@@ -1,0 +1,217 @@
+//go:build linux
+
+package containerd_test
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/containerd/containerd/v2/client"
+	"github.com/containerd/containerd/v2/core/snapshots"
+	"github.com/containerd/containerd/v2/defaults"
+	"github.com/containerd/containerd/v2/pkg/namespaces"
+
+	"github.com/daytona-go/daytona"
+	"github.com/daytona-go/daytona/backend/backendtest"
+	"github.com/daytona-go/daytona/backend/containerd"
+)
+
+// imagesVariable lists images made by image/sandbox, with commas between.
+const imagesVariable = "DAYTONA_TEST_IMAGES"
+
+// testNamespace is where these tests keep all that they make.
+const testNamespace = "daytona-test"
+
+// sandboxImage is the first of them.
+func sandboxImage() string {
+	first, _, _ := strings.Cut(os.Getenv(imagesVariable), ",")
+	return first
+}
+
+func address() string {
+	if a := os.Getenv("CONTAINERD_ADDRESS"); a != "" {
+		return a
+	}
+	return defaults.DefaultAddress
+}
+
+// connect connects to containerd past the backend.
+func connect(ctx context.Context) (*client.Client, error) {
+	c, err := client.New(address(), client.WithDefaultNamespace(testNamespace), client.WithTimeout(5*time.Second))
+	if err != nil {
+		return nil, err
+	}
+	if _, err := c.Version(ctx); err != nil {
+		c.Close()
+		return nil, err
+	}
+	return c, nil
+}
+
+// missing says what these tests lack on this machine; "" if nothing.
+func missing(ctx context.Context) string {
+	if os.Geteuid() != 0 {
+		return "the containerd backend needs root"
+	}
+	if sandboxImage() == "" {
+		return "no image: run `make image` and set " + imagesVariable + " to what it prints"
+	}
+	c, err := connect(ctx)
+	if err != nil {
+		return "no containerd answers at " + address()
+	}
+	c.Close()
+	return ""
+}
+
+func options(state string) *containerd.Options {
+	return &containerd.Options{Dir: state, Namespace: testNamespace, Image: sandboxImage(),
+		Logger: slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: slog.LevelWarn}))}
+}
+
+func harness() *backendtest.Harness {
+	return &backendtest.Harness{
+		Open: func(ctx context.Context, state string) (daytona.Backend, error) {
+			return containerd.New(ctx, options(state))
+		},
+		Spec:      daytona.Spec{Image: sandboxImage()},
+		Leftovers: leftovers,
+		Slow:      3,
+		Lacks: map[backendtest.Capability]string{
+			backendtest.Git:         "the agent has no Git yet",
+			backendtest.Interpreter: "the agent has no interpreter yet",
+			backendtest.Disk:        "overlayfs gives containers no limit of their own",
+			backendtest.UserLimits:  "without user namespaces the users of all containers are the same to the kernel",
+		},
+	}
+}
+
+// leftovers lists what containerd, the kernel and the disk have because of a
+// state directory.
+func leftovers(ctx context.Context, state string) ([]string, error) {
+	var found []string
+	for _, dir := range []string{"sandboxes", "names"} {
+		entries, err := os.ReadDir(filepath.Join(state, dir))
+		if err != nil && !os.IsNotExist(err) {
+			return nil, err
+		}
+		for _, e := range entries {
+			found = append(found, filepath.Join(state, dir, e.Name()))
+		}
+	}
+	c, err := connect(ctx)
+	if err != nil {
+		return nil, err
+	}
+	defer c.Close()
+	ctx = namespaces.WithNamespace(ctx, testNamespace)
+	list, err := c.Containers(ctx)
+	if err != nil {
+		return nil, err
+	}
+	// What is called so, package lifecycle says.
+	sum := sha256.Sum256([]byte(state))
+	prefix := "daytona-" + hex.EncodeToString(sum[:4]) + "-"
+	for _, x := range list {
+		if strings.HasPrefix(x.ID(), prefix) {
+			found = append(found, "container "+x.ID())
+		}
+	}
+	err = c.SnapshotService("").Walk(ctx, func(_ context.Context, i snapshots.Info) error {
+		if strings.HasPrefix(i.Name, prefix) {
+			found = append(found, "snapshot "+i.Name)
+		}
+		return nil
+	})
+	if err != nil {
+		return nil, err
+	}
+	out, err := exec.CommandContext(ctx, "ps", "-eo", "pid,args").Output()
+	if err != nil {
+		return nil, fmt.Errorf("ps: %w", err)
+	}
+	for line := range strings.Lines(string(out)) {
+		if strings.Contains(line, prefix) {
+			found = append(found, "process "+strings.TrimSpace(line))
+		}
+	}
+	cgroups, err := filepath.Glob("/sys/fs/cgroup/*/daytona-containerd/" + strings.TrimPrefix(prefix, "daytona-") + "*")
+	if err != nil {
+		return nil, err
+	}
+	found = append(found, cgroups...)
+	// Where containerd has the bundles of tasks, the backend has written down.
+	if dir, err := os.ReadFile(filepath.Join(state, "bundles")); err == nil {
+		bundles, err := filepath.Glob(filepath.Join(string(dir), prefix+"*"))
+		if err != nil {
+			return nil, err
+		}
+		found = append(found, bundles...)
+	}
+	return found, nil
+}
+
+func TestMain(m *testing.M) { os.Exit(backendtest.Main(m, harness())) }
+
+func run(t *testing.T, suite func(*testing.T, *backendtest.Harness)) {
+	if why := missing(t.Context()); why != "" {
+		t.Skip(why)
+	}
+	suite(t, harness())
+}
+
+func TestConformance(t *testing.T) { run(t, backendtest.RunConformance) }
+
+func TestSecurity(t *testing.T) { run(t, backendtest.RunSecurity) }
+
+func TestCrash(t *testing.T) { run(t, backendtest.RunCrash) }
+
+// BenchmarkContainerd prints times and ratios; see backendtest.RunBenchmarks.
+func BenchmarkContainerd(b *testing.B) {
+	if why := missing(b.Context()); why != "" {
+		b.Skip(why)
+	}
+	backendtest.RunBenchmarks(b, harness())
+}
+
+// TestPipeForPasswd: the root of a sandbox puts a pipe where the OCI runtime
+// reads the users. The next start would hang, and the shim with it.
+func TestPipeForPasswd(t *testing.T) {
+	if why := missing(t.Context()); why != "" {
+		t.Skip(why)
+	}
+	c, err := containerd.Open(t.Context(), options(t.TempDir()))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	sb, err := c.Create(t.Context(), daytona.Spec{User: "root"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if r, err := sb.Process().Exec(t.Context(), "rm /etc/passwd && mkfifo /tmp/pipe && ln -s ../tmp/pipe /etc/passwd", nil); err != nil || r.ExitCode != 0 {
+		t.Fatalf("%+v, %v", r, err)
+	}
+	if err := sb.Stop(t.Context(), nil); err != nil {
+		t.Fatal(err)
+	}
+	if err := sb.Start(t.Context()); !errors.Is(err, daytona.ErrInvalid) {
+		t.Errorf("start: %v, want it refused", err)
+	}
+	if info, err := sb.Refresh(t.Context()); err != nil || info.State != daytona.StateStopped {
+		t.Errorf("%s, %v", info.State, err)
+	}
+	if err := sb.Delete(t.Context()); err != nil {
+		t.Error(err)
+	}
+}
