@@ -52,7 +52,9 @@ import (
 	"strings"
 	"sync"
 	"sync/atomic"
+	"time"
 
+	"github.com/google/go-containerregistry/pkg/authn"
 	"github.com/moby/moby/client"
 
 	"github.com/daytona-go/daytona"
@@ -97,6 +99,15 @@ type Options struct {
 	// the executable, the one on PATH, or one built with the local Go toolchain
 	// into the user's cache directory.
 	Agent string
+	// Keychain finds the credentials for registries. Defaults to
+	// authn.DefaultKeychain, which reads what `docker login` has written
+	// ($DOCKER_CONFIG/config.json or ~/.docker/config.json) and asks the helpers
+	// named there. A service must set it, if only to
+	// authn.NewMultiKeychain(), lest its users pull what is its own.
+	Keychain authn.Keychain
+	// KeepImported is how long an image that was imported from a file is kept
+	// unused. Older ones go when the next is imported. Defaults to a week.
+	KeepImported time.Duration
 	// Logger gets what goes on. Defaults to discarding it.
 	Logger *slog.Logger
 }
