@@ -21,6 +21,7 @@ import (
 	"github.com/moby/moby/api/types/mount"
 	apinetwork "github.com/moby/moby/api/types/network"
 	"github.com/moby/moby/client"
+	"golang.org/x/sys/unix"
 
 	"github.com/daytona-go/daytona"
 	"github.com/daytona-go/daytona/image"
@@ -108,19 +109,21 @@ func (d driver) Adopt(r *record) (lifecycle.Proc[own], error) { return d.b.watch
 func (d driver) Clear(r *record) error {
 	ctx, cancel := context.WithTimeout(context.Background(), engineTimeout)
 	defer cancel()
-	r.Own.StartedAt, r.Own.Key, r.Own.Port = "", "", 0
 	state, err := d.b.state(ctx, r.ID)
-	if errors.Is(err, errNoContainer) || err == nil && !state.Running {
-		return nil
+	if err == nil && state.Running {
+		err = d.b.kill(ctx, r.ID)
 	}
-	if err != nil {
-		return err
+	if err != nil && !errors.Is(err, errNoContainer) {
+		return d.b.explain(lifecycle.StopOp, r.Name, err)
 	}
-	return d.b.kill(ctx, r.ID)
+	r.Own.StartedAt, r.Own.Key, r.Own.Port = "", "", 0
+	return nil
 }
 
 func (d driver) Release(ctx context.Context, r *record) error {
-	return d.b.removeContainer(ctx, d.b.containerName(r.ID))
+	ctx, cancel := context.WithTimeout(ctx, engineTimeout)
+	defer cancel()
+	return d.b.explain(lifecycle.DeleteOp, r.Name, d.b.removeContainer(ctx, d.b.containerName(r.ID)))
 }
 
 func (d driver) RemoveTree(dir string) error { return image.RemoveAll(dir) }
@@ -262,8 +265,14 @@ func (b *backend) boot(ctx context.Context, op string, r *record) (_ *proc, err 
 		}
 		err = b.explain(op, r.Name, err)
 	}()
-	_, err = b.state(ctx, r.ID)
+	state, err := b.state(ctx, r.ID)
 	if err == nil {
+		if state.Running {
+			// A start that nobody knows the outcome of.
+			if err := b.kill(ctx, r.ID); err != nil {
+				return nil, err
+			}
+		}
 		return b.run(ctx, op, r)
 	}
 	if !errors.Is(err, errNoContainer) {
@@ -661,6 +670,14 @@ func (b *backend) ensureNetwork(ctx context.Context) error {
 	return errors.New("the engine makes the network and then has none")
 }
 
+// lost reports whether an error says that the engine cannot be reached, or has
+// gone in the middle of a request.
+func lost(err error) bool {
+	return client.IsErrConnectionFailed(err) || errdefs.IsUnavailable(err) ||
+		errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) ||
+		errors.Is(err, unix.ECONNRESET) || errors.Is(err, unix.EPIPE) || errors.Is(err, unix.ECONNREFUSED)
+}
+
 // explain turns an error of the engine into one of the library.
 func (b *backend) explain(op, subject string, err error) error {
 	if err == nil || errors.Is(err, context.Canceled) || errors.Is(err, context.DeadlineExceeded) {
@@ -677,8 +694,8 @@ func (b *backend) explain(op, subject string, err error) error {
 		kind = daytona.KindInvalid
 	case errdefs.IsConflict(err):
 		kind = daytona.KindConflict
-	case errdefs.IsUnavailable(err), client.IsErrConnectionFailed(err):
-		kind = daytona.KindUnavailable
+	case lost(err):
+		return &daytona.Error{Kind: daytona.KindUnavailable, Op: op, Subject: subject, Message: "the Docker engine does not answer; does it run?", Err: err}
 	default:
 		return lifecycle.KernelError(op, subject, err)
 	}

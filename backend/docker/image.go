@@ -57,6 +57,10 @@ func (b *backend) prepare(ctx context.Context, r *record, progress func(daytona.
 	default:
 		progress(daytona.Progress{Stage: "importing " + r.Image})
 		if tag, err = b.load(ctx, ref); err != nil {
+			// A file that ends too early looks the same as an engine that does.
+			if _, perr := b.api.Ping(ctx, client.PingOptions{}); lost(err) && perr != nil {
+				return b.explain(op, r.Image, err)
+			}
 			return lifecycle.ImageError(op, r.Image, err)
 		}
 	}
@@ -147,7 +151,7 @@ func pullKind(err error) daytona.Kind {
 		return daytona.KindUnauthorized
 	case errdefs.IsInvalidArgument(err):
 		return daytona.KindInvalid
-	case client.IsErrConnectionFailed(err), errdefs.IsUnavailable(err):
+	case lost(err):
 		return daytona.KindUnavailable
 	}
 	// The engine cannot reach the registry: so the image is not to be had.
@@ -195,11 +199,16 @@ func (b *backend) load(ctx context.Context, ref image.Reference) (tag string, er
 	}
 	tag = importName + ":" + id.Hex
 	// The engine notes when that was: see collect.
-	if _, err := b.api.ImageTag(ctx, client.ImageTagOptions{Source: tag, Target: tag}); err == nil {
+	used := func() error {
+		_, err := b.api.ImageTag(ctx, client.ImageTagOptions{Source: tag, Target: tag})
+		return err
+	}
+	if used() == nil {
 		return tag, nil
 	}
 	defer func() {
 		if err == nil {
+			err = used()
 			b.collect(ctx)
 		}
 	}()
@@ -249,7 +258,7 @@ func (b *backend) collect(ctx context.Context) {
 	for _, i := range all.Items {
 		for _, tag := range i.RepoTags {
 			found, err := b.api.ImageInspect(ctx, tag)
-			if err == nil && strings.HasPrefix(tag, importName+":") && time.Since(found.Metadata.LastTagTime) > keep {
+			if used := found.Metadata.LastTagTime; err == nil && strings.HasPrefix(tag, importName+":") && !used.IsZero() && time.Since(used) > keep {
 				_, err = b.api.ImageRemove(ctx, tag, client.ImageRemoveOptions{PruneChildren: true})
 			}
 			warn(tag, err)
