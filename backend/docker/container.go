@@ -66,6 +66,8 @@ type own struct {
 	// when it is pulled anew; Config is how it wants to be run.
 	Image  string       `json:"image"`
 	Config image.Config `json:"config"`
+	// Kept says that Image has the sandbox's own files; see replace.
+	Kept bool `json:"kept,omitempty"`
 	// AddUser says that the default user is to be added to the image's.
 	AddUser bool `json:"addUser,omitempty"`
 	// StartedAt is the container's last start, in the engine's words: it tells a
@@ -123,7 +125,13 @@ func (d driver) Clear(r *record) error {
 func (d driver) Release(ctx context.Context, r *record) error {
 	ctx, cancel := context.WithTimeout(ctx, engineTimeout)
 	defer cancel()
-	return d.b.explain(lifecycle.DeleteOp, r.Name, d.b.removeContainer(ctx, d.b.containerName(r.ID)))
+	err := d.b.removeContainer(ctx, d.b.containerName(r.ID))
+	if err == nil && r.Own.Kept {
+		if _, err = d.b.api.ImageRemove(ctx, keptName+":"+r.ID, client.ImageRemoveOptions{PruneChildren: true}); errdefs.IsNotFound(err) {
+			err = nil
+		}
+	}
+	return d.b.explain(lifecycle.DeleteOp, r.Name, err)
 }
 
 func (d driver) RemoveTree(dir string) error { return image.RemoveAll(dir) }
@@ -328,6 +336,13 @@ func (b *backend) run(ctx context.Context, op string, r *record) (_ *proc, err e
 		}
 	}()
 	done, err := b.startContainer(ctx, r.ID, config)
+	if err != nil && haunted(err) {
+		done()
+		if err := b.replace(ctx, r); err != nil {
+			return nil, err
+		}
+		done, err = b.startContainer(ctx, r.ID, config)
+	}
 	defer done()
 	if err != nil {
 		return nil, err
@@ -553,6 +568,8 @@ func (b *backend) specify(r *record, volume string) (*container.Config, *contain
 		Labels:     b.labels(r.ID),
 		// The agent reads its configuration there.
 		OpenStdin: true, StdinOnce: true,
+		// The agent takes no other signal, and the engine would wait for it.
+		StopSignal: "SIGKILL",
 		// The image's health checks are for its own programs.
 		Healthcheck: &container.HealthConfig{Test: []string{"NONE"}},
 	}
@@ -595,6 +612,37 @@ func (b *backend) startContainer(ctx context.Context, id string, config []byte) 
 		err = ctx.Err()
 	}
 	return done, err
+}
+
+// haunted reports whether an error of a start says that containerd has a task of
+// the container, which the engine knows nothing of: the engine was killed in the
+// middle of a start, and will never be able to start this container again.
+func haunted(err error) bool {
+	text := err.Error()
+	return strings.Contains(text, "task ") && strings.HasSuffix(text, "already exists")
+}
+
+// keptName is what images are called that have the files of a container that
+// could not be started any more; the tag is the sandbox's id.
+const keptName = "daytona.local/kept"
+
+// replace makes the container of a sandbox anew, with the files of the old one.
+func (b *backend) replace(ctx context.Context, r *record) error {
+	b.log.Warn("the engine cannot start a container any more; it is made anew, with its files", "sandbox", r.ID)
+	uncut, cancel := uncut(ctx)
+	defer cancel()
+	kept, err := b.api.ContainerCommit(uncut, b.containerName(r.ID), client.ContainerCommitOptions{Reference: keptName + ":" + r.ID, NoPause: true})
+	if err != nil {
+		return err
+	}
+	r.Own.Image, r.Own.Kept = kept.ID, true
+	if err := b.Save(r, true); err != nil {
+		return err
+	}
+	if err := b.removeContainer(uncut, b.containerName(r.ID)); err != nil {
+		return err
+	}
+	return b.createContainer(ctx, r)
 }
 
 // uncut is the context of a request whose outcome must be known: the engine goes

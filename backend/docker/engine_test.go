@@ -129,26 +129,36 @@ func (e *engine) docker(args ...string) string {
 	return strings.TrimSpace(string(out))
 }
 
-// processes are those that have the engine's directory in their command line or
-// a file of it as their root, but for the engine and its containerd.
+// processes are those of containers: their root is below the engine's directory.
+// (Not the engine's shims: of 20.10 one stays, without a process in it, when the
+// engine is killed after it has started it and before it has written that down.
+// Nobody can reach it through the API.)
 func (e *engine) processes() []string {
 	var found []string
 	entries, _ := os.ReadDir("/proc")
 	for _, d := range entries {
-		pid, err := strconv.Atoi(d.Name())
-		if err != nil || pid == os.Getpid() {
-			continue
-		}
-		line, err := os.ReadFile(filepath.Join("/proc", d.Name(), "cmdline"))
+		mounts, err := os.ReadFile(filepath.Join("/proc", d.Name(), "mounts"))
 		if err != nil {
 			continue
 		}
-		words := strings.Split(strings.TrimRight(string(line), "\x00"), "\x00")
-		mounts, _ := os.ReadFile(filepath.Join("/proc", d.Name(), "mounts"))
-		inside := strings.HasPrefix(string(mounts), "overlay / ") && strings.Contains(strings.SplitN(string(mounts), "\n", 2)[0], e.dir+"/")
-		program := filepath.Base(words[0])
-		if inside || strings.HasPrefix(program, "containerd-shim") && strings.Contains(string(line), e.dir+"/") {
-			found = append(found, fmt.Sprintf("%d %q", pid, words))
+		root, _, _ := strings.Cut(string(mounts), "\n")
+		if strings.HasPrefix(root, "overlay / ") && strings.Contains(root, e.dir+"/") {
+			line, _ := os.ReadFile(filepath.Join("/proc", d.Name(), "cmdline"))
+			found = append(found, fmt.Sprintf("%s %q", d.Name(), strings.ReplaceAll(string(line), "\x00", " ")))
+		}
+	}
+	return found
+}
+
+// shims are the engine's own processes beside it.
+func (e *engine) shims() []int {
+	var found []int
+	entries, _ := os.ReadDir("/proc")
+	for _, d := range entries {
+		line, _ := os.ReadFile(filepath.Join("/proc", d.Name(), "cmdline"))
+		program, _, _ := strings.Cut(string(line), "\x00")
+		if pid, err := strconv.Atoi(d.Name()); err == nil && strings.HasPrefix(filepath.Base(program), "containerd-shim") && strings.Contains(string(line), e.dir+"/") {
+			found = append(found, pid)
 		}
 	}
 	return found
@@ -159,11 +169,8 @@ func (e *engine) close() {
 		_ = e.dockerd.Process.Signal(syscall.SIGTERM)
 		_ = e.dockerd.Wait()
 	}
-	for _, p := range e.processes() { // where it was not the engine that stopped them
-		pid, _, _ := strings.Cut(p, " ")
-		if n, err := strconv.Atoi(pid); err == nil {
-			_ = syscall.Kill(n, syscall.SIGKILL)
-		}
+	for _, pid := range e.shims() {
+		_ = syscall.Kill(pid, syscall.SIGKILL)
 	}
 	_ = e.network.Process.Kill()
 	_ = e.network.Wait()
@@ -255,10 +262,15 @@ func testEngineKilled(t *testing.T, live bool, args []string) {
 			t.Fatalf("%s: %v", what, err)
 		}
 	}
+	// About what each takes.
+	took := map[string]time.Duration{"create": 400 * time.Millisecond, "stop": 150 * time.Millisecond, "delete": 150 * time.Millisecond, "start": 300 * time.Millisecond}
 	for round, op := range []string{"create", "stop", "delete", "create", "start"} {
 		victim, err := create(t.Context(), fmt.Sprintf("victim-%d", round))
 		if err != nil {
 			t.Fatalf("round %d: %v", round, err)
+		}
+		if err := victim.FileSystem().WriteFile(t.Context(), "mine", []byte(op), 0); err != nil {
+			t.Fatal(err)
 		}
 		if op == "start" {
 			if err := victim.Stop(t.Context(), nil); err != nil {
@@ -279,7 +291,7 @@ func testEngineKilled(t *testing.T, live bool, args []string) {
 				ended <- victim.Start(t.Context())
 			}
 		}()
-		delay := time.Duration(rng.Int64N(int64(400 * time.Millisecond)))
+		delay := time.Duration(rng.Int64N(int64(took[op])))
 		time.Sleep(delay) // the moment of the blow
 		e.kill()
 		begin := time.Now()
@@ -321,6 +333,11 @@ func testEngineKilled(t *testing.T, live bool, args []string) {
 				continue
 			}
 			eventually(sb.Info().Name+" works", func() error { return usable(sb) })
+			if sb.ID() == victim.ID() {
+				if b, err := sb.FileSystem().ReadFile(t.Context(), "mine"); err != nil || string(b) != op {
+					t.Errorf("round %d: the victim's file: %q, %v", round, b, err)
+				}
+			}
 			if err := sb.Delete(t.Context()); err != nil {
 				t.Fatalf("round %d: delete %s: %v", round, sb.Info().Name, err)
 			}
@@ -333,8 +350,7 @@ func testEngineKilled(t *testing.T, live bool, args []string) {
 			if out := e.docker("ps", "-a", "-q"); len(strings.Fields(out)) != 1 {
 				return fmt.Errorf("containers %q", out)
 			}
-			// A shim and an agent.
-			if p := e.processes(); len(p) != 2 {
+			if p := e.processes(); len(p) != 1 { // its agent
 				return fmt.Errorf("processes %q", p)
 			}
 			return nil
@@ -344,6 +360,9 @@ func testEngineKilled(t *testing.T, live bool, args []string) {
 		t.Fatal(err)
 	}
 	eventually("nothing is left", func() error {
+		if out := e.docker("images", "--format", "{{.Repository}}"); out != "daytona.local/import" {
+			return fmt.Errorf("images %q", out)
+		}
 		if p := e.processes(); len(p) != 0 {
 			return fmt.Errorf("processes %q", p)
 		}
