@@ -7,10 +7,10 @@
 //
 //	client, err := daytona.Open(ctx, "docker://?image=debian:12")
 //
-// The engine is the one that DOCKER_HOST names, or that of /var/run/docker.sock;
-// it must be on this machine, and this process root, since the agent inside a
-// container is reached through a Unix socket in a directory that the two share.
-// The Engine API is 1.40 or newer; the version is negotiated.
+// The engine is the one that DOCKER_HOST names, or that of /var/run/docker.sock.
+// It need not be on this machine, nor this process root: how the agent inside a
+// container is reached (Options.Transport) is found out. The Engine API is 1.40
+// or newer; the version is negotiated.
 //
 // # What a sandbox is
 //
@@ -25,13 +25,22 @@
 //
 // Stopping a sandbox stops its container and keeps it, with its files.
 //
+// # Transports
+//
+// "socket" is a Unix socket in a directory that the container and this process
+// share, "port" one that the engine publishes on the loopback interface and that
+// wants proof of a key, "exec" a program that the engine runs in the container
+// and that carries all connections. Unless one is demanded, the first sandbox
+// tries them in this order.
+//
 // # Where things are
 //
 // Containers, and the network, bear labels that name the state directory
-// (/var/lib/daytona-docker, or the path of the URL); what bears none is never
-// touched. The directory has a record of each sandbox, as package lifecycle
-// keeps them: processes that were killed leave nothing that the next one does
-// not find and finish.
+// (/var/lib/daytona-docker, for others than root ~/.local/share/daytona-docker, or
+// the path of the URL) and the machine; what bears none is never touched. The
+// directory has a record of each sandbox, as package lifecycle keeps them:
+// processes that were killed leave nothing that the next one does not find and
+// finish.
 //
 // The package knows nothing of servers and of other backends.
 package docker
@@ -357,8 +366,8 @@ func (b *backend) admit(spec *daytona.Spec) error {
 		return refuse("Network.AllowDomains", spec.Network.AllowDomains, "the docker backend cannot filter by host name; use Network.Allow")
 	case r.GPU != 0:
 		return refuse("Resources.GPU", r.GPU, "the docker backend gives no access to GPUs")
-	case r.Disk != 0 && !slices.Contains(diskDrivers, b.can.storage):
-		return refuseDisk(r.Disk, fmt.Sprintf("its storage driver is %q, not one of %q", b.can.storage, diskDrivers))
+	case r.Disk != 0 && b.can.storage != diskDriver:
+		return refuseDisk(r.Disk, fmt.Sprintf("its storage driver is %q, and only %q has limits that hold", b.can.storage, diskDriver))
 	case r.Disk != 0 && b.noDisk.Load() != nil:
 		return refuseDisk(r.Disk, *b.noDisk.Load())
 	case r.DiskBandwidth != 0:
@@ -391,9 +400,11 @@ func policyOf(p daytona.NetworkPolicy) (network.Policy, error) {
 	return network.ParsePolicy(p.Block, allow)
 }
 
-// diskDrivers are the storage drivers that can limit a container's disk; whether
-// one does, the engine says when it is to make such a container.
-var diskDrivers = []string{"overlay2", "btrfs", "zfs"}
+// diskDriver is the storage driver that can limit a container's disk, on an XFS
+// with project quotas; whether this one does, the engine says when it is to make
+// such a container. (That of btrfs takes a limit too, but a sandbox can go far
+// beyond it by way of deleted files that are open.)
+const diskDriver = "overlay2"
 
 func refuseDisk(disk float64, why string) error {
 	return &daytona.Error{Kind: daytona.KindUnsupported, Op: lifecycle.CreateOp, Field: "Resources.Disk", Value: disk,

@@ -45,7 +45,7 @@ func missing() string {
 }
 
 func harness() *backendtest.Harness {
-	return &backendtest.Harness{
+	h := &backendtest.Harness{
 		Open: func(ctx context.Context, state string) (daytona.Backend, error) {
 			return docker.New(ctx, &docker.Options{Dir: state, Image: sandboxImage(), Transport: os.Getenv(transportVariable),
 				Logger: slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: slog.LevelWarn}))})
@@ -60,6 +60,10 @@ func harness() *backendtest.Harness {
 			backendtest.UserLimits:  "without user namespaces the users of all containers are the same to the kernel",
 		},
 	}
+	if os.Getenv(diskVariable) != "" {
+		delete(h.Lacks, backendtest.Disk)
+	}
+	return h
 }
 
 // leftovers lists what the engine and the disk have because of a state

@@ -18,8 +18,10 @@ import (
 	"testing"
 	"time"
 
+	"github.com/google/go-containerregistry/pkg/name"
 	"github.com/google/go-containerregistry/pkg/v1/empty"
 	"github.com/google/go-containerregistry/pkg/v1/layout"
+	"github.com/google/go-containerregistry/pkg/v1/tarball"
 	"golang.org/x/sys/unix"
 
 	"github.com/daytona-go/daytona"
@@ -32,10 +34,15 @@ import (
 type engine struct {
 	t         *testing.T
 	dir, host string
-	args      []string
+	opts      engineOptions
 	network   *exec.Cmd // holds the namespace
 	dockerd   *exec.Cmd
 	log       *lockedBuffer
+}
+
+type engineOptions struct {
+	args []string // for dockerd
+	hide string   // a directory that it cannot look into
 }
 
 type lockedBuffer struct {
@@ -58,7 +65,7 @@ func (l *lockedBuffer) tail() string {
 
 // newEngine starts one with its files below dir, on a file system that the
 // engine can have overlays on.
-func newEngine(t *testing.T, dir string, args ...string) *engine {
+func newEngine(t *testing.T, dir string, opts engineOptions) *engine {
 	t.Helper()
 	if why := missing(); why != "" {
 		t.Skip(why)
@@ -68,7 +75,7 @@ func newEngine(t *testing.T, dir string, args ...string) *engine {
 			t.Skipf("an engine of its own: %v", err)
 		}
 	}
-	e := &engine{t: t, dir: dir, host: "unix://" + filepath.Join(dir, "s"), args: args, log: &lockedBuffer{}}
+	e := &engine{t: t, dir: dir, host: "unix://" + filepath.Join(dir, "s"), opts: opts, log: &lockedBuffer{}}
 	e.network = exec.Command("unshare", "-n", "sh", "-c", "ip link set lo up && echo && exec sleep infinity")
 	up, err := e.network.StdoutPipe()
 	if err != nil {
@@ -87,9 +94,13 @@ func newEngine(t *testing.T, dir string, args ...string) *engine {
 
 func (e *engine) start() {
 	e.t.Helper()
-	args := append([]string{"-n", "-t", strconv.Itoa(e.network.Process.Pid), "dockerd", "--host", e.host, "--data-root", filepath.Join(e.dir, "data"),
-		"--exec-root", filepath.Join(e.dir, "exec"), "--pidfile", filepath.Join(e.dir, "pid")}, e.args...)
-	e.dockerd = exec.Command("nsenter", args...)
+	args := []string{"-n", "-t", strconv.Itoa(e.network.Process.Pid)}
+	if e.opts.hide != "" {
+		args = append(args, "unshare", "-m", "sh", "-c", `mount -t tmpfs none "$0" && exec "$@"`, e.opts.hide)
+	}
+	args = append(args, "dockerd", "--host", e.host, "--data-root", filepath.Join(e.dir, "data"),
+		"--exec-root", filepath.Join(e.dir, "exec"), "--pidfile", filepath.Join(e.dir, "pid"))
+	e.dockerd = exec.Command("nsenter", append(args, e.opts.args...)...)
 	e.dockerd.Stdout, e.dockerd.Stderr = e.log, e.log
 	if err := e.dockerd.Start(); err != nil {
 		e.t.Fatal(err)
@@ -199,23 +210,35 @@ func smallLayout(t *testing.T) string {
 	return "oci:" + dir + ":small"
 }
 
+// archive writes smallImage as `docker save` would.
+func archive(t *testing.T, path string) {
+	t.Helper()
+	tag, err := name.NewTag("small:latest")
+	if err == nil {
+		err = tarball.WriteToFile(path, tag, smallImage(t))
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
 // TestEngineKilled kills the engine with SIGKILL in the middle of operations,
 // and starts it again: nothing may be lost, nothing may be left, and nothing may
 // wait for ever.
 func TestEngineKilled(t *testing.T) {
 	for _, live := range []bool{false, true} {
-		name, args := "containers die with it", []string{}
+		name, args := "containers die with it", []string(nil)
 		if live {
 			name, args = "live restore", []string{"--live-restore"}
 		}
-		t.Run(name, func(t *testing.T) { testEngineKilled(t, live, args) })
+		t.Run(name, func(t *testing.T) { testEngineKilled(t, engineOptions{args: args}) })
 	}
 }
 
-func testEngineKilled(t *testing.T, live bool, args []string) {
+func testEngineKilled(t *testing.T, opts engineOptions) {
 	const seed = 20261125
 	rng := rand.New(rand.NewPCG(seed, 3))
-	e := newEngine(t, t.TempDir(), args...)
+	e := newEngine(t, t.TempDir(), opts)
 	state := t.TempDir()
 	b, err := docker.New(t.Context(), &docker.Options{Host: e.host, Dir: state, Image: smallLayout(t), Transport: os.Getenv(transportVariable)})
 	if err != nil {
