@@ -57,7 +57,6 @@ import (
 	"net/url"
 	"os"
 	"path/filepath"
-	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -402,8 +401,8 @@ func policyOf(p daytona.NetworkPolicy) (network.Policy, error) {
 
 // diskDriver is the storage driver that can limit a container's disk, on an XFS
 // with project quotas; whether this one does, the engine says when it is to make
-// such a container. (That of btrfs takes a limit too, but a sandbox can go far
-// beyond it by way of deleted files that are open.)
+// such a container. (That of btrfs takes a limit too, but sandboxes have been
+// seen to write several times as much.)
 const diskDriver = "overlay2"
 
 func refuseDisk(disk float64, why string) error {
