@@ -12,18 +12,22 @@ import (
 	"net"
 	"os"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
 	"github.com/containerd/errdefs"
 	"github.com/moby/moby/api/types/container"
 	"github.com/moby/moby/api/types/mount"
+	apinetwork "github.com/moby/moby/api/types/network"
 	"github.com/moby/moby/client"
+	"golang.org/x/sys/unix"
 
 	"github.com/daytona-go/daytona"
 	"github.com/daytona-go/daytona/image"
 	"github.com/daytona-go/daytona/internal/boot"
 	"github.com/daytona-go/daytona/internal/lifecycle"
+	"github.com/daytona-go/daytona/internal/link"
 	"github.com/daytona-go/daytona/internal/network"
 	"github.com/daytona-go/daytona/internal/seccomp"
 	"github.com/daytona-go/daytona/toolbox/wire"
@@ -31,17 +35,23 @@ import (
 
 // What bears these labels is ours.
 const (
-	stateLabel   = "io.github.daytona-go.state"   // the state directory's tag
-	sandboxLabel = "io.github.daytona-go.sandbox" // the sandbox's id
+	stateLabel   = "io.github.daytona-go.state"     // the state directory's tag
+	dirLabel     = "io.github.daytona-go.directory" // its path, for people
+	sandboxLabel = "io.github.daytona-go.sandbox"   // the sandbox's id
 )
+
+// labels are those of a sandbox's container.
+func (b *backend) labels(id string) map[string]string {
+	return map[string]string{stateLabel: b.tag, dirLabel: b.Root, sandboxLabel: id}
+}
 
 // The places in a container.
 const (
-	shared     = "run" // in the sandbox's directory: what the container sees as sharedDir
+	shared     = "run" // in the sandbox's directory: what the container sees as sharedDir, with transport "socket"
 	sharedDir  = "/run/daytona"
-	agentFile  = "/.daytona-agent"
 	socketName = "agent.sock"
-	configName = "config.json"
+	agentDir   = "/.daytona"
+	agentFile  = agentDir + "/daytona-agent"
 )
 
 // networkName is that of the bridge that sandboxes are on.
@@ -56,15 +66,22 @@ type own struct {
 	// when it is pulled anew; Config is how it wants to be run.
 	Image  string       `json:"image"`
 	Config image.Config `json:"config"`
+	// Kept says that Image has the sandbox's own files; see replace.
+	Kept bool `json:"kept,omitempty"`
 	// AddUser says that the default user is to be added to the image's.
 	AddUser bool `json:"addUser,omitempty"`
 	// StartedAt is the container's last start, in the engine's words: it tells a
 	// run from the ones before and after.
 	StartedAt string `json:"startedAt,omitempty"`
+	// Transport is how the agent is reached; the container is made for it.
+	Transport string `json:"transport,omitempty"`
+	// Key and Port are of the present run, with transport "port".
+	Key  string `json:"key,omitempty"`
+	Port uint16 `json:"port,omitempty"`
 }
 
 // containerName is what a sandbox's container is called, and found by.
-func (b *backend) containerName(id string) string { return "daytona-" + b.Tag() + "-" + id }
+func (b *backend) containerName(id string) string { return "daytona-" + b.tag + "-" + id }
 
 // driver is the backend as package lifecycle sees it.
 type driver struct{ b *backend }
@@ -94,19 +111,27 @@ func (d driver) Adopt(r *record) (lifecycle.Proc[own], error) { return d.b.watch
 func (d driver) Clear(r *record) error {
 	ctx, cancel := context.WithTimeout(context.Background(), engineTimeout)
 	defer cancel()
-	r.Own.StartedAt = ""
 	state, err := d.b.state(ctx, r.ID)
-	if errors.Is(err, errNoContainer) || err == nil && !state.Running {
-		return nil
+	if err == nil && state.Running {
+		err = d.b.kill(ctx, r.ID)
 	}
-	if err != nil {
-		return err
+	if err != nil && !errors.Is(err, errNoContainer) {
+		return d.b.explain(lifecycle.StopOp, r.Name, err)
 	}
-	return d.b.kill(ctx, r.ID)
+	r.Own.StartedAt, r.Own.Key, r.Own.Port = "", "", 0
+	return nil
 }
 
 func (d driver) Release(ctx context.Context, r *record) error {
-	return d.b.removeContainer(ctx, d.b.containerName(r.ID))
+	ctx, cancel := context.WithTimeout(ctx, engineTimeout)
+	defer cancel()
+	err := d.b.removeContainer(ctx, d.b.containerName(r.ID))
+	if err == nil && r.Own.Kept {
+		if _, err = d.b.api.ImageRemove(ctx, keptName+":"+r.ID, client.ImageRemoveOptions{PruneChildren: true}); errdefs.IsNotFound(err) {
+			err = nil
+		}
+	}
+	return d.b.explain(lifecycle.DeleteOp, r.Name, err)
 }
 
 func (d driver) RemoveTree(dir string) error { return image.RemoveAll(dir) }
@@ -114,7 +139,7 @@ func (d driver) RemoveTree(dir string) error { return image.RemoveAll(dir) }
 func (d driver) Reap(exists func(id string) bool) {
 	ctx, cancel := context.WithTimeout(context.Background(), engineTimeout)
 	defer cancel()
-	list, err := d.b.api.ContainerList(ctx, client.ContainerListOptions{All: true, Filters: make(client.Filters).Add("label", stateLabel+"="+d.b.Tag())})
+	list, err := d.b.api.ContainerList(ctx, client.ContainerListOptions{All: true, Filters: make(client.Filters).Add("label", stateLabel+"="+d.b.tag)})
 	if err != nil {
 		d.b.log.Warn("containers of sandboxes that are gone could not be looked for", "err", err)
 		return
@@ -214,7 +239,11 @@ func (b *backend) watch(r *record) *proc {
 
 func (p *proc) Done() <-chan struct{} { return p.done }
 func (p *proc) Is(r *record) bool     { return p.startedAt == r.Own.StartedAt }
-func (p *proc) Close()                { p.cancel() }
+
+func (p *proc) Close() {
+	p.cancel()
+	p.b.relays.drop(p.id, nil)
+}
 
 func (p *proc) Kill() {
 	ctx, cancel := context.WithTimeout(context.Background(), engineTimeout)
@@ -244,18 +273,57 @@ func (b *backend) boot(ctx context.Context, op string, r *record) (_ *proc, err 
 		}
 		err = b.explain(op, r.Name, err)
 	}()
-	if err := b.configure(r); err != nil {
+	state, err := b.state(ctx, r.ID)
+	if err == nil {
+		if state.Running {
+			// A start that nobody knows the outcome of.
+			if err := b.kill(ctx, r.ID); err != nil {
+				return nil, err
+			}
+		}
+		return b.run(ctx, op, r)
+	}
+	if !errors.Is(err, errNoContainer) {
 		return nil, err
 	}
-	if _, err := b.state(ctx, r.ID); errors.Is(err, errNoContainer) {
-		err = b.createContainer(ctx, r)
-		if err != nil {
+	ways := b.ways(r)
+	for i, way := range ways {
+		r.Own.Transport = way
+		p, err := b.makeAndRun(ctx, op, r)
+		if err == nil {
+			b.foundWay(way, r)
+			return p, nil
+		}
+		u, ok := errors.AsType[*unreached](err)
+		if !ok {
 			return nil, err
 		}
-	} else if err != nil {
+		if i == len(ways)-1 {
+			return nil, &daytona.Error{Kind: daytona.KindUnavailable, Op: op, Subject: r.Name, Field: "Transport", Value: way,
+				Message: "the agent is not reached this way; leave the choice to the backend, or give \"exec\"", Err: u.err}
+		}
+		b.log.Info("the agent is not reached this way", "transport", way, "err", u.err, "next", ways[i+1])
+		if err := b.removeContainer(ctx, b.containerName(r.ID)); err != nil {
+			return nil, err
+		}
+	}
+	return nil, errors.New("there is no way to reach an agent") // ways is never empty
+}
+
+func (b *backend) makeAndRun(ctx context.Context, op string, r *record) (*proc, error) {
+	if err := b.createContainer(ctx, r); err != nil {
 		return nil, err
 	}
+	return b.run(ctx, op, r)
+}
+
+// run starts the sandbox's container and waits for its agent.
+func (b *backend) run(ctx context.Context, op string, r *record) (_ *proc, err error) {
 	if err := b.checkFiles(ctx, op, r); err != nil {
+		return nil, err
+	}
+	config, err := b.configure(r)
+	if err != nil {
 		return nil, err
 	}
 	defer func() {
@@ -267,7 +335,16 @@ func (b *backend) boot(ctx context.Context, op string, r *record) (_ *proc, err 
 			}
 		}
 	}()
-	if err := b.startContainer(ctx, r.ID); err != nil {
+	done, err := b.startContainer(ctx, r.ID, config)
+	if err != nil && haunted(err) {
+		done()
+		if err := b.replace(ctx, r); err != nil {
+			return nil, err
+		}
+		done, err = b.startContainer(ctx, r.ID, config)
+	}
+	defer done()
+	if err != nil {
 		return nil, err
 	}
 	state, err := b.state(ctx, r.ID)
@@ -275,6 +352,11 @@ func (b *backend) boot(ctx context.Context, op string, r *record) (_ *proc, err 
 		return nil, err
 	}
 	r.Own.StartedAt = state.StartedAt
+	if r.Own.Transport == viaPort {
+		if r.Own.Port, err = b.published(ctx, r.ID); err != nil {
+			return nil, err
+		}
+	}
 	if err := b.Save(r, false); err != nil {
 		return nil, err
 	}
@@ -284,30 +366,13 @@ func (b *backend) boot(ctx context.Context, op string, r *record) (_ *proc, err 
 			p.Close()
 		}
 	}()
-	if err := b.awaitSocket(ctx, r.ID, p); err != nil {
+	if err := b.awaitAgent(ctx, r, p); err != nil {
 		return nil, err
 	}
 	if r.WorkDir, err = b.Greet(ctx, r.ID, p.done); err != nil {
 		return nil, b.diagnose(ctx, r, p, err)
 	}
 	return p, nil
-}
-
-// awaitSocket waits for the agent to listen.
-func (b *backend) awaitSocket(ctx context.Context, id string, p *proc) error {
-	for wait := time.Millisecond; ; wait = min(2*wait, 20*time.Millisecond) {
-		// The socket is there a moment before the agent listens on it.
-		if c, err := b.dial(ctx, id); err == nil {
-			return c.Close()
-		}
-		select {
-		case <-p.done:
-			return nil // Greet says why
-		case <-ctx.Done():
-			return ctx.Err()
-		case <-time.After(wait):
-		}
-	}
 }
 
 // diagnose adds the last words of an agent that has ended at once.
@@ -337,8 +402,9 @@ func printable(r rune) rune {
 	return r
 }
 
-// configure writes what the container's first process is to read.
-func (b *backend) configure(r *record) error {
+// configure makes what the container's first process is to read, and what it
+// needs on this machine.
+func (b *backend) configure(r *record) ([]byte, error) {
 	config := wire.ContainerConfig{
 		Agent: wire.AgentConfig{
 			SandboxID: r.ID, User: r.User, WorkDir: r.WorkDir, Env: lifecycle.Environment(r.Own.Config, r.Env),
@@ -351,40 +417,47 @@ func (b *backend) configure(r *record) error {
 	}
 	policy, err := policyOf(r.Network)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	if policy.Mode != network.None {
 		w := &wire.ContainerFirewall{Resolvers: b.resolvers}
 		if w.Policy, err = json.Marshal(policy); err != nil {
-			return err
+			return nil, err
 		}
 		if w.Denied, err = network.HostAddresses(); err != nil {
-			return err
+			return nil, err
 		}
+		w.Denied = append(w.Denied, b.elsewhere...)
 		config.Firewall = w
 	}
-	data, err := json.Marshal(config)
-	if err != nil {
+	switch r.Own.Transport {
+	case viaPort:
+		r.Own.Key, r.Own.Port = link.NewKey(), 0
+		config.Agent.Key = r.Own.Key
+	case viaSocket:
+		if err := b.emptyShared(r.ID); err != nil {
+			return nil, err
+		}
+	}
+	return json.Marshal(config)
+}
+
+// emptyShared makes the directory that a container shares, and removes what a
+// run before has left there, which is not to be trusted: the directory is the
+// container's to write.
+func (b *backend) emptyShared(id string) error {
+	if err := os.Mkdir(b.File(id, shared), 0o700); err != nil && !errors.Is(err, fs.ErrExist) {
 		return err
 	}
-	// What a run before has left there is not to be trusted: the directory is
-	// the container's to write.
-	root, err := os.OpenRoot(b.File(r.ID, shared))
+	root, err := os.OpenRoot(b.File(id, shared))
 	if err != nil {
 		return err
 	}
 	defer root.Close()
-	for _, name := range []string{socketName, configName} {
-		if err := root.RemoveAll(name); err != nil && !errors.Is(err, fs.ErrNotExist) {
-			return err
-		}
-	}
-	f, err := root.OpenFile(configName, os.O_CREATE|os.O_EXCL|os.O_WRONLY, 0o600)
-	if err != nil {
+	if err := root.RemoveAll(socketName); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return err
 	}
-	_, err = f.Write(data)
-	return errors.Join(err, f.Close())
+	return nil
 }
 
 // capabilities are those that root of a container has; the sandbox's user has
@@ -393,15 +466,66 @@ var capabilities = []string{
 	"CAP_CHOWN", "CAP_DAC_OVERRIDE", "CAP_FOWNER", "CAP_FSETID", "CAP_KILL", "CAP_SETGID", "CAP_SETUID", "CAP_NET_BIND_SERVICE", "CAP_SYS_CHROOT",
 }
 
-// createContainer makes the container, without starting it.
+// createContainer makes the container, with an agent, without starting it.
 func (b *backend) createContainer(ctx context.Context, r *record) error {
+	if !r.Network.Block {
+		if err := b.ensureNetwork(ctx); err != nil {
+			return err
+		}
+	}
+	if r.Own.Transport == viaSocket {
+		if err := b.emptyShared(r.ID); err != nil {
+			return err
+		}
+	}
+	for range 3 {
+		volume, err := b.agentVolume(ctx, r.Own.Image)
+		if err != nil {
+			return err
+		}
+		config, host, err := b.specify(r, volume)
+		if err != nil {
+			return err
+		}
+		uncut, cancel := uncut(ctx)
+		_, err = b.api.ContainerCreate(uncut, client.ContainerCreateOptions{Config: config, HostConfig: host, Name: b.containerName(r.ID)})
+		cancel()
+		if err != nil {
+			return b.explainCreate(r, err)
+		}
+		if ok, err := b.hasAgent(ctx, b.containerName(r.ID)); err != nil || ok {
+			return err
+		}
+		b.forgetVolume(volume)
+		if err := b.removeContainer(ctx, b.containerName(r.ID)); err != nil {
+			return err
+		}
+	}
+	return errors.New("the engine takes the agent and then does not have it")
+}
+
+// explainCreate says what is behind the engine's refusal of a container, where
+// that can be told.
+func (b *backend) explainCreate(r *record, err error) error {
+	if r.Own.Transport == viaSocket && strings.Contains(err.Error(), "bind source path does not exist") {
+		return &unreached{viaSocket, err}
+	}
+	if r.Resources.Disk > 0 && strings.Contains(err.Error(), "storage-opt") {
+		b.noDisk.Store(new(err.Error()))
+		return refuseDisk(r.Resources.Disk, err.Error())
+	}
+	return err
+}
+
+// specify is what the engine is told of a sandbox's container.
+func (b *backend) specify(r *record, volume string) (*container.Config, *container.HostConfig, error) {
 	profile, err := seccomp.Profile(capabilities)
 	if err != nil {
-		return err
+		return nil, nil, err
 	}
 	filter, err := json.Marshal(profile)
 	if err != nil {
-		return err
+		return nil, nil, err
 	}
 	host := &container.HostConfig{
 		Runtime: b.opts.Runtime,
@@ -415,10 +539,7 @@ func (b *backend) createContainer(ctx context.Context, r *record) error {
 		IpcMode:       "private",
 		RestartPolicy: container.RestartPolicy{Name: container.RestartPolicyDisabled},
 		LogConfig:     container.LogConfig{Type: "json-file", Config: map[string]string{"max-size": "1m", "max-file": "1"}},
-		Mounts: []mount.Mount{
-			{Type: mount.TypeBind, Source: b.agent, Target: agentFile, ReadOnly: true},
-			{Type: mount.TypeBind, Source: b.File(r.ID, shared), Target: sharedDir},
-		},
+		Mounts:        []mount.Mount{agentMount(volume, b.agentHash(), true)},
 		Resources: container.Resources{
 			NanoCPUs:  int64(r.Resources.CPU * 1e9),
 			PidsLimit: new(int64(r.Resources.Processes)),
@@ -427,12 +548,12 @@ func (b *backend) createContainer(ctx context.Context, r *record) error {
 	if m := r.Resources.MemoryBytes(); m > 0 {
 		host.Memory, host.MemorySwap = m, m
 	}
+	if d := r.Resources.DiskBytes(); d > 0 {
+		host.StorageOpt = map[string]string{"size": strconv.FormatInt(d, 10)}
+	}
 	if r.Network.Block {
 		host.NetworkMode = "none"
 	} else {
-		if err := b.ensureNetwork(ctx); err != nil {
-			return err
-		}
 		host.NetworkMode = container.NetworkMode(networkName)
 		host.DNS = b.resolvers
 		host.Sysctls = map[string]string{"net.ipv6.conf.all.disable_ipv6": "1", "net.ipv6.conf.default.disable_ipv6": "1"}
@@ -442,28 +563,86 @@ func (b *backend) createContainer(ctx context.Context, r *record) error {
 		Hostname:   r.ID[:12],
 		User:       "0:0",
 		WorkingDir: "/",
-		Entrypoint: []string{agentFile, "container", "--config", sharedDir + "/" + configName, "--listen", "unix://" + sharedDir + "/" + socketName},
+		Entrypoint: []string{agentFile, "container", "--listen", "unix://" + socketPath},
 		Cmd:        []string{},
-		Env:        []string{"GOMAXPROCS=2"},
-		Labels:     map[string]string{stateLabel: b.Tag(), sandboxLabel: r.ID},
+		Labels:     b.labels(r.ID),
+		// The agent reads its configuration there.
+		OpenStdin: true, StdinOnce: true,
+		// The agent takes no other signal, and the engine would wait for it.
+		StopSignal: "SIGKILL",
 		// The image's health checks are for its own programs.
 		Healthcheck: &container.HealthConfig{Test: []string{"NONE"}},
 	}
-	uncut, cancel := uncut(ctx)
-	defer cancel()
-	if _, err = b.api.ContainerCreate(uncut, client.ContainerCreateOptions{Config: config, HostConfig: host, Name: b.containerName(r.ID)}); err != nil {
-		return err
+	if r.Own.Transport == viaSocket {
+		host.Mounts = append(host.Mounts, mount.Mount{Type: mount.TypeBind, Source: b.File(r.ID, shared), Target: sharedDir})
+	} else {
+		host.Mounts = append(host.Mounts, mount.Mount{Type: mount.TypeTmpfs, Target: sharedDir,
+			TmpfsOptions: &mount.TmpfsOptions{SizeBytes: 64 << 10, Mode: 0o700}})
 	}
-	return ctx.Err()
+	if r.Own.Transport == viaPort {
+		config.ExposedPorts = apinetwork.PortSet{agentPort: {}}
+		host.PortBindings = apinetwork.PortMap{agentPort: {{HostIP: loopback}}}
+	}
+	return config, host, nil
 }
 
-func (b *backend) startContainer(ctx context.Context, id string) error {
+// startContainer starts the container and gives it its configuration, on
+// standard input: nothing of the sandbox, from the image or from a run before,
+// is ever where that could be read. done must be called when the agent answers.
+func (b *backend) startContainer(ctx context.Context, id string, config []byte) (done func(), err error) {
+	done = func() {}
 	uncut, cancel := uncut(ctx)
 	defer cancel()
+	in, err := b.api.ContainerAttach(ctx, b.containerName(id), client.ContainerAttachOptions{Stream: true, Stdin: true})
+	if err != nil {
+		return done, err
+	}
+	done = in.Close
+	written := make(chan error, 1)
+	go func() {
+		_, err := in.Conn.Write(config)
+		written <- err
+	}()
 	if _, err := b.api.ContainerStart(uncut, b.containerName(id), client.ContainerStartOptions{}); err != nil {
+		return done, err
+	}
+	select {
+	case err = <-written:
+	case <-ctx.Done():
+		err = ctx.Err()
+	}
+	return done, err
+}
+
+// haunted reports whether an error of a start says that containerd has a task of
+// the container, which the engine knows nothing of: the engine was killed in the
+// middle of a start, and will never be able to start this container again.
+func haunted(err error) bool {
+	text := err.Error()
+	return strings.Contains(text, "task ") && strings.HasSuffix(text, "already exists")
+}
+
+// keptName is what images are called that have the files of a container that
+// could not be started any more; the tag is the sandbox's id.
+const keptName = "daytona.local/kept"
+
+// replace makes the container of a sandbox anew, with the files of the old one.
+func (b *backend) replace(ctx context.Context, r *record) error {
+	b.log.Warn("the engine cannot start a container any more; it is made anew, with its files", "sandbox", r.ID)
+	uncut, cancel := uncut(ctx)
+	defer cancel()
+	kept, err := b.api.ContainerCommit(uncut, b.containerName(r.ID), client.ContainerCommitOptions{Reference: keptName + ":" + r.ID, NoPause: true})
+	if err != nil {
 		return err
 	}
-	return ctx.Err()
+	r.Own.Image, r.Own.Kept = kept.ID, true
+	if err := b.Save(r, true); err != nil {
+		return err
+	}
+	if err := b.removeContainer(uncut, b.containerName(r.ID)); err != nil {
+		return err
+	}
+	return b.createContainer(ctx, r)
 }
 
 // uncut is the context of a request whose outcome must be known: the engine goes
@@ -539,6 +718,14 @@ func (b *backend) ensureNetwork(ctx context.Context) error {
 	return errors.New("the engine makes the network and then has none")
 }
 
+// lost reports whether an error says that the engine cannot be reached, or has
+// gone in the middle of a request.
+func lost(err error) bool {
+	return client.IsErrConnectionFailed(err) || errdefs.IsUnavailable(err) ||
+		errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) ||
+		errors.Is(err, unix.ECONNRESET) || errors.Is(err, unix.EPIPE) || errors.Is(err, unix.ECONNREFUSED)
+}
+
 // explain turns an error of the engine into one of the library.
 func (b *backend) explain(op, subject string, err error) error {
 	if err == nil || errors.Is(err, context.Canceled) || errors.Is(err, context.DeadlineExceeded) {
@@ -555,8 +742,8 @@ func (b *backend) explain(op, subject string, err error) error {
 		kind = daytona.KindInvalid
 	case errdefs.IsConflict(err):
 		kind = daytona.KindConflict
-	case errdefs.IsUnavailable(err), client.IsErrConnectionFailed(err):
-		kind = daytona.KindUnavailable
+	case lost(err):
+		return &daytona.Error{Kind: daytona.KindUnavailable, Op: op, Subject: subject, Message: "the Docker engine does not answer; does it run?", Err: err}
 	default:
 		return lifecycle.KernelError(op, subject, err)
 	}

@@ -7,10 +7,10 @@
 //
 //	client, err := daytona.Open(ctx, "docker://?image=debian:12")
 //
-// The engine is the one that DOCKER_HOST names, or that of /var/run/docker.sock;
-// it must be on this machine, and this process root, since the agent inside a
-// container is reached through a Unix socket in a directory that the two share.
-// The Engine API is 1.40 or newer; the version is negotiated.
+// The engine is the one that DOCKER_HOST names, or that of /var/run/docker.sock.
+// It need not be on this machine, nor this process root: how the agent inside a
+// container is reached (Options.Transport) is found out. The Engine API is 1.40
+// or newer; the version is negotiated.
 //
 // # What a sandbox is
 //
@@ -25,37 +25,51 @@
 //
 // Stopping a sandbox stops its container and keeps it, with its files.
 //
+// # Transports
+//
+// "socket" is a Unix socket in a directory that the container and this process
+// share, "port" one that the engine publishes on the loopback interface and that
+// wants proof of a key, "exec" a program that the engine runs in the container
+// and that carries all connections. Unless one is demanded, the first sandbox
+// tries them in this order.
+//
 // # Where things are
 //
 // Containers, and the network, bear labels that name the state directory
-// (/var/lib/daytona-docker, or the path of the URL); what bears none is never
-// touched. The directory has a record of each sandbox, as package lifecycle
-// keeps them: processes that were killed leave nothing that the next one does
-// not find and finish.
+// (/var/lib/daytona-docker, for others than root ~/.local/share/daytona-docker, or
+// the path of the URL) and the machine; what bears none is never touched. The
+// directory has a record of each sandbox, as package lifecycle keeps them:
+// processes that were killed leave nothing that the next one does not find and
+// finish.
 //
 // The package knows nothing of servers and of other backends.
 package docker
 
 import (
 	"context"
+	"crypto/sha256"
+	"encoding/hex"
 	"errors"
 	"fmt"
 	"io/fs"
 	"log/slog"
-	"net"
 	"net/netip"
 	"net/url"
 	"os"
 	"path/filepath"
 	"strings"
 	"sync"
+	"sync/atomic"
+	"time"
 
+	"github.com/google/go-containerregistry/pkg/authn"
 	"github.com/moby/moby/client"
 
 	"github.com/daytona-go/daytona"
 	"github.com/daytona-go/daytona/internal/agentbin"
 	"github.com/daytona-go/daytona/internal/lifecycle"
 	"github.com/daytona-go/daytona/internal/network"
+	"github.com/daytona-go/daytona/internal/network/policy"
 )
 
 func init() {
@@ -74,7 +88,8 @@ type Options struct {
 	// Host is the engine's address, such as "unix:///var/run/docker.sock".
 	// Defaults to the variable DOCKER_HOST, or /var/run/docker.sock.
 	Host string
-	// Dir is the state directory. Defaults to /var/lib/daytona-docker.
+	// Dir is the state directory. Defaults to /var/lib/daytona-docker for root and
+	// $XDG_DATA_HOME/daytona-docker or ~/.local/share/daytona-docker for others.
 	Dir string
 	// Image is what sandboxes are made of whose spec names none. Defaults to
 	// "daytona-sandbox:latest", which `docker build -t daytona-sandbox
@@ -83,16 +98,29 @@ type Options struct {
 	// Runtime is the OCI runtime, by the name that the engine knows it by, such
 	// as "runc", "crun", "runsc" or "kata". Defaults to the engine's own default.
 	Runtime string
+	// Transport is how agents are reached: "socket", "port" or "exec", see the
+	// package's comment. Defaults to the first of them that works, which the
+	// first sandbox finds out.
+	Transport string
 	// Agent is the path of the agent's binary. Defaults to the variable
 	// DAYTONA_AGENT; else the one embedded in a release build, the one beside
 	// the executable, the one on PATH, or one built with the local Go toolchain
 	// into the user's cache directory.
 	Agent string
+	// Keychain finds the credentials for registries. Defaults to
+	// authn.DefaultKeychain, which reads what `docker login` has written
+	// ($DOCKER_CONFIG/config.json or ~/.docker/config.json) and asks the helpers
+	// named there. A service must set it, if only to
+	// authn.NewMultiKeychain(), lest its users pull what is its own.
+	Keychain authn.Keychain
+	// KeepImported is how long an image that was imported from a file is kept
+	// unused. Older ones go when the next is imported. Defaults to a week.
+	KeepImported time.Duration
 	// Logger gets what goes on. Defaults to discarding it.
 	Logger *slog.Logger
 }
 
-// parseURL reads docker:///state/directory?image=…&host=…&runtime=….
+// parseURL reads docker:///state/directory?image=…&host=…&runtime=…&transport=….
 func parseURL(u *url.URL) (*Options, error) {
 	bad := func(field, value, rule string) error {
 		return &daytona.Error{Kind: daytona.KindInvalid, Op: "open backend", Subject: u.String(), Field: field, Value: value, Message: rule}
@@ -109,10 +137,12 @@ func parseURL(u *url.URL) (*Options, error) {
 			o.Image = v[0]
 		case "runtime":
 			o.Runtime = v[0]
+		case "transport":
+			o.Transport = v[0]
 		case "agent":
 			o.Agent = v[0]
 		default:
-			return nil, bad(k, v[0], `unknown parameter; there are "host", "image", "runtime" and "agent"`)
+			return nil, bad(k, v[0], `unknown parameter; there are "host", "image", "runtime", "transport" and "agent"`)
 		}
 	}
 	return o, nil
@@ -139,16 +169,58 @@ type backend struct {
 	opts  Options
 	log   *slog.Logger
 	api   *client.Client
-	agent string // the agent's binary, on the host
+	tag   string // see tagOf
+	agent string // the agent's binary, on this machine
 	can   limits
+
+	// Where the engine is: on this machine, as far as can be told, or else at
+	// these addresses; desktop says that it is in a virtual machine.
+	here, desktop bool
+	elsewhere     []netip.Prefix
 
 	netOnce   sync.Mutex
 	network   string // its id, once it is there
 	resolvers []netip.Addr
+
+	way struct {
+		sync.Mutex
+		found string // the transport, once an agent was reached
+	}
+	relays relays
+
+	volume struct {
+		sync.Mutex
+		name string // of a volume with the agent, once there is one
+		own  bool   // it must be one that this process has filled
+	}
+	noDisk atomic.Pointer[string] // why the engine gives no disk limits, once it has said so
+}
+
+// tagOf tells the containers of a state directory from those of others, also of
+// other machines that use the same engine: one's sandboxes are not for another
+// to reap.
+func tagOf(dir string) string {
+	machine, _ := os.ReadFile("/etc/machine-id") // where it is missing, the path has to do
+	sum := sha256.Sum256([]byte(dir + "\x00" + strings.TrimSpace(string(machine))))
+	return hex.EncodeToString(sum[:4])
+}
+
+func defaultDir() (string, error) {
+	if os.Geteuid() == 0 {
+		return "/var/lib/daytona-docker", nil
+	}
+	if d := os.Getenv("XDG_DATA_HOME"); filepath.IsAbs(d) {
+		return filepath.Join(d, "daytona-docker"), nil
+	}
+	home, err := os.UserHomeDir()
+	return filepath.Join(home, ".local", "share", "daytona-docker"), err
 }
 
 // limits are those that the engine can enforce.
-type limits struct{ cpu, memory, processes bool }
+type limits struct {
+	cpu, memory, processes bool
+	storage                string // its storage driver
+}
 
 // New opens the backend. An engine that cannot be reached gives KindUnavailable
 // with the reason.
@@ -179,21 +251,26 @@ func New(ctx context.Context, opts *Options) (_ daytona.Backend, err error) {
 		}
 	}()
 	host := b.api.DaemonHost()
-	if !strings.HasPrefix(host, "unix://") || os.Geteuid() != 0 {
-		return nil, fail(daytona.KindUnsupported, host, "the agent is reached through a directory that is shared with the engine: "+
-			"the engine must be on this machine, and this process root", nil)
-	}
 	info, err := b.api.Info(ctx, client.InfoOptions{})
 	if err != nil {
 		return nil, fail(daytona.KindUnavailable, host, "ask the Docker engine; does it run?", err)
 	}
-	b.can = limits{cpu: info.Info.CPUCfsQuota, memory: info.Info.MemoryLimit, processes: info.Info.PidsLimit}
+	b.can = limits{cpu: info.Info.CPUCfsQuota, memory: info.Info.MemoryLimit, processes: info.Info.PidsLimit, storage: info.Info.Driver}
+	b.desktop = info.Info.OperatingSystem == "Docker Desktop"
+	if b.here, b.elsewhere, err = whereIs(ctx, host); err != nil {
+		return nil, fail(daytona.KindUnavailable, host, "look up the engine's address", err)
+	}
+	if err := b.refuseTransport(); err != nil {
+		return nil, err
+	}
 	if _, known := info.Info.Runtimes[b.opts.Runtime]; b.opts.Runtime != "" && !known {
 		return nil, &daytona.Error{Kind: daytona.KindInvalid, Op: openOp, Field: "Runtime", Value: b.opts.Runtime, Message: "the engine knows no such runtime"}
 	}
 	dir := b.opts.Dir
 	if dir == "" {
-		dir = "/var/lib/daytona-docker"
+		if dir, err = defaultDir(); err != nil {
+			return nil, fail(daytona.KindInvalid, "", "give a state directory", err)
+		}
 	}
 	if dir, err = filepath.Abs(dir); err != nil {
 		return nil, fail(daytona.KindInvalid, dir, "", err)
@@ -206,11 +283,14 @@ func New(ctx context.Context, opts *Options) (_ daytona.Backend, err error) {
 			b.keeper.Free()
 		}
 	}()
+	b.tag = tagOf(dir)
 	if err := b.loadAgent(ctx); err != nil {
 		return nil, fail(daytona.KindUnavailable, "", "", err)
 	}
-	if b.resolvers, err = network.Resolvers(); err != nil {
-		return nil, fail(daytona.KindUnavailable, "", "", err)
+	if b.resolvers = policy.PublicResolvers(); b.here {
+		if b.resolvers, err = network.Resolvers(); err != nil {
+			return nil, fail(daytona.KindUnavailable, "", "", err)
+		}
 	}
 	if err := b.keeper.Open(ctx, driver{b}); err != nil {
 		return nil, fail(daytona.KindUnavailable, dir, "recover what earlier processes left", err)
@@ -218,8 +298,8 @@ func New(ctx context.Context, opts *Options) (_ daytona.Backend, err error) {
 	return b, nil
 }
 
-// loadAgent finds the agent and copies it to where containers mount it from: a
-// file that is there stays as it is, whatever becomes of the original.
+// loadAgent finds the agent and copies it to the state directory: what
+// containers get stays as it is, whatever becomes of the original.
 func (b *backend) loadAgent(ctx context.Context) error {
 	path, err := agentbin.FindAgent(ctx, b.opts.Agent, agentbin.CacheDir(b.Root))
 	if err != nil {
@@ -237,6 +317,7 @@ func (b *backend) Close() error {
 		return nil
 	}
 	err := b.keeper.Close()
+	b.relays.close()
 	return errors.Join(err, b.api.Close())
 }
 
@@ -256,10 +337,7 @@ func (b *backend) Create(ctx context.Context, spec daytona.Spec) (daytona.Info, 
 		r.Image = b.opts.Image
 	}
 	err := b.Make(ctx, r, lifecycle.PhaseLive, func(ctx context.Context) error {
-		if err := b.prepare(ctx, r, spec.OnProgress); err != nil {
-			return err
-		}
-		return lifecycle.KernelError(lifecycle.CreateOp, r.Name, os.Mkdir(b.File(r.ID, shared), 0o700))
+		return b.prepare(ctx, r, spec.OnProgress)
 	})
 	if err != nil {
 		return daytona.Info{}, err
@@ -287,8 +365,10 @@ func (b *backend) admit(spec *daytona.Spec) error {
 		return refuse("Network.AllowDomains", spec.Network.AllowDomains, "the docker backend cannot filter by host name; use Network.Allow")
 	case r.GPU != 0:
 		return refuse("Resources.GPU", r.GPU, "the docker backend gives no access to GPUs")
-	case r.Disk != 0:
-		return refuse("Resources.Disk", r.Disk, "the engine's storage driver gives containers no limit of their own")
+	case r.Disk != 0 && b.can.storage != diskDriver:
+		return refuseDisk(r.Disk, fmt.Sprintf("its storage driver is %q, and only %q has limits that hold", b.can.storage, diskDriver))
+	case r.Disk != 0 && b.noDisk.Load() != nil:
+		return refuseDisk(r.Disk, *b.noDisk.Load())
 	case r.DiskBandwidth != 0:
 		return refuse("Resources.DiskBandwidth", r.DiskBandwidth, "the docker backend does not know the engine's disk")
 	case r.CPU != 0 && !b.can.cpu:
@@ -319,11 +399,15 @@ func policyOf(p daytona.NetworkPolicy) (network.Policy, error) {
 	return network.ParsePolicy(p.Block, allow)
 }
 
-// dial connects to the agent of a sandbox. The directory of its socket is the
-// container's to write, so nothing in it is followed anywhere: what is not a
-// socket in that very place is no agent.
-func (b *backend) dial(ctx context.Context, id string) (net.Conn, error) {
-	return lifecycle.DialBeneath(ctx, b.File(id, shared), socketName)
+// diskDriver is the storage driver that can limit a container's disk, on an XFS
+// with project quotas; whether this one does, the engine says when it is to make
+// such a container. (That of btrfs takes a limit too, but sandboxes have been
+// seen to write several times as much.)
+const diskDriver = "overlay2"
+
+func refuseDisk(disk float64, why string) error {
+	return &daytona.Error{Kind: daytona.KindUnsupported, Op: lifecycle.CreateOp, Field: "Resources.Disk", Value: disk,
+		Message: "the engine cannot limit it: " + why}
 }
 
 var errNoContainer = fmt.Errorf("there is no such container: %w", fs.ErrNotExist)

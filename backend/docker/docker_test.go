@@ -27,6 +27,10 @@ func sandboxImage() string {
 	return first
 }
 
+// transportVariable has all suites reach agents in one way. Without it, that is
+// what is best for this machine: the socket.
+const transportVariable = "DAYTONA_TEST_DOCKER_TRANSPORT"
+
 // missing says what these tests lack on this machine; "" if nothing.
 func missing() string {
 	switch {
@@ -41,9 +45,9 @@ func missing() string {
 }
 
 func harness() *backendtest.Harness {
-	return &backendtest.Harness{
+	h := &backendtest.Harness{
 		Open: func(ctx context.Context, state string) (daytona.Backend, error) {
-			return docker.New(ctx, &docker.Options{Dir: state, Image: sandboxImage(),
+			return docker.New(ctx, &docker.Options{Dir: state, Image: sandboxImage(), Transport: os.Getenv(transportVariable),
 				Logger: slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: slog.LevelWarn}))})
 		},
 		Spec:      daytona.Spec{Image: sandboxImage()},
@@ -56,6 +60,10 @@ func harness() *backendtest.Harness {
 			backendtest.UserLimits:  "without user namespaces the users of all containers are the same to the kernel",
 		},
 	}
+	if os.Getenv(diskVariable) != "" {
+		delete(h.Lacks, backendtest.Disk)
+	}
+	return h
 }
 
 // leftovers lists what the engine and the disk have because of a state
@@ -71,14 +79,12 @@ func leftovers(ctx context.Context, state string) ([]string, error) {
 			found = append(found, filepath.Join(state, dir, e.Name()))
 		}
 	}
-	out, err := exec.CommandContext(ctx, "docker", "ps", "-a", "--no-trunc", "--format", "{{.Names}} {{.Mounts}} {{.Status}}").Output()
+	out, err := exec.CommandContext(ctx, "docker", "ps", "-a", "--filter", "label=io.github.daytona-go.directory="+state, "--format", "{{.Names}} {{.Status}}").Output()
 	if err != nil {
 		return nil, fmt.Errorf("docker ps: %w", err)
 	}
 	for line := range strings.Lines(string(out)) {
-		if strings.Contains(line, state+"/") {
-			found = append(found, "container "+strings.TrimSpace(line))
-		}
+		found = append(found, "container "+strings.TrimSpace(line))
 	}
 	return found, nil
 }

@@ -9,16 +9,21 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"slices"
 	"strings"
+	"time"
 
 	"github.com/containerd/errdefs"
+	"github.com/google/go-containerregistry/pkg/authn"
 	"github.com/google/go-containerregistry/pkg/name"
 	v1 "github.com/google/go-containerregistry/pkg/v1"
 	"github.com/google/go-containerregistry/pkg/v1/empty"
 	"github.com/google/go-containerregistry/pkg/v1/layout"
 	"github.com/google/go-containerregistry/pkg/v1/mutate"
 	"github.com/google/go-containerregistry/pkg/v1/tarball"
+	"github.com/moby/moby/api/pkg/authconfig"
 	"github.com/moby/moby/api/types/jsonstream"
+	"github.com/moby/moby/api/types/registry"
 	"github.com/moby/moby/client"
 
 	"github.com/daytona-go/daytona"
@@ -52,6 +57,10 @@ func (b *backend) prepare(ctx context.Context, r *record, progress func(daytona.
 	default:
 		progress(daytona.Progress{Stage: "importing " + r.Image})
 		if tag, err = b.load(ctx, ref); err != nil {
+			// A file that ends too early looks the same as an engine that does.
+			if _, perr := b.api.Ping(ctx, client.PingOptions{}); lost(err) && perr != nil {
+				return b.explain(op, r.Image, err)
+			}
 			return lifecycle.ImageError(op, r.Image, err)
 		}
 	}
@@ -78,50 +87,100 @@ func (b *backend) prepare(ctx context.Context, r *record, progress func(daytona.
 	return nil
 }
 
-// pull has the engine fetch an image.
+// pull has the engine fetch an image, with the credentials that there are for
+// its registry.
 func (b *backend) pull(ctx context.Context, tag, asked string, progress func(daytona.Progress)) error {
-	fail := func(err error) error {
-		kind := daytona.KindUnavailable
-		text := err.Error()
-		switch {
-		case errors.Is(err, context.Canceled), errors.Is(err, context.DeadlineExceeded):
-			return err
-		case errdefs.IsNotFound(err), strings.Contains(text, "not found"), strings.Contains(text, "does not exist"):
-			kind = daytona.KindNotFound
-		case errdefs.IsUnauthorized(err), errdefs.IsPermissionDenied(err):
-			kind = daytona.KindUnauthorized
-		case errdefs.IsInvalidArgument(err):
-			kind = daytona.KindInvalid
-		default:
-			// The engine cannot reach the registry: so the image is not to be had.
-			kind = daytona.KindNotFound
-		}
-		return &daytona.Error{Kind: kind, Op: lifecycle.CreateOp, Field: "Image", Value: asked, Message: "the Docker engine cannot pull it", Err: err}
+	fail := func(kind daytona.Kind, message string, err error) error {
+		return &daytona.Error{Kind: kind, Op: lifecycle.CreateOp, Field: "Image", Value: asked, Message: message, Err: err}
 	}
-	resp, err := b.api.ImagePull(ctx, tag, client.ImagePullOptions{})
+	auth, err := b.credentials(ctx, tag)
 	if err != nil {
-		return fail(err)
+		return fail(daytona.KindUnauthorized, "find the credentials for its registry", err)
+	}
+	refused := func(err error) error {
+		if errors.Is(err, context.Canceled) || errors.Is(err, context.DeadlineExceeded) {
+			return err
+		}
+		return fail(pullKind(err), "the Docker engine cannot pull it", err)
+	}
+	resp, err := b.api.ImagePull(ctx, tag, client.ImagePullOptions{RegistryAuth: auth})
+	if err != nil {
+		return refused(err)
 	}
 	defer resp.Close()
-	layers := map[string][2]int64{}
+	type layer struct{ done, total int64 }
+	layers := map[string]layer{}
 	for m, err := range resp.JSONMessages(ctx) {
 		if err != nil {
-			return fail(err)
+			return refused(err)
 		}
 		if m.Error != nil {
-			return fail(m.Error)
+			return refused(m.Error)
 		}
-		if m.Progress != nil && m.ID != "" {
-			layers[m.ID] = [2]int64{m.Progress.Current, m.Progress.Total}
+		// The same layers are unpacked after that, which counts from the
+		// beginning.
+		switch l := layers[m.ID]; m.Status {
+		case "Downloading":
+			if m.Progress != nil {
+				layers[m.ID] = layer{max(l.done, m.Progress.Current), max(l.total, m.Progress.Total)}
+			}
+		case "Download complete", "Pull complete":
+			layers[m.ID] = layer{l.total, l.total}
 		}
 		p := daytona.Progress{Stage: "pulling " + asked}
 		for _, l := range layers {
-			p.Done += l[0]
-			p.Total += l[1]
+			p.Done += l.done
+			p.Total += l.total
 		}
 		progress(p)
 	}
 	return nil
+}
+
+// pullKind is the kind of an error of the engine, or of the registry in the
+// engine's words: what went wrong while it was pulling, it says in no other way.
+func pullKind(err error) daytona.Kind {
+	text := strings.ToLower(err.Error())
+	says := func(any ...string) bool {
+		return slices.ContainsFunc(any, func(s string) bool { return strings.Contains(text, s) })
+	}
+	switch {
+	case errdefs.IsNotFound(err), says("not found", "does not exist", "manifest unknown", "name unknown"):
+		return daytona.KindNotFound
+	case errdefs.IsUnauthorized(err), errdefs.IsPermissionDenied(err), says("unauthorized", "no basic auth credentials", "authentication required", "access denied", "access forbidden"):
+		return daytona.KindUnauthorized
+	case errdefs.IsInvalidArgument(err):
+		return daytona.KindInvalid
+	case lost(err):
+		return daytona.KindUnavailable
+	}
+	// The engine cannot reach the registry: so the image is not to be had.
+	return daytona.KindNotFound
+}
+
+// credentials are those for the registry of an image, as the engine wants them;
+// "" if there are none.
+func (b *backend) credentials(ctx context.Context, tag string) (string, error) {
+	ref, err := name.ParseReference(tag)
+	if err != nil {
+		return "", err
+	}
+	keychain := b.opts.Keychain
+	if keychain == nil {
+		keychain = authn.DefaultKeychain
+	}
+	found, err := authn.Resolve(ctx, keychain, ref.Context())
+	if err != nil || found == authn.Anonymous {
+		return "", err
+	}
+	c, err := authn.Authorization(ctx, found)
+	if err != nil {
+		return "", err
+	}
+	return authconfig.Encode(registry.AuthConfig{
+		Username: c.Username, Password: c.Password, Auth: c.Auth, IdentityToken: c.IdentityToken, RegistryToken: c.RegistryToken,
+		ServerAddress: ref.Context().RegistryStr(),
+	})
 }
 
 // load gives the engine an image that is a file or a directory of this machine,
@@ -139,9 +198,20 @@ func (b *backend) load(ctx context.Context, ref image.Reference) (tag string, er
 		return "", err
 	}
 	tag = importName + ":" + id.Hex
-	if _, err := b.api.ImageInspect(ctx, tag); err == nil {
+	// The engine notes when that was: see collect.
+	used := func() error {
+		_, err := b.api.ImageTag(ctx, client.ImageTagOptions{Source: tag, Target: tag})
+		return err
+	}
+	if used() == nil {
 		return tag, nil
 	}
+	defer func() {
+		if err == nil {
+			err = used()
+			b.collect(ctx)
+		}
+	}()
 	named, err := name.NewTag(tag)
 	if err != nil {
 		return "", err
@@ -164,6 +234,34 @@ func (b *backend) load(ctx context.Context, ref image.Reference) (tag string, er
 		}
 		if m.Error != nil {
 			return "", fmt.Errorf("%w: the Docker engine does not take it: %w", image.ErrUnsafeLayer, m.Error)
+		}
+	}
+}
+
+// collect removes the imported images that have not been used for a while. The
+// engine keeps those that a container is made of.
+func (b *backend) collect(ctx context.Context) {
+	keep := b.opts.KeepImported
+	if keep == 0 {
+		keep = 7 * 24 * time.Hour
+	}
+	warn := func(tag string, err error) {
+		if err != nil && ctx.Err() == nil && !errdefs.IsNotFound(err) && !errdefs.IsConflict(err) {
+			b.log.Warn("an image that was imported could not be removed", "image", tag, "err", err)
+		}
+	}
+	all, err := b.api.ImageList(ctx, client.ImageListOptions{Filters: make(client.Filters).Add("reference", importName)})
+	if err != nil {
+		warn(importName, err)
+		return
+	}
+	for _, i := range all.Items {
+		for _, tag := range i.RepoTags {
+			found, err := b.api.ImageInspect(ctx, tag)
+			if used := found.Metadata.LastTagTime; err == nil && strings.HasPrefix(tag, importName+":") && !used.IsZero() && time.Since(used) > keep {
+				_, err = b.api.ImageRemove(ctx, tag, client.ImageRemoveOptions{PruneChildren: true})
+			}
+			warn(tag, err)
 		}
 	}
 }

@@ -6,12 +6,17 @@ import (
 	"flag"
 	"fmt"
 	"io"
+	"net"
 	"os"
+	"os/signal"
 	"strconv"
+	"syscall"
+	"time"
 
 	"golang.org/x/sys/unix"
 
 	"github.com/daytona-go/daytona/internal/boot"
+	"github.com/daytona-go/daytona/internal/link"
 	"github.com/daytona-go/daytona/internal/network"
 	"github.com/daytona-go/daytona/toolbox/account"
 	"github.com/daytona-go/daytona/toolbox/wire"
@@ -35,33 +40,24 @@ type userError struct{ error }
 // the agent.
 func contain(args []string) error {
 	flags := flag.NewFlagSet("container", flag.ContinueOnError)
-	file := flags.String("config", "", "file with the JSON configuration")
 	listen := flags.String("listen", "", "where to listen: unix:///PATH or tcp://ADDRESS:PORT")
 	if err := flags.Parse(args); err != nil {
 		return err
 	}
-	f, err := os.Open(*file)
+	config, err := readContainerConfig()
 	if err != nil {
-		return err
-	}
-	b, err := io.ReadAll(io.LimitReader(f, configLimit+1))
-	f.Close()
-	if err != nil {
-		return err
-	}
-	if len(b) > configLimit {
-		return fmt.Errorf("%s: more than %d bytes", *file, configLimit)
-	}
-	var config wire.ContainerConfig
-	if err := json.Unmarshal(b, &config); err != nil {
-		return fmt.Errorf("%s: %w", *file, err)
+		return fmt.Errorf("read the configuration from standard input: %w", err)
 	}
 	if w := config.Firewall; w != nil {
 		var p network.Policy
 		if err := json.Unmarshal(w.Policy, &p); err != nil {
-			return fmt.Errorf("%s: the network policy: %w", *file, err)
+			return fmt.Errorf("the network policy: %w", err)
 		}
-		if err := network.Confine(p, w.Denied, w.Resolvers); err != nil {
+		var port uint16
+		if config.Agent.Key != "" {
+			port = wire.AgentPort
+		}
+		if err := network.Confine(p, w.Denied, w.Resolvers, port); err != nil {
 			return err
 		}
 	}
@@ -100,3 +96,66 @@ func contain(args []string) error {
 	err = unix.Exec("/proc/self/exe", []string{"daytona-agent", "serve", "--config-fd", strconv.Itoa(fd), "--listen", *listen}, os.Environ())
 	return fmt.Errorf("execute the agent: %w", err)
 }
+
+// readContainerConfig takes the configuration from standard input, which nothing
+// of the sandbox can have read, written or found later, and closes that.
+func readContainerConfig() (*wire.ContainerConfig, error) {
+	config := &wire.ContainerConfig{}
+	// The other end stays open: it is a value that ends the input.
+	limited := &io.LimitedReader{R: os.Stdin, N: configLimit}
+	if err := json.NewDecoder(limited).Decode(config); err != nil {
+		if limited.N == 0 {
+			return nil, fmt.Errorf("more than %d bytes", configLimit)
+		}
+		return nil, err
+	}
+	null, err := unix.Open(os.DevNull, unix.O_RDWR|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return nil, err
+	}
+	defer unix.Close(null)
+	return config, unix.Dup3(null, 0, 0)
+}
+
+// relay carries connections to the agent's socket over standard input and
+// output. The engine runs it in the container with all that the container was
+// started with: it gives up first what the agent has given up.
+func relay(args []string) error {
+	if len(args) != 1 {
+		return fmt.Errorf("relay: give the path of the agent's socket, not %q", args)
+	}
+	if err := unix.Prctl(unix.PR_SET_DUMPABLE, 0, 0, 0, 0); err != nil {
+		return fmt.Errorf("make the relay untraceable: %w", err)
+	}
+	if err := boot.DropCapabilities(unix.CAP_NET_ADMIN, unix.CAP_SETPCAP); err != nil {
+		return err
+	}
+	tune()
+	// When all processes are told to end, what they still have to say comes
+	// through here.
+	drain := make(chan struct{})
+	terminated := make(chan os.Signal, 1)
+	signal.Notify(terminated, syscall.SIGTERM)
+	go func() {
+		<-terminated
+		close(drain)
+	}()
+	// Reading must end when the stream is closed.
+	for _, fd := range []int{0, 1} {
+		if err := unix.SetNonblock(fd, true); err != nil {
+			return err
+		}
+	}
+	stream := stdio{os.NewFile(0, "standard input"), os.NewFile(1, "standard output")}
+	return link.Relay(stream, func() (net.Conn, error) { return net.DialTimeout("unix", args[0], dialTimeout) }, drain)
+}
+
+// dialTimeout is how long the agent may take to accept a connection.
+const dialTimeout = 20 * time.Second
+
+// stdio is standard input and output as one stream.
+type stdio struct{ in, out *os.File }
+
+func (s stdio) Read(p []byte) (int, error)  { return s.in.Read(p) }
+func (s stdio) Write(p []byte) (int, error) { return s.out.Write(p) }
+func (s stdio) Close() error                { return errors.Join(s.in.Close(), s.out.Close()) }

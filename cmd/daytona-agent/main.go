@@ -33,6 +33,8 @@ func run(args []string) int {
 		return fail(boot.AsRoot(args))
 	case "container": // by a container engine, as the first process
 		return container(args)
+	case "relay": // by a container engine, beside the agent
+		return fail(relay(args))
 	case "serve":
 		code := make(chan int)
 		go func() { code <- serve(args) }()

@@ -13,12 +13,15 @@ import (
 	"os/signal"
 	"runtime"
 	"runtime/debug"
+	"strconv"
 	"strings"
 	"syscall"
 
 	"golang.org/x/sys/unix"
 
+	"github.com/daytona-go/daytona/internal/link"
 	"github.com/daytona-go/daytona/toolbox"
+	"github.com/daytona-go/daytona/toolbox/wire"
 )
 
 const (
@@ -76,6 +79,11 @@ func serveUntil(args []string, logger *slog.Logger) error {
 	l, err := listener(*listen, *listenFD)
 	if err != nil {
 		return err
+	}
+	if config.Key != "" {
+		if l, err = publish(l, config.Key); err != nil {
+			return err
+		}
 	}
 	server, err := toolbox.New(ctx, config, logger)
 	if err != nil {
@@ -146,6 +154,20 @@ func readConfig(fd int, config *toolbox.Config) error {
 		config.Version = version
 	}
 	return nil
+}
+
+// publish has the agent listen on a port besides, for those who know the key.
+func publish(private net.Listener, key string) (net.Listener, error) {
+	public, err := net.Listen("tcp4", ":"+strconv.Itoa(wire.AgentPort))
+	if err == nil {
+		var l net.Listener
+		if l, err = link.Join(private, public, key); err == nil {
+			return l, nil
+		}
+		public.Close()
+	}
+	private.Close()
+	return nil, fmt.Errorf("listen on the published port: %w", err)
 }
 
 func listener(address string, fd int) (net.Listener, error) {

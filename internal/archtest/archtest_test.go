@@ -365,6 +365,7 @@ var process = map[string][]string{
 // exceptions are the places outside of programs that use them all the same.
 var exceptions = map[string]string{
 	"backend/local/local.go os.Getenv":              "XDG_DATA_HOME decides the default state directory; Options come first",
+	"backend/docker/docker.go os.Getenv":            "as for the local backend",
 	"internal/agentbin/agentbin.go os.Getenv":       "DAYTONA_AGENT is the agent's binary; options of backends come first",
 	"internal/agentbin/agentbin.go os.Environ":      "the Go toolchain that builds the agent needs its environment",
 	"backend/plugin/child.go os.Environ":            "a plugin gets the few variables that every program needs; which ones Options.Env lists",

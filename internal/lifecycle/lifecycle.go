@@ -84,6 +84,8 @@ type Engine[T any] interface {
 	// Clear kills what processes the sandbox may have that r does not name, and
 	// removes what only running processes need. It is called when those that r
 	// names have ended, and may be called again. It clears what r says of them.
+	// An error of KindUnavailable says that nothing is known of the processes:
+	// the sandbox keeps its state, and it is tried again.
 	Clear(r *Record[T]) error
 	// Release gives up what the sandbox holds outside its directory. It may be
 	// called again.
@@ -249,7 +251,7 @@ func (k *Keeper[T]) reconcile(r *Record[T]) *Record[T] {
 	now := time.Now()
 	ownerAlive := k.ownerAlive(r)
 	switch {
-	case r.Phase == PhaseDeleting && !ownerAlive,
+	case r.Phase == PhaseDeleting && (r.Owner == k.id || !ownerAlive), // nobody of ours is at it, as we hold the lock
 		r.Phase != PhaseLive && r.Phase != PhaseDeleting && !ownerAlive,
 		r.Phase == PhaseLive && !r.Persistent && !ownerAlive,
 		r.Phase == PhaseLive && (r.expired(now) || r.deletable(now)):
@@ -275,7 +277,9 @@ func (k *Keeper[T]) reconcile(r *Record[T]) *Record[T] {
 		k.tryRemove(r)
 		return nil
 	}
-	k.settle(r)
+	if err := k.settle(r); err != nil {
+		k.log.Warn("what has become of a sandbox cannot be told; it will be tried again", "sandbox", r.ID, "err", err)
+	}
 	return r
 }
 
@@ -288,8 +292,10 @@ func (k *Keeper[T]) tryRemove(r *Record[T]) {
 }
 
 // settle marks a sandbox whose processes have ended as stopped.
-func (k *Keeper[T]) settle(r *Record[T]) {
-	if err := k.engine.Clear(r); err != nil {
+func (k *Keeper[T]) settle(r *Record[T]) error {
+	if err := k.engine.Clear(r); errors.Is(err, daytona.ErrUnavailable) {
+		return err
+	} else if err != nil {
 		k.log.Warn("what a stopped sandbox had could not be removed", "sandbox", r.ID, "err", err)
 	}
 	r.State, r.StoppedAt = daytona.StateStopped, time.Now().UTC()
@@ -297,6 +303,7 @@ func (k *Keeper[T]) settle(r *Record[T]) {
 		k.log.Error("record could not be written", "sandbox", r.ID, "err", err)
 	}
 	k.schedule(r)
+	return nil
 }
 
 // watch follows a sandbox's processes to their end, once.
@@ -559,8 +566,25 @@ func (k *Keeper[T]) TakeName(r *Record[T]) error {
 }
 
 // Remove ends a sandbox and removes all of it. Its lock is held. What has been
-// removed already is no error, so it can be repeated from any point.
+// removed already is no error, so it can be repeated from any point; and where it
+// fails, it is, as long as this keeper is open.
 func (k *Keeper[T]) Remove(r *Record[T]) error {
+	err := k.remove(r)
+	if err != nil {
+		id := r.ID
+		k.mu.Lock()
+		if !k.closed {
+			k.timers[id] = time.AfterFunc(removeAgain, func() { k.Check(id, true) })
+		}
+		k.mu.Unlock()
+	}
+	return err
+}
+
+// removeAgain is after how long a removal that has failed is tried again.
+const removeAgain = 2 * time.Second
+
+func (k *Keeper[T]) remove(r *Record[T]) error {
 	if r.Phase != PhaseDeleting {
 		r.Phase, r.State, r.Owner = PhaseDeleting, daytona.StateDestroying, k.id
 		if err := k.Save(r, false); err != nil && !errors.Is(err, fs.ErrNotExist) {
@@ -740,6 +764,9 @@ func (k *Keeper[T]) Start(ctx context.Context, id string) (daytona.Info, error) 
 			return err
 		}
 		p, err := k.engine.Boot(ctx, StartOp, r)
+		if errors.Is(err, daytona.ErrUnavailable) && k.settle(r) != nil {
+			return err // it may be running: who looks next settles it
+		}
 		if err != nil {
 			r.State = daytona.StateStopped
 			_ = k.Save(r, true)
@@ -760,7 +787,11 @@ const grace = 6 * time.Second
 // Stop implements daytona.Backend.
 func (k *Keeper[T]) Stop(ctx context.Context, id string, opts daytona.StopOptions) (daytona.Info, error) {
 	return k.Change(ctx, StopOp, id, func(r *Record[T]) error {
-		if r.State != daytona.StateStarted {
+		switch r.State {
+		case daytona.StateStarted:
+		case daytona.StateStarting, daytona.StateStopping: // what has become of it could not be told
+			return k.settle(r)
+		default:
 			return nil
 		}
 		r.State = daytona.StateStopping
@@ -784,13 +815,20 @@ func (k *Keeper[T]) Stop(ctx context.Context, id string, opts daytona.StopOption
 			r.State = daytona.StateDestroyed
 			return ErrRemoved
 		}
-		k.settle(r)
-		return nil
+		return k.settle(r)
 	})
 }
 
 // Delete implements daytona.Backend.
 func (k *Keeper[T]) Delete(ctx context.Context, id string) error {
+	if r := k.halfRemoved(id); r != nil {
+		r, unlock, err := k.Locked(r.ID, true)
+		if err != nil {
+			return notFound(DeleteOp, id) // somebody has finished it
+		}
+		defer unlock()
+		return KernelError(DeleteOp, id, k.Remove(r))
+	}
 	_, err := k.Change(ctx, DeleteOp, id, func(r *Record[T]) error {
 		if err := k.Remove(r); err != nil {
 			return err
@@ -798,6 +836,22 @@ func (k *Keeper[T]) Delete(ctx context.Context, id string) error {
 		return ErrRemoved
 	})
 	return err
+}
+
+// halfRemoved is the record of a sandbox whose removal by this keeper has failed
+// half-way; nil if there is none.
+func (k *Keeper[T]) halfRemoved(idOrName string) *Record[T] {
+	id := idOrName
+	if !ValidID(id) {
+		var err error
+		if id, err = k.lookupName(idOrName); err != nil {
+			return nil
+		}
+	}
+	if r, err := k.Load(id); err == nil && r.Phase == PhaseDeleting && r.Owner == k.id {
+		return r
+	}
+	return nil
 }
 
 // Update implements daytona.Updater.

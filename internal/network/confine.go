@@ -16,7 +16,10 @@ import (
 // sandbox runs there. denied is what no policy opens, the machine's own addresses above all.
 //
 // Names are resolved by resolvers, which are reached on port 53 while the policy allows DNS.
-func Confine(p Policy, denied []netip.Prefix, resolvers []netip.Addr) error {
+//
+// agent is a TCP port that answers to the outside, whatever the policy, and not to the sandbox's own
+// programs; 0 is none.
+func Confine(p Policy, denied []netip.Prefix, resolvers []netip.Addr, agent uint16) error {
 	if err := p.Validate(); err != nil {
 		return err
 	}
@@ -28,17 +31,23 @@ func Confine(p Policy, denied []netip.Prefix, resolvers []netip.Addr) error {
 	if !p.DNS() {
 		resolvers = nil
 	}
-	return wrapRules(confinement(p.Compile(denied), resolvers).commit(nf))
+	return wrapRules(confinement(p.Compile(denied), resolvers, agent).commit(nf))
 }
 
 // confinement are the rules of Confine. As in insideRules, nothing is let through for belonging to
 // a connection, but for answers to those from inside; and what is refused fails at once.
-func confinement(allowed policy.Ranges, resolvers []netip.Addr) *batch {
+func confinement(allowed policy.Ranges, resolvers []netip.Addr, agent uint16) *batch {
 	b := insideChains()
 	add := func(chain string, parts ...[]expr.Any) { b.rule(familyInet, tableName, chain, parts...) }
 
+	if agent != 0 {
+		add(output, ifname(expr.MetaKeyOIFNAME, "lo"), protocol(unix.IPPROTO_TCP), port(2, agent), reject(unix.NFT_REJECT_TCP_RST, 0))
+	}
 	add(output, ifname(expr.MetaKeyOIFNAME, "lo"), accept())
 	add(output, ipv6Only(), drop())
+	if agent != 0 {
+		add(output, protocol(unix.IPPROTO_TCP), port(0, agent), ctReply(), accept())
+	}
 	for _, r := range resolvers {
 		add(output, ipEquals(ipDestination, r), protocol(unix.IPPROTO_UDP), port(2, 53), accept())
 		add(output, ipEquals(ipDestination, r), protocol(unix.IPPROTO_TCP), port(2, 53), accept())
@@ -49,6 +58,9 @@ func confinement(allowed policy.Ranges, resolvers []netip.Addr) *batch {
 
 	add(input, ifname(expr.MetaKeyIIFNAME, "lo"), accept())
 	add(input, ipv6Only(), drop())
+	if agent != 0 {
+		add(input, protocol(unix.IPPROTO_TCP), port(2, agent), accept())
+	}
 	for _, r := range resolvers {
 		add(input, ipEquals(ipSource, r), port(0, 53), ctReply(), accept())
 	}

@@ -38,6 +38,9 @@ type AgentConfig struct {
 	// "Authorization: Bearer", unless they come over a Unix socket, to which
 	// the directory's permissions decide access. Defaults to none.
 	Token string `json:"token,omitempty"`
+	// Key, if it is set, has the agent listen on AgentPort as well, for those who
+	// prove to know it; see internal/link. Defaults to none.
+	Key string `json:"key,omitempty"`
 	// IgnoreSignals says that no signal ends the agent: whoever started it does
 	// so by ShutdownPath. Set it where the sandbox's root is the agent's own
 	// user and could send signals. Defaults to false: SIGTERM ends it.
@@ -58,6 +61,9 @@ type ContainerConfig struct {
 	// to none.
 	Firewall *ContainerFirewall `json:"firewall,omitempty"`
 }
+
+// AgentPort is the TCP port of an agent that listens on one.
+const AgentPort = 2280
 
 // ContainerExitUser is the exit code of an agent whose container lacks the user
 // or group that it is to run programs as.

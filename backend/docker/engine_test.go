@@ -1,0 +1,394 @@
+//go:build linux
+
+package docker_test
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/google/go-containerregistry/pkg/name"
+	"github.com/google/go-containerregistry/pkg/v1/empty"
+	"github.com/google/go-containerregistry/pkg/v1/layout"
+	"github.com/google/go-containerregistry/pkg/v1/tarball"
+	"golang.org/x/sys/unix"
+
+	"github.com/daytona-go/daytona"
+	"github.com/daytona-go/daytona/backend/docker"
+)
+
+// engine is a Docker engine of the test's own, in a network namespace of its
+// own, so that it does not see to the machine's bridges and firewall. It can be
+// killed and started again.
+type engine struct {
+	t         *testing.T
+	dir, host string
+	opts      engineOptions
+	network   *exec.Cmd // holds the namespace
+	dockerd   *exec.Cmd
+	log       *lockedBuffer
+}
+
+type engineOptions struct {
+	args []string // for dockerd
+	hide string   // a directory that it cannot look into
+}
+
+type lockedBuffer struct {
+	mu sync.Mutex
+	b  bytes.Buffer
+}
+
+func (l *lockedBuffer) Write(p []byte) (int, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.b.Write(p)
+}
+
+func (l *lockedBuffer) tail() string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	s := l.b.String()
+	return s[max(0, len(s)-3000):]
+}
+
+// newEngine starts one with its files below dir, on a file system that the
+// engine can have overlays on.
+func newEngine(t *testing.T, dir string, opts engineOptions) *engine {
+	t.Helper()
+	if why := missing(); why != "" {
+		t.Skip(why)
+	}
+	for _, program := range []string{"dockerd", "unshare", "nsenter", "ip"} {
+		if _, err := exec.LookPath(program); err != nil {
+			t.Skipf("an engine of its own: %v", err)
+		}
+	}
+	e := &engine{t: t, dir: dir, host: "unix://" + filepath.Join(dir, "s"), opts: opts, log: &lockedBuffer{}}
+	e.network = exec.Command("unshare", "-n", "sh", "-c", "ip link set lo up && echo && exec sleep infinity")
+	up, err := e.network.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := e.network.Start(); err != nil {
+		t.Skipf("a network namespace: %v", err)
+	}
+	if n, err := up.Read(make([]byte, 1)); n != 1 {
+		t.Fatalf("a network namespace: %v", err)
+	}
+	t.Cleanup(e.close)
+	e.start()
+	return e
+}
+
+func (e *engine) start() {
+	e.t.Helper()
+	args := []string{"-n", "-t", strconv.Itoa(e.network.Process.Pid)}
+	if e.opts.hide != "" {
+		args = append(args, "unshare", "-m", "sh", "-c", `mount -t tmpfs none "$0" && exec "$@"`, e.opts.hide)
+	}
+	args = append(args, "dockerd", "--host", e.host, "--data-root", filepath.Join(e.dir, "data"),
+		"--exec-root", filepath.Join(e.dir, "exec"), "--pidfile", filepath.Join(e.dir, "pid"))
+	e.dockerd = exec.Command("nsenter", append(args, e.opts.args...)...)
+	e.dockerd.Stdout, e.dockerd.Stderr = e.log, e.log
+	if err := e.dockerd.Start(); err != nil {
+		e.t.Fatal(err)
+	}
+	for deadline := time.Now().Add(60 * time.Second); exec.Command("docker", "-H", e.host, "info").Run() != nil; time.Sleep(50 * time.Millisecond) {
+		if time.Now().After(deadline) {
+			e.t.Fatalf("the engine does not start:\n%s", e.log.tail())
+		}
+	}
+}
+
+// kill is SIGKILL for the engine, and with it for its containerd, which it has
+// the kernel kill when it dies itself. Containers go on.
+func (e *engine) kill() {
+	_ = e.dockerd.Process.Kill()
+	_ = e.dockerd.Wait()
+	// An engine takes one that is dead, but that nobody has waited for, for a
+	// containerd that it can use.
+	file := filepath.Join(e.dir, "exec", "containerd", "containerd.pid")
+	pid, _ := os.ReadFile(file)
+	for deadline := time.Now().Add(10 * time.Second); time.Now().Before(deadline); time.Sleep(time.Millisecond) {
+		stat, err := os.ReadFile(filepath.Join("/proc", strings.TrimSpace(string(pid)), "stat"))
+		if err != nil || bytes.Contains(stat, []byte(") Z ")) {
+			os.Remove(file)
+			return
+		}
+	}
+	e.t.Error("the engine's containerd outlives it")
+}
+
+func (e *engine) docker(args ...string) string {
+	e.t.Helper()
+	out, err := exec.Command("docker", append([]string{"-H", e.host}, args...)...).CombinedOutput()
+	if err != nil {
+		e.t.Fatalf("docker %q: %v: %s", args, err, out)
+	}
+	return strings.TrimSpace(string(out))
+}
+
+// processes are those of containers: their root is below the engine's directory.
+// (Not the engine's shims: of 20.10 one stays, without a process in it, when the
+// engine is killed after it has started it and before it has written that down.
+// Nobody can reach it through the API.)
+func (e *engine) processes() []string {
+	var found []string
+	entries, _ := os.ReadDir("/proc")
+	for _, d := range entries {
+		mounts, err := os.ReadFile(filepath.Join("/proc", d.Name(), "mounts"))
+		if err != nil {
+			continue
+		}
+		root, _, _ := strings.Cut(string(mounts), "\n")
+		if strings.HasPrefix(root, "overlay / ") && strings.Contains(root, e.dir+"/") {
+			line, _ := os.ReadFile(filepath.Join("/proc", d.Name(), "cmdline"))
+			found = append(found, fmt.Sprintf("%s %q", d.Name(), strings.ReplaceAll(string(line), "\x00", " ")))
+		}
+	}
+	return found
+}
+
+// shims are the engine's own processes beside it.
+func (e *engine) shims() []int {
+	var found []int
+	entries, _ := os.ReadDir("/proc")
+	for _, d := range entries {
+		line, _ := os.ReadFile(filepath.Join("/proc", d.Name(), "cmdline"))
+		program, _, _ := strings.Cut(string(line), "\x00")
+		if pid, err := strconv.Atoi(d.Name()); err == nil && strings.HasPrefix(filepath.Base(program), "containerd-shim") && strings.Contains(string(line), e.dir+"/") {
+			found = append(found, pid)
+		}
+	}
+	return found
+}
+
+func (e *engine) close() {
+	if e.dockerd != nil {
+		_ = e.dockerd.Process.Signal(syscall.SIGTERM)
+		_ = e.dockerd.Wait()
+	}
+	for _, pid := range e.shims() {
+		_ = syscall.Kill(pid, syscall.SIGKILL)
+	}
+	_ = e.network.Process.Kill()
+	_ = e.network.Wait()
+	mounts, _ := os.ReadFile("/proc/self/mounts")
+	for line := range strings.Lines(string(mounts)) {
+		if f := strings.Fields(line); len(f) > 1 && strings.HasPrefix(f[1], e.dir+"/") {
+			_ = unix.Unmount(f[1], unix.MNT_DETACH)
+		}
+	}
+	if e.t.Failed() {
+		e.t.Logf("the engine's log ends with:\n%s", e.log.tail())
+	}
+}
+
+// smallLayout is smallImage as a file of this machine.
+func smallLayout(t *testing.T) string {
+	t.Helper()
+	dir := t.TempDir()
+	l, err := layout.Write(dir, empty.Index)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := l.AppendImage(smallImage(t), layout.WithAnnotations(map[string]string{"org.opencontainers.image.ref.name": "small"})); err != nil {
+		t.Fatal(err)
+	}
+	return "oci:" + dir + ":small"
+}
+
+// archive writes smallImage as `docker save` would.
+func archive(t *testing.T, path string) {
+	t.Helper()
+	tag, err := name.NewTag("small:latest")
+	if err == nil {
+		err = tarball.WriteToFile(path, tag, smallImage(t))
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
+// TestEngineKilled kills the engine with SIGKILL in the middle of operations,
+// and starts it again: nothing may be lost, nothing may be left, and nothing may
+// wait for ever.
+func TestEngineKilled(t *testing.T) {
+	for _, live := range []bool{false, true} {
+		name, args := "containers die with it", []string(nil)
+		if live {
+			name, args = "live restore", []string{"--live-restore"}
+		}
+		t.Run(name, func(t *testing.T) { testEngineKilled(t, engineOptions{args: args}) })
+	}
+}
+
+func testEngineKilled(t *testing.T, opts engineOptions) {
+	const seed = 20261125
+	rng := rand.New(rand.NewPCG(seed, 3))
+	e := newEngine(t, t.TempDir(), opts)
+	state := t.TempDir()
+	b, err := docker.New(t.Context(), &docker.Options{Host: e.host, Dir: state, Image: smallLayout(t), Transport: os.Getenv(transportVariable)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	c := daytona.New(b)
+	t.Cleanup(func() {
+		if err := c.Close(); err != nil {
+			t.Errorf("close: %v", err)
+		}
+	})
+	create := func(ctx context.Context, name string) (daytona.Sandbox, error) {
+		return c.Create(ctx, daytona.Spec{Name: name, User: "root", Persistent: true})
+	}
+	bystander, err := create(t.Context(), "bystander")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := bystander.FileSystem().WriteFile(t.Context(), "kept", []byte("kept"), 0); err != nil {
+		t.Fatal(err)
+	}
+	// usable demands of a sandbox that it is in one of the two states that last,
+	// and works.
+	usable := func(sb daytona.Sandbox) error {
+		info, err := sb.Refresh(t.Context())
+		if err != nil {
+			return err
+		}
+		if info.State != daytona.StateStarted && info.State != daytona.StateStopped {
+			return fmt.Errorf("%s is %s (%s)", info.Name, info.State, info.Reason)
+		}
+		if err := sb.Start(t.Context()); err != nil {
+			return err
+		}
+		return sb.FileSystem().WriteFile(t.Context(), "written", []byte("x"), 0)
+	}
+	eventually := func(what string, f func() error) {
+		t.Helper()
+		err := f()
+		for deadline := time.Now().Add(30 * time.Second); err != nil && time.Now().Before(deadline); err = f() {
+			time.Sleep(50 * time.Millisecond)
+		}
+		if err != nil {
+			t.Fatalf("%s: %v", what, err)
+		}
+	}
+	// About what each takes.
+	took := map[string]time.Duration{"create": 400 * time.Millisecond, "stop": 150 * time.Millisecond, "delete": 150 * time.Millisecond, "start": 300 * time.Millisecond}
+	for round, op := range []string{"create", "stop", "delete", "create", "start"} {
+		victim, err := create(t.Context(), fmt.Sprintf("victim-%d", round))
+		if err != nil {
+			t.Fatalf("round %d: %v", round, err)
+		}
+		if err := victim.FileSystem().WriteFile(t.Context(), "mine", []byte(op), 0); err != nil {
+			t.Fatal(err)
+		}
+		if op == "start" {
+			if err := victim.Stop(t.Context(), nil); err != nil {
+				t.Fatal(err)
+			}
+		}
+		ended := make(chan error, 1)
+		go func() {
+			switch op {
+			case "create":
+				_, err := create(t.Context(), fmt.Sprintf("made-%d", round))
+				ended <- err
+			case "stop":
+				ended <- victim.Stop(t.Context(), &daytona.StopOptions{Force: true})
+			case "delete":
+				ended <- victim.Delete(t.Context())
+			case "start":
+				ended <- victim.Start(t.Context())
+			}
+		}()
+		delay := time.Duration(rng.Int64N(int64(took[op])))
+		time.Sleep(delay) // the moment of the blow
+		e.kill()
+		begin := time.Now()
+		select {
+		case err = <-ended:
+		case <-time.After(30 * time.Second):
+			t.Fatalf("round %d: %s goes on without an engine", round, op)
+		}
+		t.Logf("round %d: the engine was killed %v into %s, which took another %v and gave %v", round, delay, op, time.Since(begin).Round(time.Millisecond), err)
+		if e, ok := errors.AsType[*daytona.Error](err); err != nil && (!ok || e.Kind == "" || e.Kind == daytona.KindInternal) {
+			t.Errorf("round %d: the error of %s has no kind: %v", round, op, err)
+		}
+		// What cannot be asked is not answered as if it were known.
+		if err := bystander.Stop(t.Context(), &daytona.StopOptions{Force: true}); round == 0 && !errors.Is(err, daytona.ErrUnavailable) {
+			t.Errorf("stop without an engine: %v, want it unavailable", err)
+		}
+		e.start()
+
+		eventually("the bystander works", func() error { return usable(bystander) })
+		if b, err := bystander.FileSystem().ReadFile(t.Context(), "kept"); err != nil || string(b) != "kept" {
+			t.Errorf("round %d: the bystander's file: %q, %v", round, b, err)
+		}
+		_, err = c.Get(t.Context(), victim.ID())
+		if op == "delete" {
+			eventually("what was half deleted is gone", func() error {
+				if _, err := c.Get(t.Context(), victim.ID()); !errors.Is(err, daytona.ErrNotFound) {
+					return fmt.Errorf("get: %v", err)
+				}
+				return nil
+			})
+		} else if err != nil {
+			t.Errorf("round %d: the victim is lost: %v", round, err)
+		}
+		for sb, err := range c.List(t.Context(), nil) {
+			if err != nil {
+				t.Fatal(err)
+			}
+			if sb.ID() == bystander.ID() {
+				continue
+			}
+			eventually(sb.Info().Name+" works", func() error { return usable(sb) })
+			if sb.ID() == victim.ID() {
+				if b, err := sb.FileSystem().ReadFile(t.Context(), "mine"); err != nil || string(b) != op {
+					t.Errorf("round %d: the victim's file: %q, %v", round, b, err)
+				}
+			}
+			if err := sb.Delete(t.Context()); err != nil {
+				t.Fatalf("round %d: delete %s: %v", round, sb.Info().Name, err)
+			}
+		}
+		eventually("one sandbox is left", func() error {
+			entries, err := os.ReadDir(filepath.Join(state, "sandboxes"))
+			if err != nil || len(entries) != 1 {
+				return fmt.Errorf("%d directories, %v", len(entries), err)
+			}
+			if out := e.docker("ps", "-a", "-q"); len(strings.Fields(out)) != 1 {
+				return fmt.Errorf("containers %q", out)
+			}
+			if p := e.processes(); len(p) != 1 { // its agent
+				return fmt.Errorf("processes %q", p)
+			}
+			return nil
+		})
+	}
+	if err := bystander.Delete(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	eventually("nothing is left", func() error {
+		if out := e.docker("images", "--format", "{{.Repository}}"); out != "daytona.local/import" {
+			return fmt.Errorf("images %q", out)
+		}
+		if p := e.processes(); len(p) != 0 {
+			return fmt.Errorf("processes %q", p)
+		}
+		return nil
+	})
+}
