@@ -152,13 +152,20 @@ func (d driver) Adopt(r *record) (lifecycle.Proc[own], error) {
 func (d driver) Clear(r *record) error {
 	ctx, cancel := context.WithTimeout(d.b.context(context.Background()), engineTimeout)
 	defer cancel()
-	return d.b.clear(ctx, r)
+	running := r.Own.PID == 0 || r.Own.Running() // or nobody knows
+	err := d.b.explain("end task", r.Name, d.b.clear(ctx, r))
+	if errors.Is(err, daytona.ErrUnavailable) && !running {
+		// What is left of the task is only in the way of the next, which removes it.
+		r.Own.ProcessID = lifecycle.ProcessID{}
+		return nil
+	}
+	return err
 }
 
 func (d driver) Release(ctx context.Context, r *record) error {
 	ctx, cancel := context.WithTimeout(d.b.context(ctx), engineTimeout)
 	defer cancel()
-	return d.b.removeContainer(ctx, d.b.name(r.ID))
+	return d.b.explain(lifecycle.DeleteOp, r.Name, d.b.removeContainer(ctx, d.b.name(r.ID)))
 }
 
 func (d driver) RemoveTree(dir string) error { return os.RemoveAll(dir) }

@@ -56,6 +56,8 @@ import (
 	"github.com/containerd/containerd/v2/defaults"
 	"github.com/containerd/containerd/v2/pkg/identifiers"
 	"github.com/containerd/containerd/v2/pkg/namespaces"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/connectivity"
 
 	"github.com/daytona-go/daytona"
 	"github.com/daytona-go/daytona/internal/agentbin"
@@ -193,7 +195,8 @@ func New(ctx context.Context, opts *Options) (_ daytona.Backend, err error) {
 		return nil, fail(daytona.KindUnavailable, "", "", err)
 	}
 	o.Address = strings.TrimPrefix(o.Address, "unix://")
-	b.api, err = client.New(o.Address, client.WithDefaultNamespace(o.Namespace), client.WithTimeout(10*time.Second))
+	b.api, err = client.New(o.Address, client.WithDefaultNamespace(o.Namespace), client.WithTimeout(10*time.Second),
+		client.WithExtraDialOpts([]grpc.DialOption{grpc.WithChainUnaryInterceptor(reconnect)}))
 	if err != nil {
 		return nil, fail(daytona.KindUnavailable, o.Address, "reach containerd; does it run?", err)
 	}
@@ -227,6 +230,19 @@ func New(ctx context.Context, opts *Options) (_ daytona.Backend, err error) {
 		b.log.Warn("imported images that nobody uses could not be removed", "err", err)
 	}
 	return b, nil
+}
+
+// reconnect has a request wait a moment for a containerd that has just come back:
+// a connection that was refused once is tried again only later and later.
+func reconnect(ctx context.Context, method string, req, reply any, cc *grpc.ClientConn, invoke grpc.UnaryInvoker, opts ...grpc.CallOption) error {
+	soon, cancel := context.WithTimeout(ctx, 300*time.Millisecond)
+	defer cancel()
+	if cc.GetState() == connectivity.TransientFailure {
+		cc.ResetConnectBackoff()
+		for s := cc.GetState(); s != connectivity.Ready && cc.WaitForStateChange(soon, s); s = cc.GetState() {
+		}
+	}
+	return invoke(ctx, method, req, reply, cc, opts...)
 }
 
 // probe asks containerd whether it is one that serves.

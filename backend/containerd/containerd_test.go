@@ -46,8 +46,8 @@ func address() string {
 }
 
 // connect connects to containerd past the backend.
-func connect(ctx context.Context) (*client.Client, error) {
-	c, err := client.New(address(), client.WithDefaultNamespace(testNamespace), client.WithTimeout(5*time.Second))
+func connect(ctx context.Context, address string) (*client.Client, error) {
+	c, err := client.New(address, client.WithDefaultNamespace(testNamespace), client.WithTimeout(5*time.Second))
 	if err != nil {
 		return nil, err
 	}
@@ -66,7 +66,7 @@ func missing(ctx context.Context) string {
 	if sandboxImage() == "" {
 		return "no image: run `make image` and set " + imagesVariable + " to what it prints"
 	}
-	c, err := connect(ctx)
+	c, err := connect(ctx, address())
 	if err != nil {
 		return "no containerd answers at " + address()
 	}
@@ -99,6 +99,10 @@ func harness() *backendtest.Harness {
 // leftovers lists what containerd, the kernel and the disk have because of a
 // state directory.
 func leftovers(ctx context.Context, state string) ([]string, error) {
+	return leftoversOf(ctx, address(), state)
+}
+
+func leftoversOf(ctx context.Context, address, state string) ([]string, error) {
 	var found []string
 	for _, dir := range []string{"sandboxes", "names"} {
 		entries, err := os.ReadDir(filepath.Join(state, dir))
@@ -109,7 +113,7 @@ func leftovers(ctx context.Context, state string) ([]string, error) {
 			found = append(found, filepath.Join(state, dir, e.Name()))
 		}
 	}
-	c, err := connect(ctx)
+	c, err := connect(ctx, address)
 	if err != nil {
 		return nil, err
 	}

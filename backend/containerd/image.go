@@ -7,7 +7,9 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net/http"
 	"strings"
+	"syscall"
 	"time"
 
 	"github.com/containerd/containerd/v2/client"
@@ -56,9 +58,6 @@ func (b *backend) prepare(ctx context.Context, r *record, progress func(daytona.
 			Message: "a container cannot be made of a directory in place: give a tarball or an image"}
 	default:
 		img, err = b.load(ctx, ref, r.Image, progress)
-		if err != nil {
-			err = lifecycle.ImageError(op, r.Image, err)
-		}
 	}
 	if err != nil {
 		return err
@@ -68,7 +67,7 @@ func (b *backend) prepare(ctx context.Context, r *record, progress func(daytona.
 	} else if !ok {
 		progress(daytona.Progress{Stage: "unpacking " + r.Image})
 		if err := img.Unpack(ctx, b.opts.Snapshotter); err != nil {
-			return b.unpackError(ctx, r.Image, err)
+			return b.refuse(ctx, r.Image, "unpack", daytona.KindInvalid, err) // the image is at fault
 		}
 	}
 	spec, err := img.Spec(ctx)
@@ -87,19 +86,22 @@ func (b *backend) prepare(ctx context.Context, r *record, progress func(daytona.
 	return nil
 }
 
-// unpackError says that containerd cannot make files of an image's layers: the
-// image is at fault, unless the disk is full.
-func (b *backend) unpackError(ctx context.Context, asked string, err error) error {
-	kind := daytona.KindInvalid
+// refuse turns an error of containerd over an image into one of the library, of
+// a kind that depends on what it was at, unless the error says better.
+func (b *backend) refuse(ctx context.Context, asked, what string, kind daytona.Kind, err error) error {
+	var status remoteserrors.ErrUnexpectedStatus
 	switch {
 	case ctx.Err() != nil:
 		return context.Cause(ctx)
 	case errdefs.IsUnavailable(err):
 		kind = daytona.KindUnavailable
-	case strings.Contains(err.Error(), "no space left on device"): // over the wire it is a text only
+	case errors.Is(err, docker.ErrInvalidAuthorization), errdefs.IsUnauthorized(err), errdefs.IsPermissionDenied(err),
+		errors.As(err, &status) && (status.StatusCode == http.StatusUnauthorized || status.StatusCode == http.StatusForbidden):
+		kind = daytona.KindUnauthorized
+	case strings.Contains(err.Error(), syscall.ENOSPC.Error()): // over the wire it is a text only
 		kind = daytona.KindNoSpace
 	}
-	return &daytona.Error{Kind: kind, Op: lifecycle.CreateOp, Field: "Image", Value: asked, Message: "containerd cannot unpack it", Err: err}
+	return &daytona.Error{Kind: kind, Op: lifecycle.CreateOp, Field: "Image", Value: asked, Message: "containerd cannot " + what + " it", Err: err}
 }
 
 // fetch is an image of a registry, pulled if containerd lacks it.
@@ -127,21 +129,8 @@ func (b *backend) fetch(ctx context.Context, ref image.Reference, asked string, 
 	if err == nil {
 		return img, nil
 	}
-	kind := daytona.KindNotFound // also where the registry cannot be reached: so the image is not to be had
-	var status remoteserrors.ErrUnexpectedStatus
-	switch {
-	case ctx.Err() != nil:
-		return nil, context.Cause(ctx)
-	case errors.Is(err, docker.ErrInvalidAuthorization), errdefs.IsUnauthorized(err), errdefs.IsPermissionDenied(err):
-		kind = daytona.KindUnauthorized
-	case errors.As(err, &status) && (status.StatusCode == 401 || status.StatusCode == 403):
-		kind = daytona.KindUnauthorized
-	case errdefs.IsInvalidArgument(err):
-		kind = daytona.KindInvalid
-	case strings.Contains(err.Error(), "no space left on device"):
-		kind = daytona.KindNoSpace
-	}
-	return nil, &daytona.Error{Kind: kind, Op: lifecycle.CreateOp, Field: "Image", Value: asked, Message: "containerd cannot pull it", Err: err}
+	// Also where the registry cannot be reached: so the image is not to be had.
+	return nil, b.refuse(ctx, asked, "pull", daytona.KindNotFound, err)
 }
 
 // credentials are those that the current user has for a registry, in the
@@ -239,24 +228,20 @@ func watchPull(ctx context.Context, store content.Store, report func(done, total
 func (b *backend) load(ctx context.Context, ref image.Reference, asked string, progress func(daytona.Progress)) (client.Image, error) {
 	src, err := ref.Open()
 	if err != nil {
-		return nil, err
+		return nil, lifecycle.ImageError(lifecycle.CreateOp, asked, err)
 	}
 	id, err := src.ConfigName()
 	if err != nil {
-		return nil, err
+		return nil, lifecycle.ImageError(lifecycle.CreateOp, asked, err)
 	}
 	tag := importName + ":" + id.Hex
 	used := map[string]string{usedLabel: time.Now().UTC().Format(time.DateOnly)}
-	if img, err := b.api.GetImage(ctx, tag); err == nil {
-		if img.Labels()[usedLabel] != used[usedLabel] {
-			_, err = b.api.ImageService().Update(ctx, images.Image{Name: tag, Labels: used}, "labels."+usedLabel)
-		}
-		if err == nil {
-			return img, nil
-		}
-		if !isNotFound(err) { // it was collected just now
-			return nil, err
-		}
+	img, err := b.api.GetImage(ctx, tag)
+	if err == nil && img.Labels()[usedLabel] != used[usedLabel] {
+		_, err = b.api.ImageService().Update(ctx, images.Image{Name: tag, Labels: used}, "labels."+usedLabel)
+	}
+	if err == nil || !isNotFound(err) { // also if it was collected just now
+		return img, b.explain(lifecycle.CreateOp, asked, err)
 	}
 	named, err := name.NewTag(tag)
 	if err != nil {
@@ -267,12 +252,10 @@ func (b *backend) load(ctx context.Context, ref image.Reference, asked string, p
 	go func() { w.CloseWithError(tarball.Write(named, src, w)) }()
 	defer r.Close()
 	if _, err := b.api.Import(ctx, r, client.WithImageLabels(used)); err != nil {
-		if ctx.Err() != nil {
-			return nil, context.Cause(ctx)
-		}
-		return nil, fmt.Errorf("%w: containerd does not take it: %w", image.ErrUnsafeLayer, err)
+		return nil, b.refuse(ctx, asked, "import", daytona.KindInvalid, err)
 	}
-	return b.api.GetImage(ctx, tag)
+	img, err = b.api.GetImage(ctx, tag)
+	return img, b.explain(lifecycle.CreateOp, asked, err)
 }
 
 // collect removes imported images that nobody has used for long.

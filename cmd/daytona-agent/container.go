@@ -40,13 +40,14 @@ type userError struct{ error }
 // the agent.
 func contain(args []string) error {
 	flags := flag.NewFlagSet("container", flag.ContinueOnError)
+	file := flags.String("config", "", "file with the JSON configuration; defaults to standard input")
 	listen := flags.String("listen", "", "where to listen: unix:///PATH or tcp://ADDRESS:PORT")
 	if err := flags.Parse(args); err != nil {
 		return err
 	}
-	config, err := readContainerConfig()
+	config, err := readContainerConfig(*file)
 	if err != nil {
-		return fmt.Errorf("read the configuration from standard input: %w", err)
+		return fmt.Errorf("read the configuration: %w", err)
 	}
 	if w := config.Firewall; w != nil {
 		var p network.Policy
@@ -97,17 +98,29 @@ func contain(args []string) error {
 	return fmt.Errorf("execute the agent: %w", err)
 }
 
-// readContainerConfig takes the configuration from standard input, which nothing
-// of the sandbox can have read, written or found later, and closes that.
-func readContainerConfig() (*wire.ContainerConfig, error) {
+// readContainerConfig takes the configuration from a file that only the host can
+// write, or from standard input, which nothing of the sandbox can have read,
+// written or found later, and closes that.
+func readContainerConfig(file string) (*wire.ContainerConfig, error) {
+	in := os.Stdin
+	if file != "" {
+		var err error
+		if in, err = os.Open(file); err != nil {
+			return nil, err
+		}
+		defer in.Close()
+	}
 	config := &wire.ContainerConfig{}
-	// The other end stays open: it is a value that ends the input.
-	limited := &io.LimitedReader{R: os.Stdin, N: configLimit}
+	// The other end of the input stays open: it is a value that ends it.
+	limited := &io.LimitedReader{R: in, N: configLimit}
 	if err := json.NewDecoder(limited).Decode(config); err != nil {
 		if limited.N == 0 {
 			return nil, fmt.Errorf("more than %d bytes", configLimit)
 		}
 		return nil, err
+	}
+	if file != "" {
+		return config, nil
 	}
 	null, err := unix.Open(os.DevNull, unix.O_RDWR|unix.O_CLOEXEC, 0)
 	if err != nil {
