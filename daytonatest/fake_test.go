@@ -52,6 +52,7 @@ func harness(wrap func(*daytonatest.Fake) daytona.Backend) *backendtest.Harness 
 			backendtest.Streaming:   "the fake keeps its files in this process's memory",
 			backendtest.Images:      "the fake takes any image for an empty root",
 			backendtest.TarImages:   "the fake takes any image for an empty root",
+			backendtest.Registries:  "the fake takes any image for an empty root",
 			backendtest.Isolation:   "the fake isolates nothing",
 		},
 	}

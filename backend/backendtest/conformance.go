@@ -10,5 +10,5 @@ import (
 func RunConformance(t *testing.T, h *Harness) { runChecks(t, h, conformanceChecks()) }
 
 func conformanceChecks() []check {
-	return slices.Concat(lifecycleChecks(), inputChecks(), fileChecks(), processChecks(), sessionChecks(), toolboxChecks(), capabilityChecks())
+	return slices.Concat(lifecycleChecks(), inputChecks(), registryChecks(), fileChecks(), processChecks(), sessionChecks(), toolboxChecks(), capabilityChecks())
 }

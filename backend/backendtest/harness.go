@@ -70,6 +70,10 @@ type Harness struct {
 	// must not be in it. Defaults to nil: only the backend's List is checked.
 	Leftovers func(ctx context.Context, state string) ([]string, error)
 
+	// ForgetImage removes an image of a registry from where the backend keeps
+	// images. Defaults to nil: they are kept with the state.
+	ForgetImage func(ctx context.Context, ref string) error
+
 	// HostFiles lists files of the host that are in reach of a sandbox and
 	// must never change, such as the agent's binary. Defaults to none beyond
 	// those that the suite watches by itself.
@@ -110,6 +114,7 @@ const (
 	Users       Capability = "users"       // Spec.User other than the default
 	Streaming   Capability = "streaming"   // transfers in bounded memory of this process
 	Images      Capability = "images"      // Spec.Image is looked up
+	Registries  Capability = "registries"  // Spec.Image of a registry, with the credentials of the current user
 	TarImages   Capability = "tar-images"  // Spec.Image = "tar:/file"
 	Persistence Capability = "persistence" // Spec.Persistent and adoption by another Backend
 	Timers      Capability = "timers"      // TTL, AutoStop, AutoDelete
@@ -125,7 +130,7 @@ const (
 
 var capabilities = []Capability{
 	Shell, Programs, Python, JavaScript, TypeScript, Sessions, Terminals, Interpreter, Git, Ports,
-	AgentAPI, Metrics, Symlinks, Ownership, Users, Streaming, Images, TarImages, Persistence, Timers,
+	AgentAPI, Metrics, Symlinks, Ownership, Users, Streaming, Images, Registries, TarImages, Persistence, Timers,
 	Entrypoint, CPU, Memory, Processes, Disk, UserLimits, Network, Isolation,
 }
 

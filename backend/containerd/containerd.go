@@ -56,6 +56,7 @@ import (
 	"github.com/containerd/containerd/v2/defaults"
 	"github.com/containerd/containerd/v2/pkg/identifiers"
 	"github.com/containerd/containerd/v2/pkg/namespaces"
+	"github.com/google/go-containerregistry/pkg/authn"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/connectivity"
 
@@ -94,6 +95,11 @@ type Options struct {
 	// Runtime is the shim: "runc", "crun", "runsc" (gVisor), "kata", or a name as
 	// containerd knows it, such as "io.containerd.runc.v2". Defaults to "runc".
 	Runtime string
+	// Keychain finds the credentials for a registry. Defaults to
+	// authn.DefaultKeychain, which reads the configuration of Docker and Podman
+	// of the current user and runs the credential helpers named there. A service
+	// must set it, if only to authn.NewMultiKeychain().
+	Keychain authn.Keychain
 	// Agent is the path of the agent's binary. Defaults to the variable
 	// DAYTONA_AGENT; else the one embedded in a release build, the one beside
 	// the executable, the one on PATH, or one built with the local Go toolchain
@@ -178,6 +184,9 @@ func New(ctx context.Context, opts *Options) (_ daytona.Backend, err error) {
 		if *d.field == "" {
 			*d.field = d.value
 		}
+	}
+	if o.Keychain == nil {
+		o.Keychain = authn.DefaultKeychain
 	}
 	fail := func(kind daytona.Kind, subject, message string, err error) error {
 		return &daytona.Error{Kind: kind, Op: openOp, Subject: subject, Message: message, Err: err}

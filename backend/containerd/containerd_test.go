@@ -86,7 +86,15 @@ func harness() *backendtest.Harness {
 		},
 		Spec:      daytona.Spec{Image: sandboxImage()},
 		Leftovers: leftovers,
-		Slow:      3,
+		ForgetImage: func(ctx context.Context, ref string) error {
+			c, err := connect(ctx, address())
+			if err != nil {
+				return err
+			}
+			defer c.Close()
+			return c.ImageService().Delete(ctx, ref)
+		},
+		Slow: 3,
 		Lacks: map[backendtest.Capability]string{
 			backendtest.Git:         "the agent has no Git yet",
 			backendtest.Interpreter: "the agent has no interpreter yet",

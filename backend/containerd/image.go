@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"net/http"
 	"strings"
 	"syscall"
@@ -18,7 +19,6 @@ import (
 	"github.com/containerd/containerd/v2/core/remotes/docker"
 	remoteserrors "github.com/containerd/containerd/v2/core/remotes/errors"
 	"github.com/containerd/errdefs"
-	"github.com/google/go-containerregistry/pkg/authn"
 	"github.com/google/go-containerregistry/pkg/name"
 	"github.com/google/go-containerregistry/pkg/v1/tarball"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
@@ -119,13 +119,13 @@ func (b *backend) fetch(ctx context.Context, ref image.Reference, asked string, 
 	watched := watchPull(ctx, b.api.ContentStore(), func(done, total int64) {
 		progress(daytona.Progress{Stage: stage, Done: done, Total: total})
 	})
-	defer watched.stop()
 	img, err = b.api.Pull(ctx, tag,
 		client.WithResolver(docker.NewResolver(docker.ResolverOptions{Hosts: docker.ConfigureDefaultRegistries(
 			docker.WithPlainHTTP(docker.MatchLocalhost),
-			docker.WithAuthorizer(docker.NewDockerAuthorizer(docker.WithAuthCreds(credentials))),
+			docker.WithAuthorizer(docker.NewDockerAuthorizer(docker.WithAuthCreds(b.credentials))),
 		)})),
 		client.WithImageHandler(watched))
+	watched.stop()
 	if err == nil {
 		return img, nil
 	}
@@ -133,9 +133,8 @@ func (b *backend) fetch(ctx context.Context, ref image.Reference, asked string, 
 	return nil, b.refuse(ctx, asked, "pull", daytona.KindNotFound, err)
 }
 
-// credentials are those that the current user has for a registry, in the
-// configuration of Docker or Podman or by a credential helper named there.
-func credentials(host string) (user, secret string, err error) {
+// credentials are those for a registry.
+func (b *backend) credentials(host string) (user, secret string, err error) {
 	if host == "registry-1.docker.io" {
 		host = name.DefaultRegistry
 	}
@@ -143,7 +142,7 @@ func credentials(host string) (user, secret string, err error) {
 	if err != nil {
 		return "", "", err
 	}
-	auth, err := authn.DefaultKeychain.Resolve(reg)
+	auth, err := b.opts.Keychain.Resolve(reg)
 	if err != nil {
 		return "", "", err
 	}
@@ -161,7 +160,7 @@ func credentials(host string) (user, secret string, err error) {
 // shows as it is handled, what is there is asked of the content store.
 type pullWatch struct {
 	parts chan ocispec.Descriptor
-	stop  func()
+	stop  func() // reports for the last time
 }
 
 // Handle implements images.Handler.
@@ -176,15 +175,14 @@ func (w pullWatch) Handle(ctx context.Context, d ocispec.Descriptor) ([]ocispec.
 var _ images.Handler = pullWatch{}
 
 func watchPull(ctx context.Context, store content.Store, report func(done, total int64)) pullWatch {
-	ctx, cancel := context.WithCancel(ctx)
-	ended := make(chan struct{})
-	w := pullWatch{parts: make(chan ocispec.Descriptor), stop: func() { cancel(); <-ended }}
+	finish, ended := make(chan struct{}), make(chan struct{})
+	w := pullWatch{parts: make(chan ocispec.Descriptor), stop: func() { close(finish); <-ended }}
 	go func() {
 		defer close(ended)
 		sizes := map[string]int64{}
 		tick := time.NewTicker(200 * time.Millisecond)
 		defer tick.Stop()
-		for {
+		for last := false; !last; {
 			select {
 			case <-ctx.Done():
 				return
@@ -192,35 +190,43 @@ func watchPull(ctx context.Context, store content.Store, report func(done, total
 				sizes[d.Digest.String()] = d.Size
 				continue
 			case <-tick.C:
+			case <-finish:
+				last = true
 			}
-			var done, total int64
-			missing := map[string]int64{}
-			for digest, size := range sizes {
-				total += size
-				missing[digest] = size
+			if done, total, err := fetched(ctx, store, sizes); err == nil {
+				report(done, total)
 			}
-			active, err := store.ListStatuses(ctx)
-			if err != nil {
-				continue
-			}
-			for _, a := range active {
-				// Ingests are called "layer-sha256:…" and the like.
-				_, digest, _ := strings.Cut(a.Ref, "-")
-				if _, ours := missing[digest]; ours {
-					done += a.Offset
-					delete(missing, digest)
-				}
-			}
-			_ = store.Walk(ctx, func(i content.Info) error {
-				if size, ours := missing[i.Digest.String()]; ours {
-					done += size
-				}
-				return nil
-			})
-			report(done, total)
 		}
 	}()
 	return w
+}
+
+// fetched counts how many bytes are there of contents with these digests and
+// sizes, and of how many.
+func fetched(ctx context.Context, store content.Store, sizes map[string]int64) (done, total int64, err error) {
+	missing := maps.Clone(sizes)
+	for _, size := range sizes {
+		total += size
+	}
+	active, err := store.ListStatuses(ctx)
+	if err != nil {
+		return 0, 0, err
+	}
+	for _, a := range active {
+		// Ingests are called "layer-sha256:…" and the like.
+		_, digest, _ := strings.Cut(a.Ref, "-")
+		if _, ours := missing[digest]; ours {
+			done += a.Offset
+			delete(missing, digest)
+		}
+	}
+	err = store.Walk(ctx, func(i content.Info) error {
+		if size, ours := missing[i.Digest.String()]; ours {
+			done += size
+		}
+		return nil
+	})
+	return done, total, err
 }
 
 // load gives containerd an image that is a file or a directory of this machine,
