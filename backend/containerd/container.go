@@ -619,6 +619,7 @@ func (b *backend) spec(ctx context.Context, r *record, ns *network.Namespace) (*
 		oci.WithCgroup(b.cgroup(r.ID)),
 		oci.WithPidsLimit(int64(r.Resources.Processes)),
 		func(_ context.Context, _ oci.Client, _ *containers.Container, s *oci.Spec) error {
+			s.Version = "1.0.2" // nothing here is newer, and some runtimes refuse what they do not know
 			s.Linux.Seccomp = filter
 			s.Process.OOMScoreAdj = new(500)
 			return nil

@@ -20,6 +20,8 @@ import (
 	"github.com/containerd/containerd/v2/core/snapshots"
 	"github.com/containerd/containerd/v2/defaults"
 	"github.com/containerd/containerd/v2/pkg/namespaces"
+	"github.com/google/go-containerregistry/pkg/v1/empty"
+	"github.com/google/go-containerregistry/pkg/v1/layout"
 
 	"github.com/daytona-go/daytona"
 	"github.com/daytona-go/daytona/backend/backendtest"
@@ -226,4 +228,87 @@ func TestPipeForPasswd(t *testing.T) {
 	if err := sb.Delete(t.Context()); err != nil {
 		t.Error(err)
 	}
+}
+
+// TestSnapshotter keeps sandboxes with the snapshotter that every machine has,
+// whose snapshots are no overlays.
+func TestSnapshotter(t *testing.T) {
+	if why := missing(t.Context()); why != "" {
+		t.Skip(why)
+	}
+	o := options(t.TempDir())
+	o.Snapshotter = "native"
+	lives(t, o, smallLayout(t))
+
+	o.Snapshotter = "no-such"
+	if c, err := containerd.Open(t.Context(), o); !errors.Is(err, daytona.ErrInvalid) {
+		t.Errorf("a snapshotter that there is not: %v", err)
+		if err == nil {
+			c.Close()
+		}
+	}
+}
+
+// TestRuntime names the runtime as containerd does.
+func TestRuntime(t *testing.T) {
+	if why := missing(t.Context()); why != "" {
+		t.Skip(why)
+	}
+	o := options(t.TempDir())
+	o.Runtime = "io.containerd.runc.v2"
+	lives(t, o, sandboxImage())
+
+	o.Runtime = "no-such"
+	if c, err := containerd.Open(t.Context(), o); !errors.Is(err, daytona.ErrInvalid) {
+		t.Errorf("a runtime that there is not: %v", err)
+		if err == nil {
+			c.Close()
+		}
+	}
+}
+
+// lives has a sandbox started, stopped, started again and deleted.
+func lives(t *testing.T, o *containerd.Options, image string) {
+	t.Helper()
+	c, err := containerd.Open(t.Context(), o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	sb, err := c.Create(t.Context(), daytona.Spec{Image: image, User: "root"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := sb.FileSystem().WriteFile(t.Context(), "/kept", []byte("kept"), 0); err != nil {
+		t.Fatal(err)
+	}
+	if err := sb.Stop(t.Context(), nil); err != nil {
+		t.Fatal(err)
+	}
+	if err := sb.Start(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if data, err := sb.FileSystem().ReadFile(t.Context(), "/kept"); err != nil || string(data) != "kept" {
+		t.Errorf("%q, %v", data, err)
+	}
+	if err := sb.Delete(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if left, err := leftovers(t.Context(), o.Dir); err != nil || len(left) > 0 {
+		t.Errorf("left: %q, %v", left, err)
+	}
+}
+
+// smallLayout is an image without a program as a file of this machine.
+func smallLayout(t *testing.T) string {
+	t.Helper()
+	dir := t.TempDir()
+	l, err := layout.Write(dir, empty.Index)
+	if err == nil {
+		err = l.AppendImage(backendtest.SmallImage(t))
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	return "oci:" + dir
 }
