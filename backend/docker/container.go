@@ -500,6 +500,8 @@ func (b *backend) createContainer(ctx context.Context, r *record) error {
 		if err := b.removeContainer(ctx, b.containerName(r.ID)); err != nil {
 			return err
 		}
+		// If somebody is filling it, it stays.
+		_, _ = b.api.VolumeRemove(ctx, volume, client.VolumeRemoveOptions{})
 	}
 	return errors.New("the engine takes the agent and then does not have it")
 }

@@ -282,12 +282,11 @@ func (rs *relays) get(b *backend, r *record) (_ *relay, old bool) {
 		rs.open = map[string]*relay{}
 	}
 	rs.open[r.ID] = e
-	name := b.containerName(r.ID)
 	go func() {
 		// Whoever asked first may go: others wait for the same.
 		ctx, cancel := context.WithTimeout(context.Background(), engineTimeout)
 		defer cancel()
-		e.session, e.output, e.err = b.startRelay(ctx, name)
+		e.session, e.output, e.err = b.startRelay(ctx, r)
 		close(e.ready)
 	}()
 	return e, false
@@ -323,9 +322,15 @@ func (e *relay) close() {
 	}
 }
 
-// startRelay has the engine run a relay in a container.
-func (b *backend) startRelay(ctx context.Context, container string) (*link.Session, *demux, error) {
-	created, err := b.api.ExecCreate(ctx, container, client.ExecCreateOptions{
+// startRelay has the engine run a relay in a sandbox's container.
+func (b *backend) startRelay(ctx context.Context, r *record) (*link.Session, *demux, error) {
+	// The engine reads the users for that, too, and waits for ever where they are
+	// in a pipe. (A sandbox that puts one there between the two has cost the
+	// engine a thread, and nobody else anything.)
+	if err := b.checkFiles(ctx, lifecycle.DialOp, r); err != nil {
+		return nil, nil, err
+	}
+	created, err := b.api.ExecCreate(ctx, b.containerName(r.ID), client.ExecCreateOptions{
 		User: "0:0", WorkingDir: "/", Cmd: []string{agentFile, "relay", socketPath},
 		AttachStdin: true, AttachStdout: true, AttachStderr: true,
 	})
