@@ -242,7 +242,7 @@ func (p *proc) Is(r *record) bool     { return p.startedAt == r.Own.StartedAt }
 
 func (p *proc) Close() {
 	p.cancel()
-	p.b.relays.drop(p.id, nil)
+	p.b.relays.end(p.id, p.startedAt)
 }
 
 func (p *proc) Kill() {
@@ -271,6 +271,10 @@ func (b *backend) boot(ctx context.Context, op string, r *record) (_ *proc, err 
 		if err != nil && ctx.Err() != nil {
 			err = context.Cause(ctx)
 		}
+		if u, ok := errors.AsType[*unreached](err); ok {
+			err = &daytona.Error{Kind: daytona.KindUnavailable, Op: op, Subject: r.Name, Field: "Transport", Value: u.way,
+				Message: "the agent runs, but is not reached this way; leave the choice to the backend, or give \"exec\"", Err: u.err}
+		}
 		err = b.explain(op, r.Name, err)
 	}()
 	state, err := b.state(ctx, r.ID)
@@ -286,28 +290,22 @@ func (b *backend) boot(ctx context.Context, op string, r *record) (_ *proc, err 
 	if !errors.Is(err, errNoContainer) {
 		return nil, err
 	}
-	ways := b.ways(r)
-	for i, way := range ways {
-		r.Own.Transport = way
+	for ways := b.ways(r); ; ways = ways[1:] {
+		r.Own.Transport = ways[0]
 		p, err := b.makeAndRun(ctx, op, r)
 		if err == nil {
-			b.foundWay(way, r)
+			b.foundWay(ways[0], r)
 			return p, nil
 		}
 		u, ok := errors.AsType[*unreached](err)
-		if !ok {
+		if !ok || len(ways) == 1 {
 			return nil, err
 		}
-		if i == len(ways)-1 {
-			return nil, &daytona.Error{Kind: daytona.KindUnavailable, Op: op, Subject: r.Name, Field: "Transport", Value: way,
-				Message: "the agent is not reached this way; leave the choice to the backend, or give \"exec\"", Err: u.err}
-		}
-		b.log.Info("the agent is not reached this way", "transport", way, "err", u.err, "next", ways[i+1])
+		b.log.Info("the agent is not reached this way", "transport", u.way, "err", u.err, "next", ways[1])
 		if err := b.removeContainer(ctx, b.containerName(r.ID)); err != nil {
 			return nil, err
 		}
 	}
-	return nil, errors.New("there is no way to reach an agent") // ways is never empty
 }
 
 func (b *backend) makeAndRun(ctx context.Context, op string, r *record) (*proc, error) {
@@ -500,6 +498,8 @@ func (b *backend) createContainer(ctx context.Context, r *record) error {
 		if err := b.removeContainer(ctx, b.containerName(r.ID)); err != nil {
 			return err
 		}
+		// If somebody is filling it, it stays.
+		_, _ = b.api.VolumeRemove(ctx, volume, client.VolumeRemoveOptions{})
 	}
 	return errors.New("the engine takes the agent and then does not have it")
 }

@@ -222,6 +222,46 @@ func archive(t *testing.T, path string) {
 	}
 }
 
+// TestCollected is about what stays in the engine: an image from a file goes when
+// it has not been used for long enough and no container is made of it, and there
+// is one volume with the agent, also after somebody has removed it.
+func TestCollected(t *testing.T) {
+	e := newEngine(t, t.TempDir(), engineOptions{})
+	c := opened(t, docker.Options{Host: e.host, Image: "none", KeepImported: time.Nanosecond})
+	var made []daytona.Sandbox
+	tags := func() int { return len(strings.Fields(e.docker("images", "-q", "daytona.local/import"))) }
+	for range 2 {
+		made = append(made, created(t, c, daytona.Spec{Image: smallLayout(t), User: "root"}))
+	}
+	if n := tags(); n != 2 {
+		t.Errorf("%d images of two sandboxes", n)
+	}
+	if err := made[0].Delete(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	created(t, c, daytona.Spec{Image: smallLayout(t), User: "root"})
+	if n := tags(); n != 2 {
+		t.Errorf("%d images, want those of the two sandboxes that are left", n)
+	}
+	volumes := func() []string {
+		return strings.Fields(e.docker("volume", "ls", "-q", "--filter", "label=io.github.daytona-go.agent"))
+	}
+	before := volumes()
+	for sb, err := range c.List(t.Context(), nil) {
+		if err == nil {
+			err = sb.Delete(t.Context())
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	e.docker(append([]string{"volume", "rm"}, before...)...)
+	created(t, c, daytona.Spec{Image: smallLayout(t), User: "root"})
+	if after := volumes(); len(before) != 1 || len(after) != 1 || after[0] == before[0] {
+		t.Errorf("volumes with the agent: %q, after they were removed %q", before, after)
+	}
+}
+
 // TestEngineKilled kills the engine with SIGKILL in the middle of operations,
 // and starts it again: nothing may be lost, nothing may be left, and nothing may
 // wait for ever.

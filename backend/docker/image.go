@@ -209,7 +209,7 @@ func (b *backend) load(ctx context.Context, ref image.Reference) (tag string, er
 	defer func() {
 		if err == nil {
 			err = used()
-			b.collect(ctx)
+			b.collect(ctx, tag)
 		}
 	}()
 	named, err := name.NewTag(tag)
@@ -238,9 +238,9 @@ func (b *backend) load(ctx context.Context, ref image.Reference) (tag string, er
 	}
 }
 
-// collect removes the imported images that have not been used for a while. The
-// engine keeps those that a container is made of.
-func (b *backend) collect(ctx context.Context) {
+// collect removes the imported images that have not been used for a while, but
+// for one. The engine keeps those that a container is made of.
+func (b *backend) collect(ctx context.Context, but string) {
 	keep := b.opts.KeepImported
 	if keep == 0 {
 		keep = 7 * 24 * time.Hour
@@ -257,8 +257,11 @@ func (b *backend) collect(ctx context.Context) {
 	}
 	for _, i := range all.Items {
 		for _, tag := range i.RepoTags {
+			if tag == but || !strings.HasPrefix(tag, importName+":") {
+				continue
+			}
 			found, err := b.api.ImageInspect(ctx, tag)
-			if used := found.Metadata.LastTagTime; err == nil && strings.HasPrefix(tag, importName+":") && !used.IsZero() && time.Since(used) > keep {
+			if used := found.Metadata.LastTagTime; err == nil && !used.IsZero() && time.Since(used) > keep {
 				_, err = b.api.ImageRemove(ctx, tag, client.ImageRemoveOptions{PruneChildren: true})
 			}
 			warn(tag, err)

@@ -100,9 +100,7 @@ type unreached struct {
 	err error
 }
 
-func (u *unreached) Error() string {
-	return fmt.Sprintf("the agent runs, but is not reached by transport %q: %v", u.way, u.err)
-}
+func (u *unreached) Error() string { return fmt.Sprintf("transport %q: %v", u.way, u.err) }
 
 func (u *unreached) Unwrap() error { return u.err }
 
@@ -186,7 +184,7 @@ func (b *backend) awaitAgent(ctx context.Context, r *record, p *proc) error {
 				continue
 			}
 			c.Close()
-			b.relays.drop(r.ID, nil)
+			b.relays.end(r.ID, r.Own.StartedAt)
 			if err := try(); err != nil {
 				return &unreached{r.Own.Transport, err}
 			}
@@ -223,8 +221,9 @@ func whereIs(ctx context.Context, address string) (here bool, elsewhere []netip.
 // many connections it takes, each begun when it is needed and again when it has
 // broken.
 type relays struct {
-	mu   sync.Mutex
-	open map[string]*relay // by sandbox
+	mu     sync.Mutex
+	open   map[string]*relay // by sandbox
+	closed bool
 }
 
 type relay struct {
@@ -278,30 +277,41 @@ func (rs *relays) get(b *backend, r *record) (_ *relay, old bool) {
 		go e.close()
 	}
 	e = &relay{startedAt: r.Own.StartedAt, ready: make(chan struct{})}
+	if rs.closed {
+		e.err = errors.New("the backend is closed")
+		close(e.ready)
+		return e, false
+	}
 	if rs.open == nil {
 		rs.open = map[string]*relay{}
 	}
 	rs.open[r.ID] = e
-	name := b.containerName(r.ID)
 	go func() {
 		// Whoever asked first may go: others wait for the same.
 		ctx, cancel := context.WithTimeout(context.Background(), engineTimeout)
 		defer cancel()
-		e.session, e.output, e.err = b.startRelay(ctx, name)
+		e.session, e.output, e.err = b.startRelay(ctx, r)
 		close(e.ready)
 	}()
 	return e, false
 }
 
-// drop ends the relay of a sandbox, if it is the one given, or whatever it is.
-func (rs *relays) drop(id string, only *relay) {
+// end ends the relay of a run of a sandbox's container, if there is one.
+func (rs *relays) end(id, startedAt string) {
 	rs.mu.Lock()
 	e := rs.open[id]
-	if e == nil || only != nil && e != only {
-		rs.mu.Unlock()
-		return
+	rs.mu.Unlock()
+	if e != nil && e.startedAt == startedAt {
+		rs.drop(id, e)
 	}
-	delete(rs.open, id)
+}
+
+// drop ends a relay.
+func (rs *relays) drop(id string, e *relay) {
+	rs.mu.Lock()
+	if rs.open[id] == e {
+		delete(rs.open, id)
+	}
 	rs.mu.Unlock()
 	e.close()
 }
@@ -309,7 +319,7 @@ func (rs *relays) drop(id string, only *relay) {
 func (rs *relays) close() {
 	rs.mu.Lock()
 	all := rs.open
-	rs.open = nil
+	rs.open, rs.closed = nil, true
 	rs.mu.Unlock()
 	for _, e := range all {
 		e.close()
@@ -323,9 +333,15 @@ func (e *relay) close() {
 	}
 }
 
-// startRelay has the engine run a relay in a container.
-func (b *backend) startRelay(ctx context.Context, container string) (*link.Session, *demux, error) {
-	created, err := b.api.ExecCreate(ctx, container, client.ExecCreateOptions{
+// startRelay has the engine run a relay in a sandbox's container.
+func (b *backend) startRelay(ctx context.Context, r *record) (*link.Session, *demux, error) {
+	// The engine reads the users for that, too, and waits for ever where they are
+	// in a pipe. (A sandbox that puts one there between the two has cost the
+	// engine a thread, and nobody else anything.)
+	if err := b.checkFiles(ctx, lifecycle.DialOp, r); err != nil {
+		return nil, nil, err
+	}
+	created, err := b.api.ExecCreate(ctx, b.containerName(r.ID), client.ExecCreateOptions{
 		User: "0:0", WorkingDir: "/", Cmd: []string{agentFile, "relay", socketPath},
 		AttachStdin: true, AttachStdout: true, AttachStderr: true,
 	})

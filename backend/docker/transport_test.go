@@ -229,12 +229,25 @@ func TestRelay(t *testing.T) {
 	if again := strings.Fields(sh(t, sb, relays)); len(again) != 1 || again[0] == one[0] {
 		t.Errorf("after it was killed: %q, was %q", again, one)
 	}
-	// Closing the backend ends it; the sandbox goes on where it is to.
 	if err := sb.Stop(t.Context(), nil); err != nil {
 		t.Fatal(err)
 	}
 	if _, err := sb.Process().Exec(t.Context(), "true", nil); !errors.Is(err, daytona.ErrState) {
 		t.Errorf("in a stopped sandbox: %v", err)
+	}
+
+	// Root puts a pipe where the engine reads the users: it locks itself out.
+	other := created(t, c, daytona.Spec{User: "root"})
+	_, _ = other.Process().Exec(t.Context(), `rm /etc/passwd && mkfifo /etc/passwd; kill -9 $(`+relays+`)`, nil)
+	begin := time.Now()
+	if _, err := other.Process().Exec(t.Context(), "true", nil); !errors.Is(err, daytona.ErrUnavailable) || !strings.Contains(err.Error(), "/etc/passwd") {
+		t.Errorf("%v", err)
+	}
+	if err := other.Delete(t.Context()); err != nil {
+		t.Error(err)
+	}
+	if took := time.Since(begin); took > 20*time.Second {
+		t.Errorf("that took %v", took)
 	}
 }
 

@@ -13,6 +13,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
@@ -31,6 +32,7 @@ type sleeper struct {
 type sleepers struct {
 	k       *Keeper[sleeper]
 	failing error // of Boot
+	away    atomic.Bool
 }
 
 type sleep struct {
@@ -72,7 +74,13 @@ func (e *sleepers) Adopt(r *Record[sleeper]) (Proc[sleeper], error) {
 	return s, nil
 }
 
-func (e *sleepers) Clear(r *Record[sleeper]) error                  { r.Own.PID = 0; return nil }
+func (e *sleepers) Clear(r *Record[sleeper]) error {
+	if e.away.Load() {
+		return &daytona.Error{Kind: daytona.KindUnavailable, Op: StopOp, Message: "the engine is away"}
+	}
+	r.Own.PID = 0
+	return nil
+}
 func (e *sleepers) Release(context.Context, *Record[sleeper]) error { return nil }
 func (e *sleepers) RemoveTree(dir string) error                     { return os.RemoveAll(dir) }
 func (e *sleepers) Reap(func(string) bool)                          {}
@@ -361,5 +369,49 @@ func TestKeepFile(t *testing.T) {
 	}
 	if st, err := os.Stat(first); err != nil || st.Mode().Perm() != 0o555 {
 		t.Errorf("%v, %v", st, err)
+	}
+}
+
+// TestEngineAway: what an engine that does not answer cannot confirm is not taken
+// for done, and is done once it is back.
+func TestEngineAway(t *testing.T) {
+	e := open(t, t.TempDir())
+	defer e.abandon()
+	r, err := e.create(daytona.Spec{Name: "a", Persistent: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx := t.Context()
+	e.away.Store(true)
+	for range 2 {
+		if _, err := e.k.Stop(ctx, r.ID, daytona.StopOptions{Force: true}); !errors.Is(err, daytona.ErrUnavailable) {
+			t.Errorf("stop: %v", err)
+		}
+	}
+	if info, err := e.k.Get(ctx, r.ID); err != nil || info.State != daytona.StateStopping {
+		t.Errorf("%s, %v; want it stopping", info.State, err)
+	}
+	e.away.Store(false)
+	if info, err := e.k.Get(ctx, r.ID); err != nil || info.State != daytona.StateStopped {
+		t.Errorf("%s, %v; want it stopped", info.State, err)
+	}
+
+	e.away.Store(true)
+	for range 2 {
+		if err := e.k.Delete(ctx, "a"); !errors.Is(err, daytona.ErrUnavailable) {
+			t.Errorf("delete: %v", err)
+		}
+	}
+	e.away.Store(false)
+	for deadline := time.Now().Add(20 * time.Second); ; time.Sleep(20 * time.Millisecond) {
+		if _, err := os.Stat(e.k.Sandbox(r.ID)); errors.Is(err, fs.ErrNotExist) {
+			break
+		}
+		if time.Now().After(deadline) {
+			t.Fatal("a removal that has failed is not repeated")
+		}
+	}
+	if err := e.k.Delete(ctx, "a"); !errors.Is(err, daytona.ErrNotFound) {
+		t.Errorf("delete: %v", err)
 	}
 }
