@@ -146,7 +146,7 @@ func (d driver) Adopt(r *record) (lifecycle.Proc[own], error) {
 	if err != nil {
 		return nil, err
 	}
-	return &proc{p}, nil
+	return d.b.proc(r.ID, p), nil
 }
 
 func (d driver) Clear(r *record) error {
@@ -291,9 +291,21 @@ func (b *backend) removeContainer(ctx context.Context, name string) error {
 }
 
 // proc is the first process of a task.
-type proc struct{ *lifecycle.Process }
+type proc struct {
+	*lifecycle.Process
+	b  *backend
+	id string
+}
+
+func (b *backend) proc(id string, p *lifecycle.Process) *proc { return &proc{p, b, id} }
 
 func (p *proc) Is(r *record) bool { return p.PID == r.Own.PID }
+
+// Close lets go of the relay as well.
+func (p *proc) Close() {
+	p.b.relays.End(p.id, p.PID)
+	p.Process.Close()
+}
 
 // bootTimeout is how long a container may take until its agent answers.
 const bootTimeout = 2 * time.Minute
@@ -429,7 +441,7 @@ func (b *backend) startTask(ctx context.Context, c client.Container, r *record) 
 		p.Close()
 		return nil, err
 	}
-	return &proc{p}, nil
+	return b.proc(r.ID, p), nil
 }
 
 // awaitSocket waits for the agent to listen.

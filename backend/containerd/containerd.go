@@ -63,6 +63,7 @@ import (
 	"github.com/daytona-go/daytona"
 	"github.com/daytona-go/daytona/internal/agentbin"
 	"github.com/daytona-go/daytona/internal/lifecycle"
+	"github.com/daytona-go/daytona/internal/link"
 	"github.com/daytona-go/daytona/internal/network"
 )
 
@@ -157,6 +158,7 @@ type backend struct {
 	runtime shim
 	agent   string // the agent's binary, on the host
 	can     limits
+	relays  link.Sessions
 
 	netOnce sync.Mutex
 	net     *network.Host
@@ -166,6 +168,7 @@ type backend struct {
 // KindUnavailable with the reason.
 func New(ctx context.Context, opts *Options) (_ daytona.Backend, err error) {
 	b := &backend{}
+	b.relays.Start = b.startRelay
 	if opts != nil {
 		b.opts = *opts
 	}
@@ -298,6 +301,7 @@ func (b *backend) Close() error {
 		return nil
 	}
 	err := b.keeper.Close()
+	b.relays.Close()
 	if b.net != nil {
 		b.net.Close()
 	}

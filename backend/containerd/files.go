@@ -22,12 +22,15 @@ import (
 )
 
 // dial connects to the agent of a sandbox, in the root directory of its first
-// process. What is there is hostile: nothing is followed out of it, and what is
+// process, or through a relay where the host does not see that. What is there is hostile: nothing is followed out of it, and what is
 // not a socket is no agent.
 func (b *backend) dial(ctx context.Context, id string) (net.Conn, error) {
 	r, err := b.Load(id)
 	if err != nil {
 		return nil, err
+	}
+	if b.runtime.hidden {
+		return b.relays.Dial(ctx, id, r.Own.PID)
 	}
 	c, err := lifecycle.DialBeneath(ctx, "/proc/"+strconv.Itoa(r.Own.PID)+"/root", strings.TrimPrefix(socketFile, "/"))
 	if err != nil {
