@@ -112,8 +112,7 @@ type Client struct {
 	closed  error
 }
 
-// Backend returns the backend, for access to optional capabilities by type
-// assertion.
+// Backend returns the backend, for access to optional capabilities by [As].
 func (c *Client) Backend() Backend { return c.backend }
 
 // Create makes a sandbox and starts it. When it returns without error the
@@ -165,7 +164,7 @@ func (c *Client) List(ctx context.Context, filter *Filter) iter.Seq2[Sandbox, er
 // Volumes returns the backend's volumes, or an error matching
 // [errors.ErrUnsupported] if it has none.
 func (c *Client) Volumes() (VolumeManager, error) {
-	if v, ok := c.backend.(VolumeManager); ok {
+	if v, ok := As[VolumeManager](c.backend); ok {
 		return v, nil
 	}
 	return nil, unsupported(c.backend, "volumes")

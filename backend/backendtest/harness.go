@@ -298,7 +298,7 @@ func (c *env) removeVolumes() {
 		return
 	}
 	defer b.Close()
-	m, ok := b.(daytona.VolumeManager)
+	m, ok := daytona.As[daytona.VolumeManager](b)
 	if !ok {
 		return
 	}

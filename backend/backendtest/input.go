@@ -131,7 +131,7 @@ func checkMissingSnapshot(c *env) {
 	client := c.open()
 	_, err := client.Create(c.ctx, c.spec(func(s *daytona.Spec) { s.Image, s.Snapshot = "", "no-such-snapshot" }))
 	want := daytona.KindUnsupported
-	if _, ok := c.backend.(daytona.Snapshotter); ok {
+	if has[daytona.Snapshotter](c.backend) {
 		want = daytona.KindNotFound
 	}
 	c.wantKind("create from a missing snapshot", err, want)
@@ -173,7 +173,7 @@ func checkRefuseOrEnforce(c *env) {
 	} {
 		sb, err := client.Create(c.ctx, c.spec(x.set))
 		if err != nil {
-			if _, hasVolumes := c.backend.(daytona.VolumeManager); x.field == "Volumes" && hasVolumes {
+			if x.field == "Volumes" && has[daytona.VolumeManager](c.backend) {
 				c.wantKind("create with a missing volume", err, daytona.KindNotFound)
 				continue
 			}
