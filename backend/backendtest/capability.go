@@ -87,16 +87,22 @@ func checkOptional(c *env) {
 	sb := c.create()
 	for _, o := range optional {
 		if o.has(c.backend) {
+			tell(c.T, o.name, true, "")
 			continue
 		}
+		why := "the backend does not support it"
 		for _, ask := range o.refused {
 			err := ask(c, sb)
+			if e, ok := errors.AsType[*daytona.Error](err); ok && e.Message != "" {
+				why = strings.ReplaceAll(e.Message, "backend "+c.backend.Name()+" ", "the backend ")
+			}
 			what := "what takes a " + o.name + ", which the backend is not,"
 			c.wantKind(what, err, daytona.KindUnsupported)
 			if !errors.Is(err, errors.ErrUnsupported) {
 				c.Errorf("%s: %v is not errors.ErrUnsupported", what, err)
 			}
 		}
+		tell(c.T, o.name, false, why)
 	}
 	i, err := sb.Refresh(c.ctx)
 	c.try("refresh", err)

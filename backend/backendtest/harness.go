@@ -50,6 +50,11 @@ type Harness struct {
 	// Required.
 	Open func(ctx context.Context, state string) (daytona.Backend, error)
 
+	// Label tells this harness from others of the same backend, such as "local
+	// (rootless)", where the results of suites are put side by side. Defaults to
+	// the backend's name.
+	Label string
+
 	// Spec is what the checks start from: an image with /bin/sh, coreutils
 	// and, unless Lacks says otherwise, python3 and node. Defaults to the zero
 	// Spec.
@@ -162,7 +167,14 @@ func (h *Harness) validate() error {
 	if h.Open == nil {
 		errs = append(errs, errors.New("Harness.Open is required"))
 	}
+	oneLine := func(field, text string) {
+		if strings.ContainsAny(text, "\r\n") {
+			errs = append(errs, fmt.Errorf("Harness.%s: must be one line", field))
+		}
+	}
+	oneLine("Label", h.Label)
 	for c, why := range h.Lacks {
+		oneLine(fmt.Sprintf("Lacks[%q]", c), why)
 		if !slices.Contains(capabilities, c) {
 			errs = append(errs, fmt.Errorf("Harness.Lacks: no capability is called %q", c))
 		}
@@ -172,6 +184,7 @@ func (h *Harness) validate() error {
 	}
 	all := allChecks()
 	for name, why := range h.Skip {
+		oneLine(fmt.Sprintf("Skip[%q]", name), why)
 		if !slices.ContainsFunc(all, func(c check) bool { return c.name == name }) {
 			errs = append(errs, fmt.Errorf("Harness.Skip: no check is called %q", name))
 		}
@@ -182,6 +195,18 @@ func (h *Harness) validate() error {
 	return errors.Join(errs...)
 }
 
+// label is Label or what it defaults to.
+func (h *Harness) label(t *testing.T) (string, error) {
+	if h.Label != "" {
+		return h.Label, nil
+	}
+	b, err := h.Open(t.Context(), t.TempDir())
+	if err != nil {
+		return "", err
+	}
+	return b.Name(), b.Close()
+}
+
 func (h *Harness) slow(d time.Duration) time.Duration {
 	if h.Slow > 1 {
 		return time.Duration(float64(d) * h.Slow)
@@ -189,11 +214,31 @@ func (h *Harness) slow(d time.Duration) time.Duration {
 	return d
 }
 
-// runChecks runs each check as a subtest, one after another.
-func runChecks(t *testing.T, h *Harness, checks []check) {
+// Attributes of tests (testing.T.Attr), by which `go test -json` tells what a
+// suite found out: see .ci/report.
+const (
+	attrBackend = "backendtest.backend" // the harness's label
+	attrSuite   = "backendtest.suite"
+	attrHas     = "backendtest.has."  // and a capability: "yes", or "no: " and why
+	attrSkip    = "backendtest.skip." // and a check: why the harness skips it
+)
+
+// runChecks runs each check of a suite as a subtest, one after another.
+func runChecks(t *testing.T, h *Harness, suite string, checks []check) {
 	t.Helper()
 	if err := h.validate(); err != nil {
 		t.Fatal(err)
+	}
+	label, err := h.label(t)
+	if err != nil {
+		t.Fatalf("open the backend: %v", err)
+	}
+	t.Attr(attrBackend, label)
+	t.Attr(attrSuite, suite)
+	for _, ch := range checks {
+		if why := h.Skip[ch.name]; why != "" {
+			t.Attr(attrSkip+ch.name, why)
+		}
 	}
 	for _, ch := range checks {
 		t.Run(ch.name, func(t *testing.T) {
@@ -256,6 +301,15 @@ func (c *env) sub(name string, needs []Capability, f func(c *env)) {
 		s.T = t
 		f(&s)
 	})
+}
+
+// tell puts on record whether the backend has something.
+func tell(t *testing.T, what string, has bool, why string) {
+	if has {
+		t.Attr(attrHas+what, "yes")
+	} else {
+		t.Attr(attrHas+what, "no: "+strings.Join(strings.Fields(why), " "))
+	}
 }
 
 func (c *env) has(x Capability) bool { _, lacks := c.h.Lacks[x]; return !lacks }

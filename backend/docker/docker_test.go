@@ -83,7 +83,12 @@ func leftovers(ctx context.Context, state string) ([]string, error) {
 	return found, nil
 }
 
-func TestMain(m *testing.M) { os.Exit(backendtest.Main(m, harness())) }
+func TestMain(m *testing.M) {
+	if len(os.Args) == 2 && os.Args[1] == servePlugin {
+		servePluginMain()
+	}
+	os.Exit(backendtest.Main(m, harness()))
+}
 
 func run(t *testing.T, suite func(*testing.T, *backendtest.Harness)) {
 	if why := missing(); why != "" {

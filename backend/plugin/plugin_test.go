@@ -103,6 +103,7 @@ func self(mode string, config url.Values) *plugin.Options {
 // let it be. It is that of backend/local itself but for Open.
 func harness() *backendtest.Harness {
 	h := &backendtest.Harness{
+		Label: "plugin (local)",
 		Open: func(ctx context.Context, state string) (daytona.Backend, error) {
 			return plugin.New(ctx, self(serveLocal, url.Values{"dir": {state}}))
 		},
