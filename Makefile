@@ -13,7 +13,7 @@ ARCHS    ?= amd64 arm64
 FUZZTIME ?= 10s
 BENCHTIME ?= 1s
 
-.PHONY: help run build test bench lint generate fuzz image release clean
+.PHONY: help run build test table bench lint generate fuzz image release clean
 
 help: ## what there is
 	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 10
@@ -27,6 +27,13 @@ build: ## bin/daytona, bin/daytona-agent, bin/daytona-net
 
 test: ## all tests
 	$(GO) test ./...
+
+table: build ## the table in docs/backends.md, from what the suites say here; SUITES=… is what they said elsewhere
+	@set -e; suites='$(SUITES)'; if [ -z "$$suites" ]; then \
+		suites=$$(mktemp); trap 'rm -f "$$suites"' EXIT; \
+		DAYTONA_AGENT=$(CURDIR)/bin/daytona-agent $(GO) test -json -count=1 -timeout 30m -run 'Conformance|Security|Crash' ./backend/... | \
+			$(GO) run ./.ci/report -run table -suites "$$suites"; \
+	fi; $(GO) run ./.ci/report -suites "$$suites" -table docs/backends.md
 
 bench: ## every benchmark; BENCH_DOCKER_IMAGE=… compares with Docker
 	$(GO) test -run '^$$' -bench . -benchtime $(BENCHTIME) $$(grep -rl --include='*_test.go' '^func Benchmark' . | xargs -n1 dirname | sort -u)

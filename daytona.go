@@ -79,6 +79,10 @@ func Register(scheme string, open OpenFunc) {
 //
 // The backend's package must be imported; its documentation lists the query
 // parameters it takes. An unknown scheme is refused with KindInvalid.
+//
+// Open reads no environment. A program that leaves the choice to its user does
+// well to take the URL from a flag, or else from the variable DAYTONA_BACKEND,
+// as the daytona command does, and to import package backend/all.
 func Open(ctx context.Context, rawURL string) (*Client, error) {
 	const op = "open backend"
 	u, err := url.Parse(rawURL)
