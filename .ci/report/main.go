@@ -10,6 +10,9 @@
 // document:
 //
 //	go run ./.ci/report -suites file -table docs/backends.md [-check]
+//
+// With -bench it reads what benchmarks of backends print, and puts them side by
+// side; see .ci/bench.
 package main
 
 import (
@@ -49,10 +52,13 @@ func main() {
 	suites := flag.String("suites", "", "file to append to, or with -table to read, what the suites found out about backends")
 	doc := flag.String("table", "", "document to write the table of backends into, instead of all else")
 	check := flag.Bool("check", false, "do not write the table, but fail if it would change")
+	benchmarks := flag.Bool("bench", false, "read the output of benchmarks of backends, instead of all else")
 	flag.Parse()
 	var ok bool
 	var err error
-	if *doc != "" {
+	if *benchmarks {
+		ok, err = bench(os.Stdin)
+	} else if *doc != "" {
 		ok, err = writeTable(*doc, *suites, *check)
 	} else {
 		ok, err = report(os.Stdin, *run, *allow, *totals, *suites)

@@ -23,8 +23,8 @@ import (
 //   - x_forkexec: a bare fork and exec of /bin/true by a small process,
 //     the physical floor of a command;
 //   - x_cp: cp of the same bytes on the host;
-//   - x_docker: the docker command doing the same, if an engine answers and
-//     the variable BENCH_DOCKER_IMAGE names an image that it has;
+//   - x_docker: the docker command doing the same, if an engine answers, with
+//     the image of [Harness.DockerImage] or BENCH_DOCKER_IMAGE;
 //   - x_runc: "runc run" of /bin/true over the host's /usr, if installed.
 //
 // Times are reported as ms/p50 and ms/p95; ratios as p50 over the peer's p50,
@@ -140,22 +140,29 @@ func (e *bench) forkExec() time.Duration {
 	return d / n
 }
 
-// docker runs the docker command on the image of the environment; 0 where
-// there is none.
-func (e *bench) docker(runs int, args func(image string) []string) time.Duration {
-	image := os.Getenv("BENCH_DOCKER_IMAGE")
+// dockerImage is the image to compare with; "" if there is none.
+func (e *bench) dockerImage(sb daytona.Sandbox) string {
+	if _, err := exec.LookPath("docker"); err != nil {
+		return ""
+	}
+	if e.h.DockerImage == nil {
+		return os.Getenv("BENCH_DOCKER_IMAGE")
+	}
+	image, err := e.h.DockerImage(e.Context(), sb.ID())
+	e.must(err)
+	return image
+}
+
+// dockerRun is the time of "docker run" of true; 0 where there is no image.
+func (e *bench) dockerRun(image string) time.Duration {
 	if image == "" {
 		return 0
 	}
-	if _, err := exec.LookPath("docker"); err != nil {
-		return 0
-	}
-	return e.peer(runs, "docker", args(image)...)
+	return e.peer(5, "docker", "run", "--rm", image, "true")
 }
 
 // dockerContainer starts a container for exec and cp and returns its id.
-func (e *bench) dockerContainer() string {
-	image := os.Getenv("BENCH_DOCKER_IMAGE")
+func (e *bench) dockerContainer(image string) string {
 	if image == "" {
 		return ""
 	}
@@ -205,20 +212,12 @@ func (e *bench) runc() time.Duration {
 	return percentile(times, 50)
 }
 
-// createPeers are the peers of create and first exec.
-func (e *bench) createPeers() map[string]time.Duration {
-	return map[string]time.Duration{
-		"forkexec": e.forkExec(),
-		"docker":   e.docker(5, func(image string) []string { return []string{"run", "--rm", image, "true"} }),
-		"runc":     e.runc(),
-	}
-}
-
 func (e *bench) createLoop(b *testing.B, ready func() error) {
-	peers := e.createPeers()
 	// The first create prepares images and caches; it is another number.
 	first := e.create()
+	image := e.dockerImage(first)
 	e.must(first.Delete(b.Context()))
+	peers := map[string]time.Duration{"forkexec": e.forkExec(), "docker": e.dockerRun(image), "runc": e.runc()}
 	var times []time.Duration
 	for b.Loop() {
 		b.StopTimer()
@@ -245,11 +244,12 @@ func (e *bench) warm(b *testing.B) {
 }
 
 func (e *bench) exec(b *testing.B, run func(p daytona.Process) error) {
+	sb := e.create()
 	peers := map[string]time.Duration{"forkexec": e.forkExec()}
-	if id := e.dockerContainer(); id != "" {
+	if id := e.dockerContainer(e.dockerImage(sb)); id != "" {
 		peers["docker"] = e.peer(10, "docker", "exec", id, "true")
 	}
-	p := e.create().Process()
+	p := sb.Process()
 	e.must(run(p))
 	var times []time.Duration
 	for b.Loop() {
@@ -318,9 +318,9 @@ func (e *bench) cp() time.Duration {
 	return e.peer(3, "cp", src, filepath.Join(dir, "dst"))
 }
 
-func (e *bench) transferPeers(b *testing.B, args func(id, host string) []string) map[string]time.Duration {
+func (e *bench) transferPeers(b *testing.B, sb daytona.Sandbox, args func(id, host string) []string) map[string]time.Duration {
 	peers := map[string]time.Duration{"cp": e.cp()}
-	if id := e.dockerContainer(); id != "" {
+	if id := e.dockerContainer(e.dockerImage(sb)); id != "" {
 		host := filepath.Join(b.TempDir(), "file")
 		f, err := os.Create(host)
 		e.must(err)
@@ -334,8 +334,9 @@ func (e *bench) transferPeers(b *testing.B, args func(id, host string) []string)
 }
 
 func (e *bench) upload(b *testing.B) {
-	peers := e.transferPeers(b, func(id, host string) []string { return []string{"cp", host, id + ":/tmp/file"} })
-	fsys := e.create().FileSystem()
+	sb := e.create()
+	peers := e.transferPeers(b, sb, func(id, host string) []string { return []string{"cp", host, id + ":/tmp/file"} })
+	fsys := sb.FileSystem()
 	data, err := io.ReadAll(noise(transfer))
 	e.must(err)
 	b.SetBytes(transfer)
@@ -350,8 +351,9 @@ func (e *bench) upload(b *testing.B) {
 }
 
 func (e *bench) download(b *testing.B) {
-	peers := e.transferPeers(b, func(id, host string) []string { return []string{"cp", id + ":/tmp/file", host + ".back"} })
-	fsys := e.create().FileSystem()
+	sb := e.create()
+	peers := e.transferPeers(b, sb, func(id, host string) []string { return []string{"cp", id + ":/tmp/file", host + ".back"} })
+	fsys := sb.FileSystem()
 	_, err := fsys.Upload(b.Context(), "big", noise(transfer))
 	e.must(err)
 	b.SetBytes(transfer)

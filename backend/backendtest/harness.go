@@ -88,6 +88,11 @@ type Harness struct {
 	// pool. Defaults to nil: warm creation is not measured.
 	Warm func(ctx context.Context, b daytona.Backend, spec daytona.Spec) error
 
+	// DockerImage names the image of a sandbox as the docker command knows it, for
+	// benchmarks to compare with. Defaults to nil: they compare with the image
+	// that the variable BENCH_DOCKER_IMAGE names, if any.
+	DockerImage func(ctx context.Context, id string) (string, error)
+
 	// Slow multiplies every time limit. Defaults to 1; engines that need a
 	// second for what others do in ten milliseconds set more.
 	Slow float64

@@ -208,8 +208,12 @@ func (zeroReader) Read(p []byte) (int, error) { clear(p); return len(p), nil }
 func checkDiskFull(c *env) {
 	sb := c.create(func(s *daytona.Spec) { s.Resources.Disk = 0.0625 })
 	neighbour := c.create()
-	_, err := sb.FileSystem().Upload(c.ctx, "big", zeros(10<<30))
+	big := &io.LimitedReader{R: zeroReader{}, N: 10 << 30}
+	_, err := sb.FileSystem().Upload(c.ctx, "big", big)
 	c.wantKind("upload of 10 GiB into a disk of 64 MiB", err, daytona.KindNoSpace)
+	if big.N < 9<<30 {
+		c.Errorf("%d MiB were read for a disk of 64 MiB: the upload did not end when the disk was full", (10<<30-big.N)>>20)
+	}
 	if _, err := sb.FileSystem().Stat(c.ctx, "big"); err == nil {
 		c.Log("a part of the failed upload is visible")
 		c.try("remove", sb.FileSystem().Remove(c.ctx, "big"))

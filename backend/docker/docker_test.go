@@ -48,7 +48,11 @@ func harness() *backendtest.Harness {
 		},
 		Spec:      daytona.Spec{Image: sandboxImage()},
 		Leftovers: leftovers,
-		Slow:      3,
+		DockerImage: func(ctx context.Context, id string) (string, error) {
+			out, err := exec.CommandContext(ctx, "docker", "ps", "--filter", "label=io.github.daytona-go.sandbox="+id, "--format", "{{.Image}}").Output()
+			return strings.TrimSpace(string(out)), err
+		},
+		Slow: 3,
 		Lacks: map[backendtest.Capability]string{
 			backendtest.Git:         "the agent has no Git yet",
 			backendtest.Interpreter: "the agent has no interpreter yet",
@@ -103,8 +107,8 @@ func TestSecurity(t *testing.T) { run(t, backendtest.RunSecurity) }
 
 func TestCrash(t *testing.T) { run(t, backendtest.RunCrash) }
 
-// BenchmarkDocker prints times and ratios; see backendtest.RunBenchmarks. For
-// the comparison with "docker run", BENCH_DOCKER_IMAGE must name the same image.
+// BenchmarkDocker prints times and ratios, those to "docker run" with the same
+// image; see backendtest.RunBenchmarks.
 func BenchmarkDocker(b *testing.B) {
 	if why := missing(); why != "" {
 		b.Skip(why)
