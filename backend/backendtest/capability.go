@@ -2,6 +2,7 @@ package backendtest
 
 import (
 	"bufio"
+	"cmp"
 	"errors"
 	"fmt"
 	"io"
@@ -31,14 +32,16 @@ func capabilityChecks() []check {
 	}
 }
 
-// optional are the optional interfaces, and the methods of package daytona that
-// must refuse what a backend without one is asked for. A Watcher and an
-// Archiver are asked by nobody but those who have found one.
-var optional = []struct {
+// optionalInterface is one that not every backend has, with the methods of
+// package daytona that must refuse what a backend without it is asked for.
+type optionalInterface struct {
 	name    string
 	has     func(daytona.Backend) bool
 	refused []func(c *env, sb daytona.Sandbox) error
-}{
+}
+
+// A Watcher and an Archiver are asked by nobody but those who have found one.
+var optional = []optionalInterface{
 	{"Pauser", has[daytona.Pauser], []func(*env, daytona.Sandbox) error{
 		func(c *env, sb daytona.Sandbox) error { return sb.Pause(c.ctx) },
 		func(c *env, sb daytona.Sandbox) error { return sb.Resume(c.ctx) },
@@ -86,7 +89,11 @@ func need[T any](c *env) T {
 func checkOptional(c *env) {
 	sb := c.create()
 	for _, o := range optional {
+		said, lacks := c.h.Lacks[Capability(o.name)]
 		if o.has(c.backend) {
+			if lacks {
+				c.Errorf("the harness lacks %s (%s), but the backend is one", o.name, said)
+			}
 			tell(c.T, o.name, true, "")
 			continue
 		}
@@ -102,7 +109,7 @@ func checkOptional(c *env) {
 				c.Errorf("%s: %v is not errors.ErrUnsupported", what, err)
 			}
 		}
-		tell(c.T, o.name, false, why)
+		tell(c.T, o.name, false, cmp.Or(said, why))
 	}
 	i, err := sb.Refresh(c.ctx)
 	c.try("refresh", err)

@@ -61,7 +61,8 @@ type Harness struct {
 	Spec daytona.Spec
 
 	// Lacks says which capabilities are missing, and why. Defaults to none:
-	// everything is checked.
+	// everything is checked. An optional interface that the backend lacks, such
+	// as "Pauser", need not be here, but may be for the reason.
 	Lacks map[Capability]string
 
 	// Skip says which checks, by name (such as "S06_VolumeRace"), do not hold,
@@ -180,7 +181,7 @@ func (h *Harness) validate() error {
 	oneLine("Label", h.Label)
 	for c, why := range h.Lacks {
 		oneLine(fmt.Sprintf("Lacks[%q]", c), why)
-		if !slices.Contains(capabilities, c) {
+		if !slices.Contains(capabilities, c) && !slices.ContainsFunc(optional, func(o optionalInterface) bool { return o.name == string(c) }) {
 			errs = append(errs, fmt.Errorf("Harness.Lacks: no capability is called %q", c))
 		}
 		if why == "" {
