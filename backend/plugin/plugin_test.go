@@ -230,11 +230,18 @@ func leftovers(_ context.Context, state string) ([]string, error) {
 // TestConformance, TestSecurity and TestCrash run the local backend out of
 // process through all suites. In TestCrash the owners that are killed are
 // hosts, which cannot tell their plugins.
-func TestConformance(t *testing.T) { backendtest.RunConformance(t, harness()) }
+func TestConformance(t *testing.T) { suite(t, backendtest.RunConformance) }
 
-func TestSecurity(t *testing.T) { backendtest.RunSecurity(t, harness()) }
+func TestSecurity(t *testing.T) { suite(t, backendtest.RunSecurity) }
 
-func TestCrash(t *testing.T) { backendtest.RunCrash(t, harness()) }
+func TestCrash(t *testing.T) { suite(t, backendtest.RunCrash) }
+
+func suite(t *testing.T, run func(*testing.T, *backendtest.Harness)) {
+	if testing.Short() {
+		t.Skip("each check starts a plugin, which takes minutes in all with the race detector")
+	}
+	run(t, harness())
+}
 
 // BenchmarkPlugin is to be compared with BenchmarkLocal: the difference is
 // what it costs to be out of process.
