@@ -11,9 +11,9 @@ PROGRAMS := daytona daytona-agent daytona-net
 EMBEDDED := daytona-agent daytona-net
 ARCHS    ?= amd64 arm64
 FUZZTIME ?= 10s
-BENCHTIME ?= 1s
+BENCHTIME ?= 10x
 
-.PHONY: help run build test bench lint generate fuzz image release clean
+.PHONY: help run build test table bench lint generate fuzz image release clean
 
 help: ## what there is
 	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 10
@@ -28,8 +28,15 @@ build: ## bin/daytona, bin/daytona-agent, bin/daytona-net
 test: ## all tests
 	$(GO) test ./...
 
-bench: ## every benchmark; BENCH_DOCKER_IMAGE=… compares with Docker
-	$(GO) test -run '^$$' -bench . -benchtime $(BENCHTIME) $$(grep -rl --include='*_test.go' '^func Benchmark' . | xargs -n1 dirname | sort -u)
+table: build ## the table in docs/backends.md, from what the suites say here; SUITES=… is what they said elsewhere
+	@set -e; suites='$(SUITES)'; if [ -z "$$suites" ]; then \
+		suites=$$(mktemp); trap 'rm -f "$$suites"' EXIT; \
+		DAYTONA_AGENT=$(CURDIR)/bin/daytona-agent $(GO) test -json -count=1 -timeout 30m -run 'Conformance|Security|Crash' ./backend/... | \
+			$(GO) run ./.ci/report -run table -suites "$$suites"; \
+	fi; $(GO) run ./.ci/report -suites "$$suites" -table docs/backends.md
+
+bench: ## every backend, in comparison; BENCHTIME=10x
+	@GO=$(GO) .ci/bench $(BENCHTIME)
 
 lint: ## gofmt, go vet, and staticcheck and golangci-lint if they are installed
 	@files=$$(gofmt -l $$(git ls-files '*.go')); if [ -n "$$files" ]; then echo "gofmt is missing in:" $$files; exit 1; fi

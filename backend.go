@@ -14,8 +14,8 @@ import (
 // of KindUnsupported naming the field, every field of a request that it
 // cannot enforce; it must never accept and ignore one. What it cannot do at
 // all is left out: optional capabilities are the separate interfaces [Pauser],
-// [Forker], [Snapshotter], [Resizer], [NetworkPolicer], [Archiver], [Updater]
-// and [VolumeManager], found by type assertion.
+// [Forker], [Snapshotter], [Resizer], [NetworkPolicer], [Archiver], [Updater],
+// [Watcher] and [VolumeManager], found by [As].
 type Backend interface {
 	// Name is the backend's name, such as "local". It must not change.
 	Name() string
@@ -54,6 +54,31 @@ type Backend interface {
 	// not persistent, leaves the persistent ones running, and frees all
 	// resources of this process.
 	Close() error
+}
+
+// As finds the optional capability T of a backend, one of the interfaces that
+// [Backend] lists:
+//
+//	if u, ok := daytona.As[daytona.Updater](b); ok {
+//		info, err = u.Update(ctx, id, update)
+//	}
+//
+// A backend has a capability if its type has the methods. One whose type cannot
+// tell, such as a wrapper around any backend, has a method
+//
+//	As(target any) bool
+//
+// which decides alone: target is a *T; if the backend has the capability it
+// must set *target and return true, and otherwise return false. The answer must
+// not change while the backend is open.
+func As[T any](b Backend) (T, bool) {
+	var c T
+	if a, ok := b.(interface{ As(target any) bool }); ok {
+		ok = a.As(&c)
+		return c, ok
+	}
+	c, ok := b.(T)
+	return c, ok
 }
 
 // Toolbox is a connection to the agent inside a sandbox. Package

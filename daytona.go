@@ -79,6 +79,10 @@ func Register(scheme string, open OpenFunc) {
 //
 // The backend's package must be imported; its documentation lists the query
 // parameters it takes. An unknown scheme is refused with KindInvalid.
+//
+// Open reads no environment. A program that leaves the choice to its user does
+// well to take the URL from a flag, or else from the variable DAYTONA_BACKEND,
+// as the daytona command does, and to import package backend/all.
 func Open(ctx context.Context, rawURL string) (*Client, error) {
 	const op = "open backend"
 	u, err := url.Parse(rawURL)
@@ -112,8 +116,7 @@ type Client struct {
 	closed  error
 }
 
-// Backend returns the backend, for access to optional capabilities by type
-// assertion.
+// Backend returns the backend, for access to optional capabilities by [As].
 func (c *Client) Backend() Backend { return c.backend }
 
 // Create makes a sandbox and starts it. When it returns without error the
@@ -165,7 +168,7 @@ func (c *Client) List(ctx context.Context, filter *Filter) iter.Seq2[Sandbox, er
 // Volumes returns the backend's volumes, or an error matching
 // [errors.ErrUnsupported] if it has none.
 func (c *Client) Volumes() (VolumeManager, error) {
-	if v, ok := c.backend.(VolumeManager); ok {
+	if v, ok := As[VolumeManager](c.backend); ok {
 		return v, nil
 	}
 	return nil, unsupported(c.backend, "volumes")

@@ -210,7 +210,7 @@ func (s *sandbox) Delete(ctx context.Context) error {
 }
 
 func (s *sandbox) Pause(ctx context.Context) error {
-	p, ok := s.backend.(Pauser)
+	p, ok := As[Pauser](s.backend)
 	if !ok {
 		return unsupported(s.backend, "pause sandbox")
 	}
@@ -218,7 +218,7 @@ func (s *sandbox) Pause(ctx context.Context) error {
 }
 
 func (s *sandbox) Resume(ctx context.Context) error {
-	p, ok := s.backend.(Pauser)
+	p, ok := As[Pauser](s.backend)
 	if !ok {
 		return unsupported(s.backend, "resume sandbox")
 	}
@@ -226,7 +226,7 @@ func (s *sandbox) Resume(ctx context.Context) error {
 }
 
 func (s *sandbox) Fork(ctx context.Context, name string) (Sandbox, error) {
-	f, ok := s.backend.(Forker)
+	f, ok := As[Forker](s.backend)
 	if !ok {
 		return nil, unsupported(s.backend, "fork sandbox")
 	}
@@ -241,7 +241,7 @@ func (s *sandbox) Fork(ctx context.Context, name string) (Sandbox, error) {
 }
 
 func (s *sandbox) CreateSnapshot(ctx context.Context, name string) (Snapshot, error) {
-	sn, ok := s.backend.(Snapshotter)
+	sn, ok := As[Snapshotter](s.backend)
 	if !ok {
 		return Snapshot{}, unsupported(s.backend, "create snapshot")
 	}
@@ -249,7 +249,7 @@ func (s *sandbox) CreateSnapshot(ctx context.Context, name string) (Snapshot, er
 }
 
 func (s *sandbox) Resize(ctx context.Context, r Resources) error {
-	rs, ok := s.backend.(Resizer)
+	rs, ok := As[Resizer](s.backend)
 	if !ok {
 		return unsupported(s.backend, "resize sandbox")
 	}
@@ -260,7 +260,7 @@ func (s *sandbox) Resize(ctx context.Context, r Resources) error {
 }
 
 func (s *sandbox) SetNetworkPolicy(ctx context.Context, p NetworkPolicy) error {
-	np, ok := s.backend.(NetworkPolicer)
+	np, ok := As[NetworkPolicer](s.backend)
 	if !ok {
 		return unsupported(s.backend, "set network policy")
 	}
@@ -271,7 +271,7 @@ func (s *sandbox) SetNetworkPolicy(ctx context.Context, p NetworkPolicy) error {
 }
 
 func (s *sandbox) Update(ctx context.Context, u Update) error {
-	up, ok := s.backend.(Updater)
+	up, ok := As[Updater](s.backend)
 	if !ok {
 		return unsupported(s.backend, "update sandbox")
 	}

@@ -4,6 +4,8 @@ package examples
 
 import (
 	"context"
+	"fmt"
+	"net/url"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -45,33 +47,97 @@ $`,
 }
 
 func TestExamples(t *testing.T) {
+	bin := build(t)
+	for name := range want {
+		t.Run(name, func(t *testing.T) {
+			if why := noLocal(t); why != "" {
+				t.Skip(why)
+			}
+			check(t, bin, name, nil)
+		})
+	}
+	t.Run("every backend", func(t *testing.T) { everyBackend(t, bin) })
+}
+
+// everyBackend runs one and the same program on all backends, said by flag or by
+// variable. The flag comes first.
+func everyBackend(t *testing.T, bin string) {
+	image, _, _ := strings.Cut(os.Getenv("DAYTONA_TEST_IMAGES"), ",")
+	for _, x := range []struct {
+		name    string
+		url     func(dir string) string
+		missing func() string
+	}{
+		{"local", func(dir string) string { return "local://" + dir }, func() string { return noLocal(t) }},
+		{"docker", func(dir string) string { return "docker://" + dir + "?image=" + url.QueryEscape(image) }, func() string { return noEngine(image, "docker", "info") }},
+		{"plugin", func(dir string) string { return "plugin://" + bin + "/plugin?dir=" + dir }, func() string { return noLocal(t) }},
+	} {
+		t.Run(x.name, func(t *testing.T) {
+			if why := x.missing(); why != "" {
+				t.Skip(why)
+			}
+			t.Run("by flag", func(t *testing.T) {
+				check(t, bin, "run-code", []string{"DAYTONA_BACKEND=none://"}, "-backend", x.url(t.TempDir()))
+			})
+			t.Run("by variable", func(t *testing.T) {
+				check(t, bin, "run-code", []string{"DAYTONA_BACKEND=" + x.url(t.TempDir())})
+			})
+		})
+	}
+}
+
+// noLocal says why the local backend does not run on this machine; "" if it
+// does.
+func noLocal(t *testing.T) string {
 	for _, f := range local.Diagnose(t.Context(), nil) {
 		if f.Status == "missing" {
-			t.Skipf("this machine cannot run sandboxes: %s: %s", f.Name, f.Detail)
+			return fmt.Sprintf("this machine cannot run sandboxes: %s: %s", f.Name, f.Detail)
 		}
 	}
+	return ""
+}
+
+// noEngine says why an engine that a command asks for cannot be used.
+func noEngine(image, command string, args ...string) string {
+	switch {
+	case os.Geteuid() != 0:
+		return "this backend needs root"
+	case exec.Command(command, args...).Run() != nil:
+		return fmt.Sprintf("no engine answers (%s %s)", command, strings.Join(args, " "))
+	case image == "":
+		return "no image: run `make image` and set DAYTONA_TEST_IMAGES to what it prints"
+	}
+	return ""
+}
+
+// build compiles the examples, and what backends look for beside a program.
+func build(t *testing.T) string {
+	t.Helper()
 	bin := t.TempDir()
 	build := exec.Command("go", "build", "-o", bin+"/", "./...", "../cmd/daytona-agent", "../cmd/daytona-net")
 	build.Env = append(os.Environ(), "CGO_ENABLED=0")
 	if out, err := build.CombinedOutput(); err != nil {
 		t.Fatalf("build: %v\n%s", err, out)
 	}
-	for name, output := range want {
-		t.Run(name, func(t *testing.T) {
-			ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
-			defer cancel()
-			cmd := exec.CommandContext(ctx, filepath.Join(bin, name))
-			cmd.Dir = t.TempDir()
-			var stderr strings.Builder
-			cmd.Stderr = &stderr
-			out, err := cmd.Output()
-			if err != nil {
-				t.Fatalf("%v\n%s\n%s", err, out, stderr.String())
-			}
-			if !regexp.MustCompile(output).Match(out) {
-				t.Errorf("printed:\n%swant a match of:\n%s", out, output)
-			}
-		})
+	return bin
+}
+
+// check runs an example, which must print what it promises.
+func check(t *testing.T, bin, name string, env []string, args ...string) {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
+	defer cancel()
+	cmd := exec.CommandContext(ctx, filepath.Join(bin, name), args...)
+	cmd.Dir = t.TempDir()
+	cmd.Env = append(os.Environ(), env...)
+	var stderr strings.Builder
+	cmd.Stderr = &stderr
+	out, err := cmd.Output()
+	if err != nil {
+		t.Fatalf("%v\n%s\n%s", err, out, stderr.String())
+	}
+	if !regexp.MustCompile(want[name]).Match(out) {
+		t.Errorf("printed:\n%swant a match of:\n%s", out, want[name])
 	}
 }
 

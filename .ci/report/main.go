@@ -4,6 +4,15 @@
 // skipped and .ci/allowed-skips does not allow it.
 //
 //	go test -json ./... | go run ./.ci/report -run root -allow .ci/allowed-skips -totals file
+//
+// What the suites of package backendtest found out about backends it keeps in a
+// file, with -suites; from such a file it writes, or checks, the table in a
+// document:
+//
+//	go run ./.ci/report -suites file -table docs/backends.md [-check]
+//
+// With -bench it reads what benchmarks of backends print, and puts them side by
+// side; see .ci/bench.
 package main
 
 import (
@@ -23,8 +32,9 @@ const module = "github.com/daytona-go/daytona"
 // event is one of those that `go doc test2json` and `go help buildjson`
 // describe.
 type event struct {
-	Action, Package, Test, Output, ImportPath string
-	Elapsed                                   float64
+	Action, Package, Test, Output string
+	Key, Value                    string
+	Elapsed                       float64
 }
 
 // allowance lets tests be skipped.
@@ -37,10 +47,22 @@ type allowance struct {
 
 func main() {
 	run := flag.String("run", "", "name of the run, for the list of allowed skips")
-	allow := flag.String("allow", "", "file with the allowed skips")
+	allow := flag.String("allow", "", "file with the allowed skips; without it, all are")
 	totals := flag.String("totals", "", "file to append the sums to")
+	suites := flag.String("suites", "", "file to append to, or with -table to read, what the suites found out about backends")
+	doc := flag.String("table", "", "document to write the table of backends into, instead of all else")
+	check := flag.Bool("check", false, "do not write the table, but fail if it would change")
+	benchmarks := flag.Bool("bench", false, "read the output of benchmarks of backends, instead of all else")
 	flag.Parse()
-	ok, err := report(os.Stdin, *run, *allow, *totals)
+	var ok bool
+	var err error
+	if *benchmarks {
+		ok, err = bench(os.Stdin)
+	} else if *doc != "" {
+		ok, err = writeTable(*doc, *suites, *check)
+	} else {
+		ok, err = report(os.Stdin, *run, *allow, *totals, *suites)
+	}
 	if err != nil {
 		fmt.Fprintln(os.Stderr, "report:", err)
 		os.Exit(2)
@@ -50,16 +72,19 @@ func main() {
 	}
 }
 
-func report(in io.Reader, run, allowFile, totals string) (ok bool, err error) {
-	allowed, err := readAllowances(allowFile)
-	if err != nil {
-		return false, err
+func report(in io.Reader, run, allowFile, totals, suitesFile string) (ok bool, err error) {
+	var allowed []*allowance
+	if allowFile != "" {
+		if allowed, err = readAllowances(allowFile); err != nil {
+			return false, err
+		}
 	}
 	var (
 		output                  = map[string]*strings.Builder{} // by package and test
 		passed, failed, skipped int
 		forbidden, broken       []string
 		packages                int
+		backends                suites
 	)
 	lines := bufio.NewScanner(in)
 	lines.Buffer(nil, 64<<20)
@@ -73,6 +98,7 @@ func report(in io.Reader, run, allowFile, totals string) (ok bool, err error) {
 		if pkg == "" {
 			pkg = "."
 		}
+		backends.see(&e)
 		key := e.Package + "\x00" + e.Test
 		switch e.Action {
 		case "build-output":
@@ -108,7 +134,7 @@ func report(in io.Reader, run, allowFile, totals string) (ok bool, err error) {
 			case "skip":
 				skipped++
 				verdict := "skip "
-				if !permits(allowed, run, pkg, e.Test) {
+				if allowFile != "" && !permits(allowed, run, pkg, e.Test) {
 					verdict = "SKIP!"
 					forbidden = append(forbidden, pkg+" "+e.Test)
 				}
@@ -133,6 +159,11 @@ func report(in io.Reader, run, allowFile, totals string) (ok bool, err error) {
 	}
 	if packages == 0 {
 		broken = append(broken, "none was tested")
+	}
+	if suitesFile != "" {
+		if err := backends.save(suitesFile); err != nil {
+			return false, err
+		}
 	}
 	if totals != "" {
 		f, err := os.OpenFile(totals, os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o644)

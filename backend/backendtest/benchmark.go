@@ -23,8 +23,8 @@ import (
 //   - x_forkexec: a bare fork and exec of /bin/true by a small process,
 //     the physical floor of a command;
 //   - x_cp: cp of the same bytes on the host;
-//   - x_docker: the docker command doing the same, if an engine answers and
-//     the variable BENCH_DOCKER_IMAGE names an image that it has;
+//   - x_docker: the docker command doing the same, if an engine answers, with
+//     the image of [Harness.DockerImage] or BENCH_DOCKER_IMAGE;
 //   - x_runc: "runc run" of /bin/true over the host's /usr, if installed.
 //
 // Times are reported as ms/p50 and ms/p95; ratios as p50 over the peer's p50,
@@ -132,30 +132,52 @@ func (e *bench) peer(runs int, name string, args ...string) time.Duration {
 }
 
 // forkExec is the time of a bare fork and exec of /bin/true. A shell, which is
-// a small process, does a thousand of them: forking this test binary with its
+// a small process, does hundreds of them: forking this test binary with its
 // large heap would flatter the backend.
 func (e *bench) forkExec() time.Duration {
-	const n = 1000
+	const n = 300
 	d := e.peer(3, "/bin/sh", "-c", fmt.Sprintf("i=0; while [ $i -lt %d ]; do /bin/true; i=$((i+1)); done", n))
 	return d / n
 }
 
-// docker runs the docker command on the image of the environment; 0 where
-// there is none.
-func (e *bench) docker(runs int, args func(image string) []string) time.Duration {
-	image := os.Getenv("BENCH_DOCKER_IMAGE")
-	if image == "" {
-		return 0
-	}
+// dockerImage is the image to compare with; "" if there is none.
+func (e *bench) dockerImage(sb daytona.Sandbox) string {
 	if _, err := exec.LookPath("docker"); err != nil {
-		return 0
+		return ""
 	}
-	return e.peer(runs, "docker", args(image)...)
+	if e.h.DockerImage == nil {
+		return os.Getenv("BENCH_DOCKER_IMAGE")
+	}
+	image, err := e.h.DockerImage(e.Context(), sb.ID())
+	e.must(err)
+	return image
 }
 
+// beside is a docker command that is measured between the iterations, a few
+// times, so that both meet the same machine in the same state.
+type beside struct {
+	*bench
+	args  []string // none where there is no image
+	times []time.Duration
+}
+
+func (p *beside) run() {
+	if len(p.args) == 0 || len(p.times) == 10 {
+		return
+	}
+	p.StopTimer()
+	defer p.StartTimer()
+	if d := p.peer(1, "docker", p.args...); d > 0 {
+		p.times = append(p.times, d)
+	} else {
+		p.args, p.times = nil, nil
+	}
+}
+
+func (p *beside) p50() time.Duration { return percentile(p.times, 50) }
+
 // dockerContainer starts a container for exec and cp and returns its id.
-func (e *bench) dockerContainer() string {
-	image := os.Getenv("BENCH_DOCKER_IMAGE")
+func (e *bench) dockerContainer(image string) string {
 	if image == "" {
 		return ""
 	}
@@ -205,20 +227,16 @@ func (e *bench) runc() time.Duration {
 	return percentile(times, 50)
 }
 
-// createPeers are the peers of create and first exec.
-func (e *bench) createPeers() map[string]time.Duration {
-	return map[string]time.Duration{
-		"forkexec": e.forkExec(),
-		"docker":   e.docker(5, func(image string) []string { return []string{"run", "--rm", image, "true"} }),
-		"runc":     e.runc(),
-	}
-}
-
 func (e *bench) createLoop(b *testing.B, ready func() error) {
-	peers := e.createPeers()
 	// The first create prepares images and caches; it is another number.
 	first := e.create()
+	image := e.dockerImage(first)
 	e.must(first.Delete(b.Context()))
+	peers := map[string]time.Duration{"forkexec": e.forkExec(), "runc": e.runc()}
+	docker := &beside{bench: e}
+	if image != "" {
+		docker.args = []string{"run", "--rm", image, "true"}
+	}
 	var times []time.Duration
 	for b.Loop() {
 		b.StopTimer()
@@ -231,7 +249,9 @@ func (e *bench) createLoop(b *testing.B, ready func() error) {
 		b.StopTimer()
 		e.must(sb.Delete(b.Context()))
 		b.StartTimer()
+		docker.run()
 	}
+	peers["docker"] = docker.p50()
 	e.report(times, peers)
 }
 
@@ -245,18 +265,22 @@ func (e *bench) warm(b *testing.B) {
 }
 
 func (e *bench) exec(b *testing.B, run func(p daytona.Process) error) {
+	sb := e.create()
 	peers := map[string]time.Duration{"forkexec": e.forkExec()}
-	if id := e.dockerContainer(); id != "" {
-		peers["docker"] = e.peer(10, "docker", "exec", id, "true")
+	docker := &beside{bench: e}
+	if id := e.dockerContainer(e.dockerImage(sb)); id != "" {
+		docker.args = []string{"exec", id, "true"}
 	}
-	p := e.create().Process()
+	p := sb.Process()
 	e.must(run(p))
 	var times []time.Duration
 	for b.Loop() {
 		begin := time.Now()
 		e.must(run(p))
 		times = append(times, time.Since(begin))
+		docker.run()
 	}
+	peers["docker"] = docker.p50()
 	e.report(times, peers)
 }
 
@@ -318,9 +342,9 @@ func (e *bench) cp() time.Duration {
 	return e.peer(3, "cp", src, filepath.Join(dir, "dst"))
 }
 
-func (e *bench) transferPeers(b *testing.B, args func(id, host string) []string) map[string]time.Duration {
+func (e *bench) transferPeers(b *testing.B, sb daytona.Sandbox, args func(id, host string) []string) map[string]time.Duration {
 	peers := map[string]time.Duration{"cp": e.cp()}
-	if id := e.dockerContainer(); id != "" {
+	if id := e.dockerContainer(e.dockerImage(sb)); id != "" {
 		host := filepath.Join(b.TempDir(), "file")
 		f, err := os.Create(host)
 		e.must(err)
@@ -334,8 +358,9 @@ func (e *bench) transferPeers(b *testing.B, args func(id, host string) []string)
 }
 
 func (e *bench) upload(b *testing.B) {
-	peers := e.transferPeers(b, func(id, host string) []string { return []string{"cp", host, id + ":/tmp/file"} })
-	fsys := e.create().FileSystem()
+	sb := e.create()
+	peers := e.transferPeers(b, sb, func(id, host string) []string { return []string{"cp", host, id + ":/tmp/file"} })
+	fsys := sb.FileSystem()
 	data, err := io.ReadAll(noise(transfer))
 	e.must(err)
 	b.SetBytes(transfer)
@@ -350,8 +375,9 @@ func (e *bench) upload(b *testing.B) {
 }
 
 func (e *bench) download(b *testing.B) {
-	peers := e.transferPeers(b, func(id, host string) []string { return []string{"cp", id + ":/tmp/file", host + ".back"} })
-	fsys := e.create().FileSystem()
+	sb := e.create()
+	peers := e.transferPeers(b, sb, func(id, host string) []string { return []string{"cp", id + ":/tmp/file", host + ".back"} })
+	fsys := sb.FileSystem()
 	_, err := fsys.Upload(b.Context(), "big", noise(transfer))
 	e.must(err)
 	b.SetBytes(transfer)

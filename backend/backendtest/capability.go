@@ -2,10 +2,12 @@ package backendtest
 
 import (
 	"bufio"
+	"cmp"
 	"errors"
 	"fmt"
 	"io"
 	"net/netip"
+	"reflect"
 	"slices"
 	"strings"
 	"time"
@@ -13,44 +15,116 @@ import (
 	"github.com/daytona-go/daytona"
 )
 
-// capabilityChecks are about the optional interfaces. Where a backend lacks
-// one, the check demands that it says so.
+// capabilityChecks are about the optional interfaces. What a backend lacks must
+// be refused, which is the check Optional; the others are skipped.
 func capabilityChecks() []check {
 	return []check{
+		{name: "Optional", run: checkOptional},
 		{name: "Update", run: checkUpdate},
 		{name: "Wait", run: checkWait},
 		{name: "Pause", run: checkPause},
 		{name: "Fork", run: checkFork},
 		{name: "Snapshot", run: checkSnapshot},
-		{name: "Resize", run: checkResize},
+		{name: "Resize", needs: []Capability{Memory}, run: checkResize},
 		{name: "Archive", run: checkArchive},
 		{name: "Volumes", run: checkVolumes},
 		{name: "NetworkPolicyLive", needs: []Capability{Network, Programs}, run: checkNetworkPolicyLive},
 	}
 }
 
-// lacking demands that an operation without its interface is refused.
-func (c *env) lacking(what string, err error) {
+// optionalInterface is one that not every backend has, with the methods of
+// package daytona that must refuse what a backend without it is asked for.
+type optionalInterface struct {
+	name    string
+	has     func(daytona.Backend) bool
+	refused []func(c *env, sb daytona.Sandbox) error
+}
+
+// A Watcher and an Archiver are asked by nobody but those who have found one.
+var optional = []optionalInterface{
+	{"Pauser", has[daytona.Pauser], []func(*env, daytona.Sandbox) error{
+		func(c *env, sb daytona.Sandbox) error { return sb.Pause(c.ctx) },
+		func(c *env, sb daytona.Sandbox) error { return sb.Resume(c.ctx) },
+	}},
+	{"Forker", has[daytona.Forker], []func(*env, daytona.Sandbox) error{
+		func(c *env, sb daytona.Sandbox) error { _, err := sb.Fork(c.ctx, "forked"); return err },
+	}},
+	{"Snapshotter", has[daytona.Snapshotter], []func(*env, daytona.Sandbox) error{
+		func(c *env, sb daytona.Sandbox) error { _, err := sb.CreateSnapshot(c.ctx, "snap"); return err },
+	}},
+	{"Resizer", has[daytona.Resizer], []func(*env, daytona.Sandbox) error{
+		func(c *env, sb daytona.Sandbox) error { return sb.Resize(c.ctx, daytona.Resources{Memory: 0.5}) },
+	}},
+	{"NetworkPolicer", has[daytona.NetworkPolicer], []func(*env, daytona.Sandbox) error{
+		func(c *env, sb daytona.Sandbox) error {
+			return sb.SetNetworkPolicy(c.ctx, daytona.NetworkPolicy{Block: true})
+		},
+	}},
+	{"Archiver", has[daytona.Archiver], nil},
+	{"Updater", has[daytona.Updater], []func(*env, daytona.Sandbox) error{
+		func(c *env, sb daytona.Sandbox) error {
+			return sb.Update(c.ctx, daytona.Update{Labels: map[string]string{"new": "2"}})
+		},
+	}},
+	{"VolumeManager", has[daytona.VolumeManager], []func(*env, daytona.Sandbox) error{
+		func(c *env, _ daytona.Sandbox) error { _, err := c.client.Volumes(); return err },
+	}},
+	{"Watcher", has[daytona.Watcher], nil},
+}
+
+func has[T any](b daytona.Backend) bool { _, ok := daytona.As[T](b); return ok }
+
+// need is the backend's capability T; the check is skipped if it has none.
+func need[T any](c *env) T {
 	c.Helper()
-	c.wantKind(what+" with a backend that lacks it", err, daytona.KindUnsupported)
-	if !errors.Is(err, errors.ErrUnsupported) {
-		c.Errorf("%s: %v is not errors.ErrUnsupported", what, err)
+	c.open()
+	x, ok := daytona.As[T](c.backend)
+	if !ok {
+		c.Skipf("backend %s is no %s", c.backend.Name(), reflect.TypeFor[T]().Name())
 	}
-	c.Skipf("backend %s cannot %s and says so", c.backend.Name(), what)
+	return x
+}
+
+// checkOptional demands that what a backend lacks is refused.
+func checkOptional(c *env) {
+	sb := c.create()
+	for _, o := range optional {
+		said, lacks := c.h.Lacks[Capability(o.name)]
+		if o.has(c.backend) {
+			if lacks {
+				c.Errorf("the harness lacks %s (%s), but the backend is one", o.name, said)
+			}
+			tell(c.T, o.name, true, "")
+			continue
+		}
+		why := "the backend does not support it"
+		for _, ask := range o.refused {
+			err := ask(c, sb)
+			if e, ok := errors.AsType[*daytona.Error](err); ok && e.Message != "" {
+				why = strings.ReplaceAll(e.Message, "backend "+c.backend.Name()+" ", "the backend ")
+			}
+			what := "what takes a " + o.name + ", which the backend is not,"
+			c.wantKind(what, err, daytona.KindUnsupported)
+			if !errors.Is(err, errors.ErrUnsupported) {
+				c.Errorf("%s: %v is not errors.ErrUnsupported", what, err)
+			}
+		}
+		tell(c.T, o.name, false, cmp.Or(said, why))
+	}
+	i, err := sb.Refresh(c.ctx)
+	c.try("refresh", err)
+	equal(c, "State after all that was refused", i.State, daytona.StateStarted)
 }
 
 func checkUpdate(c *env) {
+	b := need[daytona.Updater](c)
 	sb := c.create(func(s *daytona.Spec) { s.Labels = map[string]string{"old": "1"} })
 	hour := time.Hour
 	u := daytona.Update{Labels: map[string]string{"new": "2"}}
 	if c.has(Timers) {
 		u.AutoStop, u.AutoDelete = &hour, &hour
 	}
-	err := sb.Update(c.ctx, u)
-	if !is[daytona.Updater](c.backend) {
-		c.lacking("update", err)
-	}
-	c.try("update", err)
+	c.try("update", sb.Update(c.ctx, u))
 	for range 2 {
 		i := sb.Info()
 		if len(i.Labels) != 1 || i.Labels["new"] != "2" {
@@ -64,16 +138,13 @@ func checkUpdate(c *env) {
 	}
 	bad := time.Millisecond
 	c.wantKind("update with a bad interval", sb.Update(c.ctx, daytona.Update{AutoStop: &bad}), daytona.KindInvalid)
-	_, err = c.backend.(daytona.Updater).Update(c.ctx, "no-such-sandbox", daytona.Update{})
+	_, err := b.Update(c.ctx, "no-such-sandbox", daytona.Update{})
 	c.wantKind("update of an unknown sandbox", err, daytona.KindNotFound)
 }
 
 func checkWait(c *env) {
+	w := need[daytona.Watcher](c)
 	sb := c.create()
-	w, ok := c.backend.(daytona.Watcher)
-	if !ok {
-		c.Skipf("backend %s is no Watcher", c.backend.Name())
-	}
 	i, err := w.Wait(c.ctx, sb.ID(), daytona.StateStarted)
 	c.try("wait for the present state", err)
 	equal(c, "State", i.State, daytona.StateStarted)
@@ -94,14 +165,11 @@ func checkWait(c *env) {
 }
 
 func checkPause(c *env) {
+	need[daytona.Pauser](c)
 	sb := c.create()
-	err := sb.Pause(c.ctx)
-	if !is[daytona.Pauser](c.backend) {
-		c.lacking("resume", sb.Resume(c.ctx))
-	}
-	c.try("pause", err)
+	c.try("pause", sb.Pause(c.ctx))
 	equal(c, "State", sb.Info().State, daytona.StatePaused)
-	_, err = sb.Process().Exec(c.ctx, "echo", nil)
+	_, err := sb.Process().Exec(c.ctx, "echo", nil)
 	c.wantKind("exec in a paused sandbox", err, daytona.KindState)
 	c.try("resume", sb.Resume(c.ctx))
 	equal(c, "State", sb.Info().State, daytona.StateStarted)
@@ -123,12 +191,10 @@ func checkPause(c *env) {
 }
 
 func checkFork(c *env) {
+	need[daytona.Forker](c)
 	sb := c.create(func(s *daytona.Spec) { s.Env["E"] = "v" })
 	c.try("write", sb.FileSystem().WriteFile(c.ctx, "f", []byte("before"), 0))
 	fork, err := sb.Fork(c.ctx, "forked")
-	if !is[daytona.Forker](c.backend) {
-		c.lacking("fork", err)
-	}
 	c.try("fork", err)
 	c.Cleanup(func() { c.discard(fork) })
 	equal(c, "Name", fork.Name(), "forked")
@@ -152,13 +218,10 @@ func checkFork(c *env) {
 }
 
 func checkSnapshot(c *env) {
+	b := need[daytona.Snapshotter](c)
 	sb := c.create()
 	c.try("write", sb.FileSystem().WriteFile(c.ctx, "/var/tmp/f", []byte("saved"), 0o600))
 	sn, err := sb.CreateSnapshot(c.ctx, "snap")
-	b, ok := c.backend.(daytona.Snapshotter)
-	if !ok {
-		c.lacking("snapshot", err)
-	}
 	c.try("snapshot", err)
 	equal(c, "Name", sn.Name, "snap")
 	_, err = sb.CreateSnapshot(c.ctx, "snap")
@@ -186,15 +249,9 @@ func checkSnapshot(c *env) {
 }
 
 func checkResize(c *env) {
+	need[daytona.Resizer](c)
 	sb := c.create()
-	err := sb.Resize(c.ctx, daytona.Resources{Memory: 0.5})
-	if !is[daytona.Resizer](c.backend) {
-		c.lacking("resize", err)
-	}
-	if !c.has(Memory) {
-		c.Skip("the harness lacks memory")
-	}
-	c.try("resize", err)
+	c.try("resize", sb.Resize(c.ctx, daytona.Resources{Memory: 0.5}))
 	equal(c, "Memory", sb.Info().Resources.Memory, 0.5)
 	before := sb.Info().Resources
 	if c.has(Processes) {
@@ -209,11 +266,8 @@ func checkResize(c *env) {
 }
 
 func checkArchive(c *env) {
+	a := need[daytona.Archiver](c)
 	sb := c.create()
-	a, ok := c.backend.(daytona.Archiver)
-	if !ok {
-		c.Skipf("backend %s is no Archiver", c.backend.Name())
-	}
 	c.try("write", sb.FileSystem().WriteFile(c.ctx, "f", []byte("kept"), 0))
 	_, err := a.Archive(c.ctx, sb.ID())
 	c.wantKind("archive a running sandbox", err, daytona.KindState)
@@ -226,11 +280,9 @@ func checkArchive(c *env) {
 }
 
 func checkVolumes(c *env) {
+	need[daytona.VolumeManager](c)
 	client := c.open()
 	v, err := client.Volumes()
-	if !is[daytona.VolumeManager](c.backend) {
-		c.lacking("volumes", err)
-	}
 	c.try("volumes", err)
 	vol, err := v.CreateVolume(c.ctx, "data")
 	c.try("create", err)
@@ -298,10 +350,8 @@ func checkVolumes(c *env) {
 // checkNetworkPolicyLive cuts a connection by a new policy. The far end is a
 // listener on an address of this machine that the first policy allows.
 func checkNetworkPolicyLive(c *env) {
+	need[daytona.NetworkPolicer](c)
 	sb := c.create()
-	if !is[daytona.NetworkPolicer](c.backend) {
-		c.lacking("set network policy", sb.SetNetworkPolicy(c.ctx, daytona.NetworkPolicy{Block: true}))
-	}
 	bad := daytona.NetworkPolicy{AllowDomains: []string{"no domain"}}
 	c.wantKind("a policy that is nonsense", sb.SetNetworkPolicy(c.ctx, bad), daytona.KindInvalid)
 	host := hostAddress()

@@ -26,7 +26,7 @@ func RunCrash(t *testing.T, h *Harness) {
 	if !mainRuns.Load() {
 		t.Fatal("RunCrash starts the test binary again: let TestMain call backendtest.Main")
 	}
-	runChecks(t, h, crashChecks())
+	runChecks(t, h, "crash", crashChecks())
 }
 
 func crashChecks() []check {

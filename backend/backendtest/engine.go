@@ -25,7 +25,7 @@ type Engine interface {
 // wait for ever. It is for backends that drive one; the Harness must be for the
 // engine given, and have Persistence.
 func RunEngineCrash(t *testing.T, h *Harness, e Engine) {
-	runChecks(t, h, []check{{name: "E01_EngineKilled", limit: 3 * time.Minute, run: func(c *env) { checkEngineKilled(c, e) }}})
+	runChecks(t, h, "engine", []check{{name: "E01_EngineKilled", limit: 3 * time.Minute, run: func(c *env) { checkEngineKilled(c, e) }}})
 }
 
 func checkEngineKilled(c *env, e Engine) {

@@ -50,13 +50,19 @@ type Harness struct {
 	// Required.
 	Open func(ctx context.Context, state string) (daytona.Backend, error)
 
+	// Label tells this harness from others of the same backend, such as "local
+	// (rootless)", where the results of suites are put side by side. Defaults to
+	// the backend's name.
+	Label string
+
 	// Spec is what the checks start from: an image with /bin/sh, coreutils
 	// and, unless Lacks says otherwise, python3 and node. Defaults to the zero
 	// Spec.
 	Spec daytona.Spec
 
 	// Lacks says which capabilities are missing, and why. Defaults to none:
-	// everything is checked.
+	// everything is checked. An optional interface that the backend lacks, such
+	// as "Pauser", need not be here, but may be for the reason.
 	Lacks map[Capability]string
 
 	// Skip says which checks, by name (such as "S06_VolumeRace"), do not hold,
@@ -86,6 +92,11 @@ type Harness struct {
 	// Warm waits until the backend can create a sandbox of spec from a warm
 	// pool. Defaults to nil: warm creation is not measured.
 	Warm func(ctx context.Context, b daytona.Backend, spec daytona.Spec) error
+
+	// DockerImage names the image of a sandbox as the docker command knows it, for
+	// benchmarks to compare with. Defaults to nil: they compare with the image
+	// that the variable BENCH_DOCKER_IMAGE names, if any.
+	DockerImage func(ctx context.Context, id string) (string, error)
 
 	// Slow multiplies every time limit. Defaults to 1; engines that need a
 	// second for what others do in ten milliseconds set more.
@@ -167,8 +178,15 @@ func (h *Harness) validate() error {
 	if h.Open == nil {
 		errs = append(errs, errors.New("Harness.Open is required"))
 	}
+	oneLine := func(field, text string) {
+		if strings.ContainsAny(text, "\r\n") {
+			errs = append(errs, fmt.Errorf("Harness.%s: must be one line", field))
+		}
+	}
+	oneLine("Label", h.Label)
 	for c, why := range h.Lacks {
-		if !slices.Contains(capabilities, c) {
+		oneLine(fmt.Sprintf("Lacks[%q]", c), why)
+		if !slices.Contains(capabilities, c) && !slices.ContainsFunc(optional, func(o optionalInterface) bool { return o.name == string(c) }) {
 			errs = append(errs, fmt.Errorf("Harness.Lacks: no capability is called %q", c))
 		}
 		if why == "" {
@@ -177,6 +195,7 @@ func (h *Harness) validate() error {
 	}
 	all := allChecks()
 	for name, why := range h.Skip {
+		oneLine(fmt.Sprintf("Skip[%q]", name), why)
 		if !slices.ContainsFunc(all, func(c check) bool { return c.name == name }) {
 			errs = append(errs, fmt.Errorf("Harness.Skip: no check is called %q", name))
 		}
@@ -187,6 +206,18 @@ func (h *Harness) validate() error {
 	return errors.Join(errs...)
 }
 
+// label is Label or what it defaults to.
+func (h *Harness) label(t *testing.T) (string, error) {
+	if h.Label != "" {
+		return h.Label, nil
+	}
+	b, err := h.Open(t.Context(), t.TempDir())
+	if err != nil {
+		return "", err
+	}
+	return b.Name(), b.Close()
+}
+
 func (h *Harness) slow(d time.Duration) time.Duration {
 	if h.Slow > 1 {
 		return time.Duration(float64(d) * h.Slow)
@@ -194,11 +225,31 @@ func (h *Harness) slow(d time.Duration) time.Duration {
 	return d
 }
 
-// runChecks runs each check as a subtest, one after another.
-func runChecks(t *testing.T, h *Harness, checks []check) {
+// Attributes of tests (testing.T.Attr), by which `go test -json` tells what a
+// suite found out: see .ci/report.
+const (
+	attrBackend = "backendtest.backend" // the harness's label
+	attrSuite   = "backendtest.suite"
+	attrHas     = "backendtest.has."  // and a capability: "yes", or "no: " and why
+	attrSkip    = "backendtest.skip." // and a check: why the harness skips it
+)
+
+// runChecks runs each check of a suite as a subtest, one after another.
+func runChecks(t *testing.T, h *Harness, suite string, checks []check) {
 	t.Helper()
 	if err := h.validate(); err != nil {
 		t.Fatal(err)
+	}
+	label, err := h.label(t)
+	if err != nil {
+		t.Fatalf("open the backend: %v", err)
+	}
+	t.Attr(attrBackend, label)
+	t.Attr(attrSuite, suite)
+	for _, ch := range checks {
+		if why := h.Skip[ch.name]; why != "" {
+			t.Attr(attrSkip+ch.name, why)
+		}
 	}
 	for _, ch := range checks {
 		t.Run(ch.name, func(t *testing.T) {
@@ -263,6 +314,15 @@ func (c *env) sub(name string, needs []Capability, f func(c *env)) {
 	})
 }
 
+// tell puts on record whether the backend has something.
+func tell(t *testing.T, what string, has bool, why string) {
+	if has {
+		t.Attr(attrHas+what, "yes")
+	} else {
+		t.Attr(attrHas+what, "no: "+strings.Join(strings.Fields(why), " "))
+	}
+}
+
 func (c *env) has(x Capability) bool { _, lacks := c.h.Lacks[x]; return !lacks }
 
 func (c *env) slow(d time.Duration) time.Duration { return c.h.slow(d) }
@@ -303,7 +363,7 @@ func (c *env) removeVolumes() {
 		return
 	}
 	defer b.Close()
-	m, ok := b.(daytona.VolumeManager)
+	m, ok := daytona.As[daytona.VolumeManager](b)
 	if !ok {
 		return
 	}

@@ -131,7 +131,7 @@ func checkMissingSnapshot(c *env) {
 	client := c.open()
 	_, err := client.Create(c.ctx, c.spec(func(s *daytona.Spec) { s.Image, s.Snapshot = "", "no-such-snapshot" }))
 	want := daytona.KindUnsupported
-	if _, ok := c.backend.(daytona.Snapshotter); ok {
+	if has[daytona.Snapshotter](c.backend) {
 		want = daytona.KindNotFound
 	}
 	c.wantKind("create from a missing snapshot", err, want)
@@ -173,7 +173,7 @@ func checkRefuseOrEnforce(c *env) {
 	} {
 		sb, err := client.Create(c.ctx, c.spec(x.set))
 		if err != nil {
-			if _, hasVolumes := c.backend.(daytona.VolumeManager); x.field == "Volumes" && hasVolumes {
+			if x.field == "Volumes" && has[daytona.VolumeManager](c.backend) {
 				c.wantKind("create with a missing volume", err, daytona.KindNotFound)
 				continue
 			}
@@ -208,8 +208,12 @@ func (zeroReader) Read(p []byte) (int, error) { clear(p); return len(p), nil }
 func checkDiskFull(c *env) {
 	sb := c.create(func(s *daytona.Spec) { s.Resources.Disk = 0.0625 })
 	neighbour := c.create()
-	_, err := sb.FileSystem().Upload(c.ctx, "big", zeros(10<<30))
+	big := &io.LimitedReader{R: zeroReader{}, N: 10 << 30}
+	_, err := sb.FileSystem().Upload(c.ctx, "big", big)
 	c.wantKind("upload of 10 GiB into a disk of 64 MiB", err, daytona.KindNoSpace)
+	if big.N < 9<<30 {
+		c.Errorf("%d MiB were read for a disk of 64 MiB: the upload did not end when the disk was full", (10<<30-big.N)>>20)
+	}
 	if _, err := sb.FileSystem().Stat(c.ctx, "big"); err == nil {
 		c.Log("a part of the failed upload is visible")
 		c.try("remove", sb.FileSystem().Remove(c.ctx, "big"))

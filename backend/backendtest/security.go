@@ -26,7 +26,7 @@ import (
 // RunSecurity attacks the boundary around a sandbox, from inside, through the
 // interfaces and through images. A harness that lacks [Isolation] skips all of
 // it: against a backend without a boundary the attacks would hit the host.
-func RunSecurity(t *testing.T, h *Harness) { runChecks(t, h, securityChecks()) }
+func RunSecurity(t *testing.T, h *Harness) { runChecks(t, h, "security", securityChecks()) }
 
 func securityChecks() []check {
 	inside := func(more ...Capability) []Capability { return append([]Capability{Isolation, Programs}, more...) }

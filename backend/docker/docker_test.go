@@ -53,12 +53,17 @@ func harness() *backendtest.Harness {
 		Spec:      daytona.Spec{Image: sandboxImage()},
 		Leftovers: leftovers,
 		HostFiles: agents,
-		Slow:      3,
+		DockerImage: func(ctx context.Context, id string) (string, error) {
+			out, err := exec.CommandContext(ctx, "docker", "ps", "--filter", "label=io.github.daytona-go.sandbox="+id, "--format", "{{.Image}}").Output()
+			return strings.TrimSpace(string(out)), err
+		},
+		Slow: 3,
 		Lacks: map[backendtest.Capability]string{
 			backendtest.Git:         "the agent has no Git yet",
 			backendtest.Interpreter: "the agent has no interpreter yet",
 			backendtest.Disk:        "overlay2 on ext4 gives containers no limit",
 			backendtest.UserLimits:  "without user namespaces the users of all containers are the same to the kernel",
+			"NetworkPolicer":        "the agent puts the policy in force when the container starts, and gives up the right to change it",
 		},
 	}
 	if os.Getenv(diskVariable) != "" {
@@ -102,7 +107,12 @@ func leftovers(ctx context.Context, state string) ([]string, error) {
 	return found, nil
 }
 
-func TestMain(m *testing.M) { os.Exit(backendtest.Main(m, harness())) }
+func TestMain(m *testing.M) {
+	if len(os.Args) == 2 && os.Args[1] == servePlugin {
+		servePluginMain()
+	}
+	os.Exit(backendtest.Main(m, harness()))
+}
 
 func run(t *testing.T, suite func(*testing.T, *backendtest.Harness)) {
 	if why := missing(); why != "" {
@@ -117,8 +127,8 @@ func TestSecurity(t *testing.T) { run(t, backendtest.RunSecurity) }
 
 func TestCrash(t *testing.T) { run(t, backendtest.RunCrash) }
 
-// BenchmarkDocker prints times and ratios; see backendtest.RunBenchmarks. For
-// the comparison with "docker run", BENCH_DOCKER_IMAGE must name the same image.
+// BenchmarkDocker prints times and ratios, those to "docker run" with the same
+// image; see backendtest.RunBenchmarks.
 func BenchmarkDocker(b *testing.B) {
 	if why := missing(); why != "" {
 		b.Skip(why)

@@ -23,6 +23,7 @@ import (
 // harness describes the engine as this machine and user lets it be.
 func harness() *backendtest.Harness {
 	h := &backendtest.Harness{
+		Label: "local (root)",
 		Open: func(ctx context.Context, state string) (daytona.Backend, error) {
 			return local.New(ctx, &local.Options{Dir: state, Logger: slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: slog.LevelWarn}))})
 		},
@@ -48,11 +49,13 @@ func harness() *backendtest.Harness {
 		}
 		return h
 	}
+	h.Label = "local (rootless)"
 	h.Lacks[backendtest.Disk] = "it takes root to mount a file system of limited size"
 	for _, c := range []backendtest.Capability{backendtest.CPU, backendtest.Memory} {
 		h.Lacks[c] = "this user has no cgroups"
 	}
 	if !hasRange() {
+		h.Label = "local (single user)"
 		for _, c := range []backendtest.Capability{backendtest.Users, backendtest.Ownership} {
 			h.Lacks[c] = "without newuidmap and a range of ids a sandbox has one user only"
 		}

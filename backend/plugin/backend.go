@@ -80,53 +80,37 @@ func newBackend(o Options) *backend {
 	return b
 }
 
-// narrow hides what the plugin lacks of those capabilities without which a
-// caller does something else than to refuse.
-func (b *backend) narrow() daytona.Backend {
-	v, a, w := volumes{b}, archiver{b}, watcher{b}
-	switch [3]bool{b.caps[pb.Capability_CAPABILITY_VOLUMES], b.caps[pb.Capability_CAPABILITY_ARCHIVE], b.caps[pb.Capability_CAPABILITY_WAIT]} {
-	case [3]bool{true, false, false}:
-		return struct {
-			*backend
-			volumes
-		}{b, v}
-	case [3]bool{false, true, false}:
-		return struct {
-			*backend
-			archiver
-		}{b, a}
-	case [3]bool{false, false, true}:
-		return struct {
-			*backend
-			watcher
-		}{b, w}
-	case [3]bool{true, true, false}:
-		return struct {
-			*backend
-			volumes
-			archiver
-		}{b, v, a}
-	case [3]bool{true, false, true}:
-		return struct {
-			*backend
-			volumes
-			watcher
-		}{b, v, w}
-	case [3]bool{false, true, true}:
-		return struct {
-			*backend
-			archiver
-			watcher
-		}{b, a, w}
-	case [3]bool{true, true, true}:
-		return struct {
-			*backend
-			volumes
-			archiver
-			watcher
-		}{b, v, a, w}
+// As gives the capabilities that the plugin says it has, and no other.
+func (b *backend) As(target any) bool {
+	switch t := target.(type) {
+	case *daytona.Pauser:
+		return grant(b, pb.Capability_CAPABILITY_PAUSE, t)
+	case *daytona.Forker:
+		return grant(b, pb.Capability_CAPABILITY_FORK, t)
+	case *daytona.Snapshotter:
+		return grant(b, pb.Capability_CAPABILITY_SNAPSHOT, t)
+	case *daytona.Resizer:
+		return grant(b, pb.Capability_CAPABILITY_RESIZE, t)
+	case *daytona.NetworkPolicer:
+		return grant(b, pb.Capability_CAPABILITY_NETWORK_POLICY, t)
+	case *daytona.Archiver:
+		return grant(b, pb.Capability_CAPABILITY_ARCHIVE, t)
+	case *daytona.Updater:
+		return grant(b, pb.Capability_CAPABILITY_UPDATE, t)
+	case *daytona.VolumeManager:
+		return grant(b, pb.Capability_CAPABILITY_VOLUMES, t)
+	case *daytona.Watcher:
+		return grant(b, pb.Capability_CAPABILITY_WAIT, t)
 	}
-	return b
+	return false
+}
+
+func grant[T any](b *backend, k pb.Capability, target *T) bool {
+	if !b.caps[k] {
+		return false
+	}
+	*target = any(optional{b}).(T)
+	return true
 }
 
 func (b *backend) Name() string { return b.name }
@@ -594,127 +578,103 @@ func (b *backend) Close() error {
 	return b.closeErr
 }
 
-// optional makes a call of a capability.
-func optional[M, T any](b *backend, ctx context.Context, k pb.Capability, op, subject string, repeat bool, make func(context.Context, pb.BackendClient) (M, error), from func(M) (T, error)) (T, error) {
-	if err := b.lacks(k, op); err != nil {
-		var none T
-		return none, err
-	}
-	return call(b, ctx, op, subject, repeat, make, from)
-}
+// optional has the methods of all capabilities; As gives out those that there
+// are.
+type optional struct{ b *backend }
 
-// lacks is the error that package daytona gives for a missing interface.
-func (b *backend) lacks(k pb.Capability, op string) error {
-	if b.caps[k] {
-		return nil
-	}
-	return &daytona.Error{Kind: daytona.KindUnsupported, Op: op, Message: "backend " + b.name + " does not support it"}
-}
-
-func (b *backend) Pause(ctx context.Context, id string) (daytona.Info, error) {
-	return optional(b, ctx, pb.Capability_CAPABILITY_PAUSE, "pause sandbox", id, false, func(ctx context.Context, r pb.BackendClient) (*pb.Info, error) {
+func (o optional) Pause(ctx context.Context, id string) (daytona.Info, error) {
+	return call(o.b, ctx, "pause sandbox", id, false, func(ctx context.Context, r pb.BackendClient) (*pb.Info, error) {
 		return r.Pause(ctx, &pb.SandboxRequest{Id: id})
 	}, info)
 }
 
-func (b *backend) Resume(ctx context.Context, id string) (daytona.Info, error) {
-	return optional(b, ctx, pb.Capability_CAPABILITY_PAUSE, "resume sandbox", id, false, func(ctx context.Context, r pb.BackendClient) (*pb.Info, error) {
+func (o optional) Resume(ctx context.Context, id string) (daytona.Info, error) {
+	return call(o.b, ctx, "resume sandbox", id, false, func(ctx context.Context, r pb.BackendClient) (*pb.Info, error) {
 		return r.Resume(ctx, &pb.SandboxRequest{Id: id})
 	}, info)
 }
 
-func (b *backend) Fork(ctx context.Context, id, name string) (daytona.Info, error) {
-	return optional(b, ctx, pb.Capability_CAPABILITY_FORK, "fork sandbox", id, false, func(ctx context.Context, r pb.BackendClient) (*pb.Info, error) {
+func (o optional) Fork(ctx context.Context, id, name string) (daytona.Info, error) {
+	return call(o.b, ctx, "fork sandbox", id, false, func(ctx context.Context, r pb.BackendClient) (*pb.Info, error) {
 		return r.Fork(ctx, &pb.NamedRequest{Id: id, Name: name})
 	}, info)
 }
 
-func (b *backend) CreateSnapshot(ctx context.Context, id, name string) (daytona.Snapshot, error) {
-	return optional(b, ctx, pb.Capability_CAPABILITY_SNAPSHOT, "create snapshot", name, false, func(ctx context.Context, r pb.BackendClient) (*pb.Snapshot, error) {
+func (o optional) CreateSnapshot(ctx context.Context, id, name string) (daytona.Snapshot, error) {
+	return call(o.b, ctx, "create snapshot", name, false, func(ctx context.Context, r pb.BackendClient) (*pb.Snapshot, error) {
 		return r.CreateSnapshot(ctx, &pb.NamedRequest{Id: id, Name: name})
 	}, snapshotFromWire)
 }
 
-func (b *backend) GetSnapshot(ctx context.Context, idOrName string) (daytona.Snapshot, error) {
-	return optional(b, ctx, pb.Capability_CAPABILITY_SNAPSHOT, "get snapshot", idOrName, true, func(ctx context.Context, r pb.BackendClient) (*pb.Snapshot, error) {
+func (o optional) GetSnapshot(ctx context.Context, idOrName string) (daytona.Snapshot, error) {
+	return call(o.b, ctx, "get snapshot", idOrName, true, func(ctx context.Context, r pb.BackendClient) (*pb.Snapshot, error) {
 		return r.GetSnapshot(ctx, &pb.NamedRequest{Name: idOrName})
 	}, snapshotFromWire)
 }
 
-func (b *backend) ListSnapshots(ctx context.Context) iter.Seq2[daytona.Snapshot, error] {
-	const op = "list snapshots"
-	if err := b.lacks(pb.Capability_CAPABILITY_SNAPSHOT, op); err != nil {
-		return func(yield func(daytona.Snapshot, error) bool) { yield(daytona.Snapshot{}, err) }
-	}
-	return stream(b, ctx, op, func(ctx context.Context, r pb.BackendClient) (grpc.ServerStreamingClient[pb.Snapshot], error) {
+func (o optional) ListSnapshots(ctx context.Context) iter.Seq2[daytona.Snapshot, error] {
+	return stream(o.b, ctx, "list snapshots", func(ctx context.Context, r pb.BackendClient) (grpc.ServerStreamingClient[pb.Snapshot], error) {
 		return r.ListSnapshots(ctx, &pb.ListRequest{})
 	}, snapshotFromWire)
 }
 
-func (b *backend) DeleteSnapshot(ctx context.Context, idOrName string) error {
-	_, err := optional(b, ctx, pb.Capability_CAPABILITY_SNAPSHOT, "delete snapshot", idOrName, false, func(ctx context.Context, r pb.BackendClient) (*pb.DeleteResponse, error) {
+func (o optional) DeleteSnapshot(ctx context.Context, idOrName string) error {
+	_, err := call(o.b, ctx, "delete snapshot", idOrName, false, func(ctx context.Context, r pb.BackendClient) (*pb.DeleteResponse, error) {
 		return r.DeleteSnapshot(ctx, &pb.NamedRequest{Name: idOrName})
 	}, nothing)
 	return err
 }
 
-func (b *backend) Resize(ctx context.Context, id string, res daytona.Resources) (daytona.Info, error) {
-	return optional(b, ctx, pb.Capability_CAPABILITY_RESIZE, "resize sandbox", id, false, func(ctx context.Context, r pb.BackendClient) (*pb.Info, error) {
+func (o optional) Resize(ctx context.Context, id string, res daytona.Resources) (daytona.Info, error) {
+	return call(o.b, ctx, "resize sandbox", id, false, func(ctx context.Context, r pb.BackendClient) (*pb.Info, error) {
 		return r.Resize(ctx, &pb.ResizeRequest{Id: id, Resources: resourcesToWire(res)})
 	}, info)
 }
 
-func (b *backend) SetNetworkPolicy(ctx context.Context, id string, p daytona.NetworkPolicy) (daytona.Info, error) {
-	return optional(b, ctx, pb.Capability_CAPABILITY_NETWORK_POLICY, "set network policy", id, false, func(ctx context.Context, r pb.BackendClient) (*pb.Info, error) {
+func (o optional) SetNetworkPolicy(ctx context.Context, id string, p daytona.NetworkPolicy) (daytona.Info, error) {
+	return call(o.b, ctx, "set network policy", id, false, func(ctx context.Context, r pb.BackendClient) (*pb.Info, error) {
 		return r.SetNetworkPolicy(ctx, &pb.SetNetworkPolicyRequest{Id: id, Policy: networkToWire(p)})
 	}, info)
 }
 
-func (b *backend) Update(ctx context.Context, id string, u daytona.Update) (daytona.Info, error) {
-	return optional(b, ctx, pb.Capability_CAPABILITY_UPDATE, "update sandbox", id, false, func(ctx context.Context, r pb.BackendClient) (*pb.Info, error) {
+func (o optional) Update(ctx context.Context, id string, u daytona.Update) (daytona.Info, error) {
+	return call(o.b, ctx, "update sandbox", id, false, func(ctx context.Context, r pb.BackendClient) (*pb.Info, error) {
 		return r.Update(ctx, &pb.UpdateRequest{Id: id, Update: updateToWire(u)})
 	}, info)
 }
 
-// archiver, watcher and volumes are the capabilities that narrow hides.
-type archiver struct{ b *backend }
-
-func (a archiver) Archive(ctx context.Context, id string) (daytona.Info, error) {
-	return call(a.b, ctx, "archive sandbox", id, false, func(ctx context.Context, r pb.BackendClient) (*pb.Info, error) {
+func (o optional) Archive(ctx context.Context, id string) (daytona.Info, error) {
+	return call(o.b, ctx, "archive sandbox", id, false, func(ctx context.Context, r pb.BackendClient) (*pb.Info, error) {
 		return r.Archive(ctx, &pb.SandboxRequest{Id: id})
 	}, info)
 }
 
-type watcher struct{ b *backend }
-
-func (w watcher) Wait(ctx context.Context, id string, states ...daytona.State) (daytona.Info, error) {
-	return call(w.b, ctx, "wait for sandbox", id, true, func(ctx context.Context, r pb.BackendClient) (*pb.Info, error) {
+func (o optional) Wait(ctx context.Context, id string, states ...daytona.State) (daytona.Info, error) {
+	return call(o.b, ctx, "wait for sandbox", id, true, func(ctx context.Context, r pb.BackendClient) (*pb.Info, error) {
 		return r.Wait(ctx, &pb.WaitRequest{Id: id, States: statesToWire(states)})
 	}, info)
 }
 
-type volumes struct{ b *backend }
-
-func (v volumes) CreateVolume(ctx context.Context, name string) (daytona.Volume, error) {
-	return call(v.b, ctx, "create volume", name, false, func(ctx context.Context, r pb.BackendClient) (*pb.Volume, error) {
+func (o optional) CreateVolume(ctx context.Context, name string) (daytona.Volume, error) {
+	return call(o.b, ctx, "create volume", name, false, func(ctx context.Context, r pb.BackendClient) (*pb.Volume, error) {
 		return r.CreateVolume(ctx, &pb.NamedRequest{Name: name})
 	}, volumeFromWire)
 }
 
-func (v volumes) GetVolume(ctx context.Context, idOrName string) (daytona.Volume, error) {
-	return call(v.b, ctx, "get volume", idOrName, true, func(ctx context.Context, r pb.BackendClient) (*pb.Volume, error) {
+func (o optional) GetVolume(ctx context.Context, idOrName string) (daytona.Volume, error) {
+	return call(o.b, ctx, "get volume", idOrName, true, func(ctx context.Context, r pb.BackendClient) (*pb.Volume, error) {
 		return r.GetVolume(ctx, &pb.NamedRequest{Name: idOrName})
 	}, volumeFromWire)
 }
 
-func (v volumes) ListVolumes(ctx context.Context) iter.Seq2[daytona.Volume, error] {
-	return stream(v.b, ctx, "list volumes", func(ctx context.Context, r pb.BackendClient) (grpc.ServerStreamingClient[pb.Volume], error) {
+func (o optional) ListVolumes(ctx context.Context) iter.Seq2[daytona.Volume, error] {
+	return stream(o.b, ctx, "list volumes", func(ctx context.Context, r pb.BackendClient) (grpc.ServerStreamingClient[pb.Volume], error) {
 		return r.ListVolumes(ctx, &pb.ListRequest{})
 	}, volumeFromWire)
 }
 
-func (v volumes) DeleteVolume(ctx context.Context, idOrName string) error {
-	_, err := call(v.b, ctx, "delete volume", idOrName, false, func(ctx context.Context, r pb.BackendClient) (*pb.DeleteResponse, error) {
+func (o optional) DeleteVolume(ctx context.Context, idOrName string) error {
+	_, err := call(o.b, ctx, "delete volume", idOrName, false, func(ctx context.Context, r pb.BackendClient) (*pb.DeleteResponse, error) {
 		return r.DeleteVolume(ctx, &pb.NamedRequest{Name: idOrName})
 	}, nothing)
 	return err

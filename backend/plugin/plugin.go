@@ -57,14 +57,10 @@
 //
 // # Capabilities
 //
-// A plugin says which of the optional interfaces its backend has. The value
-// that New returns is a [daytona.VolumeManager], [daytona.Archiver] or
-// [daytona.Watcher] only if the plugin's is, since callers do something else
-// without them. It always has the methods of [daytona.Pauser],
-// [daytona.Forker], [daytona.Snapshotter], [daytona.Resizer],
-// [daytona.NetworkPolicer] and [daytona.Updater]; those that the plugin lacks
-// refuse, as a [daytona.Sandbox] does without the interface, with
-// KindUnsupported naming the backend.
+// A plugin says which of the optional interfaces its backend has when it is
+// opened. [daytona.As] finds exactly those in the value that New returns, which
+// itself has no methods but those of [daytona.Backend]. A plugin that has
+// different ones when it is started again is refused.
 //
 // # What it must not know
 //
@@ -241,7 +237,7 @@ func New(ctx context.Context, opts *Options) (daytona.Backend, error) {
 		b.cancel()
 		return nil, err
 	}
-	return b.narrow(), nil
+	return b, nil
 }
 
 func cloneConfig(config url.Values) url.Values {

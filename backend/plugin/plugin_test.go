@@ -103,6 +103,7 @@ func self(mode string, config url.Values) *plugin.Options {
 // let it be. It is that of backend/local itself but for Open.
 func harness() *backendtest.Harness {
 	h := &backendtest.Harness{
+		Label: "plugin (local)",
 		Open: func(ctx context.Context, state string) (daytona.Backend, error) {
 			return plugin.New(ctx, self(serveLocal, url.Values{"dir": {state}}))
 		},
@@ -111,7 +112,6 @@ func harness() *backendtest.Harness {
 			backendtest.Git:         "the agent has no Git yet",
 			backendtest.Interpreter: "the agent has no interpreter yet",
 		},
-		Skip: missing(),
 	}
 	for tool, c := range map[string]backendtest.Capability{"python3": backendtest.Python, "node": backendtest.JavaScript} {
 		if !inSandbox(tool) {
@@ -135,48 +135,12 @@ func harness() *backendtest.Harness {
 		for _, c := range []backendtest.Capability{backendtest.Users, backendtest.Ownership} {
 			h.Lacks[c] = "without newuidmap and a range of ids a sandbox has one user only"
 		}
-		h.Skip["S14_Agent"] = "agent and programs are the same user, who may change the agent's limits and priority, and end it"
+		h.Skip = map[string]string{"S14_Agent": "agent and programs are the same user, who may change the agent's limits and priority, and end it"}
 	}
 	return h
 }
 
-// missing names the checks of capabilities that the local backend lacks and
-// that the host's value has nevertheless, to refuse. TestMissingCapabilities
-// sees to the refusal.
-func missing() map[string]string {
-	skip := map[string]string{}
-	local := localType()
-	for check, has := range map[string]bool{
-		"Pause": is[daytona.Pauser](local), "Fork": is[daytona.Forker](local), "Snapshot": is[daytona.Snapshotter](local),
-		"Resize": is[daytona.Resizer](local), "NetworkPolicyLive": is[daytona.NetworkPolicer](local), "Update": is[daytona.Updater](local),
-	} {
-		if !has {
-			skip[check] = "the local backend cannot do it, and the plugin's refuses"
-		}
-	}
-	if !is[daytona.Snapshotter](local) {
-		skip["MissingSnapshot"] = "without a Snapshotter it is refused, but the value always is one"
-	}
-	return skip
-}
-
-// localType is a local backend to be asked for its interfaces; nil where there
-// cannot be one.
-var localType = sync.OnceValue(func() daytona.Backend {
-	dir, err := os.MkdirTemp("", "daytona-plugin-test")
-	if err != nil {
-		return nil
-	}
-	defer os.RemoveAll(dir)
-	b, err := local.New(context.Background(), &local.Options{Dir: dir})
-	if err != nil {
-		return nil
-	}
-	b.Close()
-	return b
-})
-
-func is[T any](b daytona.Backend) bool { _, ok := b.(T); return ok }
+func has[T any](b daytona.Backend) bool { _, ok := daytona.As[T](b); return ok }
 
 func inSandbox(tool string) bool {
 	for _, dir := range []string{"/usr/bin/", "/usr/local/bin/"} {
@@ -266,11 +230,18 @@ func leftovers(_ context.Context, state string) ([]string, error) {
 // TestConformance, TestSecurity and TestCrash run the local backend out of
 // process through all suites. In TestCrash the owners that are killed are
 // hosts, which cannot tell their plugins.
-func TestConformance(t *testing.T) { backendtest.RunConformance(t, harness()) }
+func TestConformance(t *testing.T) { suite(t, backendtest.RunConformance) }
 
-func TestSecurity(t *testing.T) { backendtest.RunSecurity(t, harness()) }
+func TestSecurity(t *testing.T) { suite(t, backendtest.RunSecurity) }
 
-func TestCrash(t *testing.T) { backendtest.RunCrash(t, harness()) }
+func TestCrash(t *testing.T) { suite(t, backendtest.RunCrash) }
+
+func suite(t *testing.T, run func(*testing.T, *backendtest.Harness)) {
+	if testing.Short() {
+		t.Skip("each check starts a plugin, which takes minutes in all with the race detector")
+	}
+	run(t, harness())
+}
 
 // BenchmarkPlugin is to be compared with BenchmarkLocal: the difference is
 // what it costs to be out of process.

@@ -219,15 +219,15 @@ func (s *server) Open(ctx context.Context, r *pb.OpenRequest) (*pb.OpenResponse,
 	s.mu.Unlock()
 	out := &pb.OpenResponse{Name: b.Name()}
 	for k, has := range map[pb.Capability]bool{
-		pb.Capability_CAPABILITY_PAUSE:          is[daytona.Pauser](b),
-		pb.Capability_CAPABILITY_FORK:           is[daytona.Forker](b),
-		pb.Capability_CAPABILITY_SNAPSHOT:       is[daytona.Snapshotter](b),
-		pb.Capability_CAPABILITY_RESIZE:         is[daytona.Resizer](b),
-		pb.Capability_CAPABILITY_NETWORK_POLICY: is[daytona.NetworkPolicer](b),
-		pb.Capability_CAPABILITY_ARCHIVE:        is[daytona.Archiver](b),
-		pb.Capability_CAPABILITY_UPDATE:         is[daytona.Updater](b),
-		pb.Capability_CAPABILITY_VOLUMES:        is[daytona.VolumeManager](b),
-		pb.Capability_CAPABILITY_WAIT:           is[daytona.Watcher](b),
+		pb.Capability_CAPABILITY_PAUSE:          has[daytona.Pauser](b),
+		pb.Capability_CAPABILITY_FORK:           has[daytona.Forker](b),
+		pb.Capability_CAPABILITY_SNAPSHOT:       has[daytona.Snapshotter](b),
+		pb.Capability_CAPABILITY_RESIZE:         has[daytona.Resizer](b),
+		pb.Capability_CAPABILITY_NETWORK_POLICY: has[daytona.NetworkPolicer](b),
+		pb.Capability_CAPABILITY_ARCHIVE:        has[daytona.Archiver](b),
+		pb.Capability_CAPABILITY_UPDATE:         has[daytona.Updater](b),
+		pb.Capability_CAPABILITY_VOLUMES:        has[daytona.VolumeManager](b),
+		pb.Capability_CAPABILITY_WAIT:           has[daytona.Watcher](b),
 	} {
 		if has {
 			out.Capabilities = append(out.Capabilities, k)
@@ -236,7 +236,7 @@ func (s *server) Open(ctx context.Context, r *pb.OpenRequest) (*pb.OpenResponse,
 	return out, nil
 }
 
-func is[T any](b daytona.Backend) bool { _, ok := b.(T); return ok }
+func has[T any](b daytona.Backend) bool { _, ok := daytona.As[T](b); return ok }
 
 func (s *server) Close(context.Context, *pb.CloseRequest) (*pb.CloseResponse, error) {
 	if err := s.shutdown(); err != nil {
@@ -245,30 +245,46 @@ func (s *server) Close(context.Context, *pb.CloseRequest) (*pb.CloseResponse, er
 	return &pb.CloseResponse{}, nil
 }
 
-// answer makes a call of the backend, or of its capability C, that gives one
-// value.
-func answer[C, T, M any](s *server, ctx context.Context, op string, f func(context.Context, C) (T, error), to func(T) M) (M, error) {
+// answer makes a call of the backend that gives one value.
+func answer[T, M any](s *server, ctx context.Context, op string, f func(context.Context, daytona.Backend) (T, error), to func(T) M) (M, error) {
 	var none M
 	ctx, b, done, err := s.begin(ctx, op)
 	if err != nil {
 		return none, err
 	}
 	defer done()
-	c, ok := b.(C)
-	if !ok {
-		return none, statusOf(&daytona.Error{Kind: daytona.KindUnsupported, Op: op, Message: "backend " + b.Name() + " does not support it"})
-	}
-	v, err := f(ctx, c)
+	v, err := f(ctx, b)
 	if err != nil {
 		return none, statusOf(err)
 	}
 	return to(v), nil
 }
 
+// of turns a call of a capability into one of the backend, which may lack it.
+func of[C, T any](op string, f func(context.Context, C) (T, error)) func(context.Context, daytona.Backend) (T, error) {
+	return func(ctx context.Context, b daytona.Backend) (T, error) {
+		c, ok := daytona.As[C](b)
+		if !ok {
+			var none T
+			return none, &daytona.Error{Kind: daytona.KindUnsupported, Op: op, Message: "backend " + b.Name() + " does not support it"}
+		}
+		return f(ctx, c)
+	}
+}
+
+// ask makes a call of the backend's capability C that gives one value.
+func ask[C, T, M any](s *server, ctx context.Context, op string, f func(context.Context, C) (T, error), to func(T) M) (M, error) {
+	return answer(s, ctx, op, of(op, f), to)
+}
+
 // answers makes a call that gives any number of values.
-func answers[C, T, M any](s *server, out grpc.ServerStreamingServer[M], op string, f func(context.Context, C) iter.Seq2[T, error], to func(T) *M) error {
-	_, err := answer(s, out.Context(), op, func(ctx context.Context, c C) (struct{}, error) {
-		for v, err := range f(ctx, c) {
+func answers[T, M any](s *server, out grpc.ServerStreamingServer[M], op string, f func(context.Context, daytona.Backend) (iter.Seq2[T, error], error), to func(T) *M) error {
+	_, err := answer(s, out.Context(), op, func(ctx context.Context, b daytona.Backend) (struct{}, error) {
+		values, err := f(ctx, b)
+		if err != nil {
+			return struct{}{}, err
+		}
+		for v, err := range values {
 			if err == nil {
 				err = out.Send(to(v))
 			}
@@ -414,8 +430,8 @@ func (s *server) List(r *pb.Filter, out grpc.ServerStreamingServer[pb.Info]) err
 	if err := known("list sandboxes", r); err != nil {
 		return statusOf(err)
 	}
-	return answers(s, out, "list sandboxes", func(ctx context.Context, b daytona.Backend) iter.Seq2[daytona.Info, error] {
-		return b.List(ctx, filterFromWire(r))
+	return answers(s, out, "list sandboxes", func(ctx context.Context, b daytona.Backend) (iter.Seq2[daytona.Info, error], error) {
+		return b.List(ctx, filterFromWire(r)), nil
 	}, infoToWire)
 }
 
@@ -433,44 +449,45 @@ func (s *server) Connect(ctx context.Context, r *pb.SandboxRequest) (*pb.Connect
 }
 
 func (s *server) Pause(ctx context.Context, r *pb.SandboxRequest) (*pb.Info, error) {
-	return answer(s, ctx, "pause sandbox", func(ctx context.Context, b daytona.Pauser) (daytona.Info, error) { return b.Pause(ctx, r.GetId()) }, infoToWire)
+	return ask(s, ctx, "pause sandbox", func(ctx context.Context, b daytona.Pauser) (daytona.Info, error) { return b.Pause(ctx, r.GetId()) }, infoToWire)
 }
 
 func (s *server) Resume(ctx context.Context, r *pb.SandboxRequest) (*pb.Info, error) {
-	return answer(s, ctx, "resume sandbox", func(ctx context.Context, b daytona.Pauser) (daytona.Info, error) { return b.Resume(ctx, r.GetId()) }, infoToWire)
+	return ask(s, ctx, "resume sandbox", func(ctx context.Context, b daytona.Pauser) (daytona.Info, error) { return b.Resume(ctx, r.GetId()) }, infoToWire)
 }
 
 func (s *server) Fork(ctx context.Context, r *pb.NamedRequest) (*pb.Info, error) {
-	return answer(s, ctx, "fork sandbox", func(ctx context.Context, b interface {
-		daytona.Forker
-		daytona.Backend
-	}) (daytona.Info, error) {
-		i, err := b.Fork(ctx, r.GetId(), r.GetName())
+	const op = "fork sandbox"
+	return answer(s, ctx, op, func(ctx context.Context, b daytona.Backend) (daytona.Info, error) {
+		i, err := of(op, func(ctx context.Context, f daytona.Forker) (daytona.Info, error) {
+			return f.Fork(ctx, r.GetId(), r.GetName())
+		})(ctx, b)
 		return i, undo(ctx, err, func(ctx context.Context) error { return b.Delete(ctx, i.ID) })
 	}, infoToWire)
 }
 
 func (s *server) CreateSnapshot(ctx context.Context, r *pb.NamedRequest) (*pb.Snapshot, error) {
-	return answer(s, ctx, "create snapshot", func(ctx context.Context, b daytona.Snapshotter) (daytona.Snapshot, error) {
+	return ask(s, ctx, "create snapshot", func(ctx context.Context, b daytona.Snapshotter) (daytona.Snapshot, error) {
 		sn, err := b.CreateSnapshot(ctx, r.GetId(), r.GetName())
 		return sn, undo(ctx, err, func(ctx context.Context) error { return b.DeleteSnapshot(ctx, sn.ID) })
 	}, snapshotToWire)
 }
 
 func (s *server) GetSnapshot(ctx context.Context, r *pb.NamedRequest) (*pb.Snapshot, error) {
-	return answer(s, ctx, "get snapshot", func(ctx context.Context, b daytona.Snapshotter) (daytona.Snapshot, error) {
+	return ask(s, ctx, "get snapshot", func(ctx context.Context, b daytona.Snapshotter) (daytona.Snapshot, error) {
 		return b.GetSnapshot(ctx, r.GetName())
 	}, snapshotToWire)
 }
 
 func (s *server) ListSnapshots(_ *pb.ListRequest, out grpc.ServerStreamingServer[pb.Snapshot]) error {
-	return answers(s, out, "list snapshots", func(ctx context.Context, b daytona.Snapshotter) iter.Seq2[daytona.Snapshot, error] {
-		return b.ListSnapshots(ctx)
-	}, snapshotToWire)
+	const op = "list snapshots"
+	return answers(s, out, op, of(op, func(ctx context.Context, b daytona.Snapshotter) (iter.Seq2[daytona.Snapshot, error], error) {
+		return b.ListSnapshots(ctx), nil
+	}), snapshotToWire)
 }
 
 func (s *server) DeleteSnapshot(ctx context.Context, r *pb.NamedRequest) (*pb.DeleteResponse, error) {
-	return answer(s, ctx, "delete snapshot", func(ctx context.Context, b daytona.Snapshotter) (struct{}, error) {
+	return ask(s, ctx, "delete snapshot", func(ctx context.Context, b daytona.Snapshotter) (struct{}, error) {
 		return struct{}{}, b.DeleteSnapshot(ctx, r.GetName())
 	}, deleted)
 }
@@ -502,40 +519,41 @@ func changed[C any](s *server, ctx context.Context, op string, r proto.Message, 
 	if err := known(op, r); err != nil {
 		return nil, statusOf(err)
 	}
-	return answer(s, ctx, op, f, infoToWire)
+	return ask(s, ctx, op, f, infoToWire)
 }
 
 func (s *server) Archive(ctx context.Context, r *pb.SandboxRequest) (*pb.Info, error) {
-	return answer(s, ctx, "archive sandbox", func(ctx context.Context, b daytona.Archiver) (daytona.Info, error) { return b.Archive(ctx, r.GetId()) }, infoToWire)
+	return ask(s, ctx, "archive sandbox", func(ctx context.Context, b daytona.Archiver) (daytona.Info, error) { return b.Archive(ctx, r.GetId()) }, infoToWire)
 }
 
 func (s *server) CreateVolume(ctx context.Context, r *pb.NamedRequest) (*pb.Volume, error) {
-	return answer(s, ctx, "create volume", func(ctx context.Context, b daytona.VolumeManager) (daytona.Volume, error) {
+	return ask(s, ctx, "create volume", func(ctx context.Context, b daytona.VolumeManager) (daytona.Volume, error) {
 		v, err := b.CreateVolume(ctx, r.GetName())
 		return v, undo(ctx, err, func(ctx context.Context) error { return b.DeleteVolume(ctx, v.ID) })
 	}, volumeToWire)
 }
 
 func (s *server) GetVolume(ctx context.Context, r *pb.NamedRequest) (*pb.Volume, error) {
-	return answer(s, ctx, "get volume", func(ctx context.Context, b daytona.VolumeManager) (daytona.Volume, error) {
+	return ask(s, ctx, "get volume", func(ctx context.Context, b daytona.VolumeManager) (daytona.Volume, error) {
 		return b.GetVolume(ctx, r.GetName())
 	}, volumeToWire)
 }
 
 func (s *server) ListVolumes(_ *pb.ListRequest, out grpc.ServerStreamingServer[pb.Volume]) error {
-	return answers(s, out, "list volumes", func(ctx context.Context, b daytona.VolumeManager) iter.Seq2[daytona.Volume, error] {
-		return b.ListVolumes(ctx)
-	}, volumeToWire)
+	const op = "list volumes"
+	return answers(s, out, op, of(op, func(ctx context.Context, b daytona.VolumeManager) (iter.Seq2[daytona.Volume, error], error) {
+		return b.ListVolumes(ctx), nil
+	}), volumeToWire)
 }
 
 func (s *server) DeleteVolume(ctx context.Context, r *pb.NamedRequest) (*pb.DeleteResponse, error) {
-	return answer(s, ctx, "delete volume", func(ctx context.Context, b daytona.VolumeManager) (struct{}, error) {
+	return ask(s, ctx, "delete volume", func(ctx context.Context, b daytona.VolumeManager) (struct{}, error) {
 		return struct{}{}, b.DeleteVolume(ctx, r.GetName())
 	}, deleted)
 }
 
 func (s *server) Wait(ctx context.Context, r *pb.WaitRequest) (*pb.Info, error) {
-	return answer(s, ctx, "wait for sandbox", func(ctx context.Context, b daytona.Watcher) (daytona.Info, error) {
+	return ask(s, ctx, "wait for sandbox", func(ctx context.Context, b daytona.Watcher) (daytona.Info, error) {
 		return b.Wait(ctx, r.GetId(), statesFromWire(r.GetStates())...)
 	}, infoToWire)
 }

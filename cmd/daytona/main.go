@@ -9,9 +9,8 @@ import (
 	"net/url"
 	"os"
 
-	_ "github.com/daytona-go/daytona/backend/docker"
+	_ "github.com/daytona-go/daytona/backend/all"
 	"github.com/daytona-go/daytona/backend/local"
-	_ "github.com/daytona-go/daytona/backend/plugin"
 	"github.com/daytona-go/daytona/cmd/daytona/internal/cli"
 )
 

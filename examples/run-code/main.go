@@ -1,27 +1,36 @@
-// Run code, shell lines and programs in a sandbox, and survive what goes wrong.
+// Run code, shell lines and programs in a sandbox, and survive what goes wrong;
+// wherever sandboxes live.
 //
 //	go run ./examples/run-code
+//	go run ./examples/run-code -backend 'docker://?image=python:3'
+//	DAYTONA_BACKEND=plugin:demo go run ./examples/run-code
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
+	"flag"
 	"fmt"
 	"log"
+	"os"
 	"time"
 
 	"github.com/daytona-go/daytona"
-	_ "github.com/daytona-go/daytona/backend/local"
+	_ "github.com/daytona-go/daytona/backend/all"
 )
 
 func main() {
-	if err := run(context.Background()); err != nil {
+	// What the daytona command does, too: flag, else variable, else this machine.
+	backend := flag.String("backend", cmp.Or(os.Getenv("DAYTONA_BACKEND"), "local://"), "`URL` of where sandboxes live")
+	flag.Parse()
+	if err := run(context.Background(), *backend); err != nil {
 		log.Fatal(err)
 	}
 }
 
-func run(ctx context.Context) error {
-	client, err := daytona.Open(ctx, "local://")
+func run(ctx context.Context, backend string) error {
+	client, err := daytona.Open(ctx, backend)
 	if err != nil {
 		return err
 	}

@@ -274,7 +274,7 @@ func TestBackendsAreStrangers(t *testing.T) {
 	}
 	for _, p := range all {
 		b := backendOf(p.ImportPath)
-		if b == "" || b == "backendtest" {
+		if b == "" || b == "backendtest" || b == "all" {
 			continue
 		}
 		for _, dep := range p.Deps {
@@ -490,4 +490,40 @@ func TestDependenciesAreExplained(t *testing.T) {
 	for m, by := range missing {
 		t.Errorf("docs/dependencies.md does not say why %s (imported by %s)", m, by)
 	}
+}
+
+// capabilities are the optional interfaces of a backend.
+var capabilities = []string{"Pauser", "Forker", "Snapshotter", "Resizer", "NetworkPolicer", "Archiver", "Updater", "VolumeManager", "Watcher"}
+
+// TestCapabilitiesAreAsked checks that nobody asserts what daytona.As finds: the
+// type of a backend does not tell.
+func TestCapabilitiesAreAsked(t *testing.T) {
+	files(t, true, func(p *pkg, name string, f *ast.File, fset *token.FileSet) {
+		d, _ := rel(p.ImportPath)
+		refuse := func(e ast.Expr) {
+			x, ok := e.(*ast.Ident)
+			if s, is := e.(*ast.SelectorExpr); is {
+				from, _ := s.X.(*ast.Ident)
+				x, ok = s.Sel, from != nil && from.Name == "daytona"
+			} else if d != "." {
+				return
+			}
+			if ok && slices.Contains(capabilities, x.Name) {
+				t.Errorf("%s:%d: asserts a %s; ask daytona.As", name, fset.Position(e.Pos()).Line, x.Name)
+			}
+		}
+		ast.Inspect(f, func(n ast.Node) bool {
+			switch n := n.(type) {
+			case *ast.TypeAssertExpr:
+				refuse(n.Type)
+			case *ast.TypeSwitchStmt:
+				for _, c := range n.Body.List {
+					for _, e := range c.(*ast.CaseClause).List {
+						refuse(e)
+					}
+				}
+			}
+			return true
+		})
+	})
 }

@@ -6,8 +6,10 @@
 package wire
 
 import (
+	"bytes"
 	"encoding/json"
 	"net/http"
+	"strconv"
 	"strings"
 	"time"
 )
@@ -105,12 +107,16 @@ func WriteError(w http.ResponseWriter, r *http.Request, status int, code, messag
 	WriteJSON(w, status, NewError(r, status, code, message))
 }
 
-// WriteJSON answers with a JSON body.
+// WriteJSON answers with a JSON body. It says how long that is, so that a client
+// knows the end of an answer to a request whose body is still on its way.
 func WriteJSON(w http.ResponseWriter, status int, body any) {
+	var b bytes.Buffer
+	_ = json.NewEncoder(&b).Encode(body) // the types are this package's
 	w.Header().Set("Content-Type", "application/json; charset=utf-8")
+	w.Header().Set("Content-Length", strconv.Itoa(b.Len()))
 	w.WriteHeader(status)
 	// The client is gone if this fails: there is nobody to tell.
-	_ = json.NewEncoder(w).Encode(body)
+	_, _ = w.Write(b.Bytes())
 }
 
 // Dir is the answer of /user-home-dir and /work-dir.
