@@ -66,6 +66,11 @@ func (r Reference) open() (v1.Image, error) {
 		if err != nil {
 			return nil, err
 		}
+		for _, m := range manifest.Manifests {
+			if m.Digest == d.Digest {
+				d = m // where only the digest was asked for
+			}
+		}
 		if !d.MediaType.IsIndex() {
 			return index.Image(d.Digest)
 		}

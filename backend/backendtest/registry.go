@@ -70,42 +70,67 @@ func SmallImage(t testing.TB) v1.Image {
 	return img
 }
 
-// checkRegistry pulls from a registry that wants a password, without TLS, as it
-// is on the loopback interface.
-func checkRegistry(c *env) {
-	const user, password = "somebody", "s3cret"
+// PrivateRegistry is a registry of this process that wants a password, without
+// TLS, as it is on the loopback interface.
+type PrivateRegistry struct {
+	Host           string
+	Image          string // a SmallImage in it
+	User, Password string
+}
+
+// NewPrivateRegistry starts one, until the test ends.
+func NewPrivateRegistry(t testing.TB) *PrivateRegistry {
+	t.Helper()
+	r := &PrivateRegistry{User: "somebody", Password: "s3cret"}
 	images := registry.New(registry.Logger(log.New(io.Discard, "", 0)))
-	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		if u, p, ok := r.BasicAuth(); !ok || u != user || p != password {
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, req *http.Request) {
+		if u, p, ok := req.BasicAuth(); !ok || u != r.User || p != r.Password {
 			w.Header().Set("WWW-Authenticate", `Basic realm="test"`)
 			w.Header().Set("Content-Type", "application/json")
 			w.WriteHeader(http.StatusUnauthorized)
 			fmt.Fprint(w, `{"errors":[{"code":"UNAUTHORIZED","message":"who are you?"}]}`)
 			return
 		}
-		images.ServeHTTP(w, r)
+		images.ServeHTTP(w, req)
 	}))
-	c.Cleanup(server.Close)
-	host := strings.TrimPrefix(server.URL, "http://")
-	ref, err := name.ParseReference(host + "/private/small:1")
-	c.try("the image's name", err)
-	c.try("push an image", remote.Write(ref, SmallImage(c), remote.WithAuth(&authn.Basic{Username: user, Password: password})))
+	t.Cleanup(server.Close)
+	r.Host = strings.TrimPrefix(server.URL, "http://")
+	r.Image = r.Host + "/private/small:1"
+	ref, err := name.ParseReference(r.Image)
+	if err == nil {
+		err = remote.Write(ref, SmallImage(t), remote.WithAuth(&authn.Basic{Username: r.User, Password: r.Password}))
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	return r
+}
+
+// Login gives the current user's configuration what `docker login` would write.
+func (r *PrivateRegistry) Login(t testing.TB, user, password string) {
+	t.Helper()
+	configureDocker(t, fmt.Sprintf(`{"auths":{%q:{"auth":%q}}}`, r.Host, base64.StdEncoding.EncodeToString([]byte(user+":"+password))))
+}
+
+func configureDocker(t testing.TB, config string) {
+	t.Helper()
+	dir := t.TempDir()
+	t.Setenv("DOCKER_CONFIG", dir)
+	if err := os.WriteFile(filepath.Join(dir, "config.json"), []byte(config), 0o600); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// checkRegistry pulls with and without the right credentials.
+func checkRegistry(c *env) {
+	reg := NewPrivateRegistry(c)
 	forget := func() {
 		if c.h.ForgetImage != nil {
-			c.try("forget the image", c.h.ForgetImage(c.ctx, ref.String()))
+			c.try("forget the image", c.h.ForgetImage(c.ctx, reg.Image))
 		}
 	}
-
-	// configure writes what `docker login` would, and opens a backend that finds it.
-	configure := func(config string) {
-		dir := c.TempDir()
-		c.Setenv("DOCKER_CONFIG", dir)
-		c.try("write", os.WriteFile(filepath.Join(dir, "config.json"), []byte(config), 0o600))
-		c.client, c.state = nil, ""
-	}
-	login := func(u, p string) string {
-		return fmt.Sprintf(`{"auths":{%q:{"auth":%q}}}`, host, base64.StdEncoding.EncodeToString([]byte(u+":"+p)))
-	}
+	// A backend may read the configuration when it is opened.
+	fresh := func() { c.client, c.state = nil, "" }
 	create := func(image string, progress func(daytona.Progress)) error {
 		sb, err := c.open().Create(c.ctx, c.spec(func(s *daytona.Spec) {
 			s.Image, s.User, s.OnProgress = image, "root", progress
@@ -119,24 +144,26 @@ func checkRegistry(c *env) {
 		return sb.Delete(c.ctx)
 	}
 
-	configure(login(user, "guess"))
-	if err := create(ref.String(), nil); !errors.Is(err, daytona.ErrUnauthorized) || strings.Contains(err.Error(), "guess") {
+	reg.Login(c, reg.User, "guess")
+	if err := create(reg.Image, nil); !errors.Is(err, daytona.ErrUnauthorized) || strings.Contains(err.Error(), "guess") {
 		c.Errorf("with a wrong password: %v", err)
 	}
-	configure(`{}`)
-	if err := create(ref.String(), nil); !errors.Is(err, daytona.ErrUnauthorized) {
+	configureDocker(c, `{}`)
+	fresh()
+	if err := create(reg.Image, nil); !errors.Is(err, daytona.ErrUnauthorized) {
 		c.Errorf("without a password: %v", err)
 	}
-	configure(login(user, password))
-	if err := create(host+"/private/none:1", nil); !errors.Is(err, daytona.ErrNotFound) ||
+	reg.Login(c, reg.User, reg.Password)
+	fresh()
+	if err := create(reg.Host+"/private/none:1", nil); !errors.Is(err, daytona.ErrNotFound) ||
 		!strings.Contains(strings.ToLower(err.Error()), "unknown") && !strings.Contains(err.Error(), "not found") {
 		c.Errorf("an image that there is not: %v; want what the registry says", err)
 	}
 	var seen []daytona.Progress
-	c.try("create from the registry", create(ref.String(), func(p daytona.Progress) { seen = append(seen, p) }))
+	c.try("create from the registry", create(reg.Image, func(p daytona.Progress) { seen = append(seen, p) }))
 	last, pulling := daytona.Progress{}, 0
 	for _, p := range seen {
-		if !strings.Contains(p.Stage, "pulling "+ref.String()) {
+		if !strings.Contains(p.Stage, "pulling "+reg.Image) {
 			continue
 		}
 		pulling++
@@ -151,10 +178,11 @@ func checkRegistry(c *env) {
 	forget()
 
 	bin := c.TempDir()
-	script := fmt.Sprintf("#!/bin/sh\necho '{\"Username\":%q,\"Secret\":%q}'\n", user, password)
+	script := fmt.Sprintf("#!/bin/sh\necho '{\"Username\":%q,\"Secret\":%q}'\n", reg.User, reg.Password)
 	c.try("write", os.WriteFile(filepath.Join(bin, "docker-credential-daytonatest"), []byte(script), 0o755))
 	c.Setenv("PATH", bin+":"+os.Getenv("PATH"))
-	configure(fmt.Sprintf(`{"credHelpers":{%q:"daytonatest"}}`, host))
-	c.try("create with a credential helper", create(ref.String(), nil))
+	configureDocker(c, fmt.Sprintf(`{"credHelpers":{%q:"daytonatest"}}`, reg.Host))
+	fresh()
+	c.try("create with a credential helper", create(reg.Image, nil))
 	forget()
 }

@@ -20,6 +20,7 @@ import (
 	"github.com/containerd/containerd/v2/core/snapshots"
 	"github.com/containerd/containerd/v2/defaults"
 	"github.com/containerd/containerd/v2/pkg/namespaces"
+	"github.com/google/go-containerregistry/pkg/authn"
 	"github.com/google/go-containerregistry/pkg/v1/empty"
 	"github.com/google/go-containerregistry/pkg/v1/layout"
 
@@ -311,4 +312,24 @@ func smallLayout(t *testing.T) string {
 		t.Fatal(err)
 	}
 	return "oci:" + dir
+}
+
+// TestKeychain: of the registries' passwords those count that a service has set,
+// and not the current user's.
+func TestKeychain(t *testing.T) {
+	if why := missing(t.Context()); why != "" {
+		t.Skip(why)
+	}
+	registry := backendtest.NewPrivateRegistry(t)
+	registry.Login(t, registry.User, registry.Password)
+	o := options(t.TempDir())
+	o.Keychain = authn.NewMultiKeychain()
+	c, err := containerd.Open(t.Context(), o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	if _, err := c.Create(t.Context(), daytona.Spec{Image: registry.Image}); !errors.Is(err, daytona.ErrUnauthorized) {
+		t.Errorf("%v", err)
+	}
 }

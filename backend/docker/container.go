@@ -242,7 +242,7 @@ func (p *proc) Is(r *record) bool     { return p.startedAt == r.Own.StartedAt }
 
 func (p *proc) Close() {
 	p.cancel()
-	p.b.relays.end(p.id, p.startedAt)
+	p.b.relays.End(p.id, p.startedAt)
 }
 
 func (p *proc) Kill() {
@@ -413,7 +413,7 @@ func (b *backend) configure(r *record) ([]byte, error) {
 	if r.TTL > 0 {
 		config.Agent.TTL = max(time.Until(r.CreatedAt.Add(r.TTL)), time.Millisecond)
 	}
-	policy, err := policyOf(r.Network)
+	policy, err := lifecycle.PolicyOf(r.Network)
 	if err != nil {
 		return nil, err
 	}

@@ -68,6 +68,7 @@ import (
 	"github.com/daytona-go/daytona"
 	"github.com/daytona-go/daytona/internal/agentbin"
 	"github.com/daytona-go/daytona/internal/lifecycle"
+	"github.com/daytona-go/daytona/internal/link"
 	"github.com/daytona-go/daytona/internal/network"
 	"github.com/daytona-go/daytona/internal/network/policy"
 )
@@ -186,7 +187,7 @@ type backend struct {
 		sync.Mutex
 		found string // the transport, once an agent was reached
 	}
-	relays relays
+	relays link.Sessions
 
 	volume struct {
 		sync.Mutex
@@ -226,6 +227,7 @@ type limits struct {
 // with the reason.
 func New(ctx context.Context, opts *Options) (_ daytona.Backend, err error) {
 	b := &backend{}
+	b.relays.Start = b.startRelay
 	if opts != nil {
 		b.opts = *opts
 	}
@@ -317,7 +319,7 @@ func (b *backend) Close() error {
 		return nil
 	}
 	err := b.keeper.Close()
-	b.relays.close()
+	b.relays.Close()
 	return errors.Join(err, b.api.Close())
 }
 
@@ -378,25 +380,13 @@ func (b *backend) admit(spec *daytona.Spec) error {
 	case !b.can.processes:
 		return refuse("Resources.Processes", r.Processes, noCgroup)
 	}
-	if _, err := policyOf(spec.Network); err != nil {
+	if _, err := lifecycle.PolicyOf(spec.Network); err != nil {
 		return &daytona.Error{Kind: daytona.KindInvalid, Op: lifecycle.CreateOp, Field: "Network.Allow", Value: spec.Network.Allow, Err: err}
 	}
 	if r.Processes == 0 {
 		r.Processes = lifecycle.DefaultProcesses
 	}
 	return nil
-}
-
-// policyOf is a policy in the network's terms.
-func policyOf(p daytona.NetworkPolicy) (network.Policy, error) {
-	var allow []string
-	if p.Allow != nil {
-		allow = []string{} // nothing at all is not the default
-	}
-	for _, a := range p.Allow {
-		allow = append(allow, a.String())
-	}
-	return network.ParsePolicy(p.Block, allow)
 }
 
 // diskDriver is the storage driver that can limit a container's disk, on an XFS

@@ -13,6 +13,8 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/google/go-containerregistry/pkg/authn"
+
 	"github.com/daytona-go/daytona"
 	"github.com/daytona-go/daytona/backend/backendtest"
 	"github.com/daytona-go/daytona/backend/docker"
@@ -53,6 +55,9 @@ func harness() *backendtest.Harness {
 		Spec:      daytona.Spec{Image: sandboxImage()},
 		Leftovers: leftovers,
 		HostFiles: agents,
+		ForgetImage: func(ctx context.Context, ref string) error {
+			return exec.CommandContext(ctx, "docker", "rmi", "-f", ref).Run()
+		},
 		DockerImage: func(ctx context.Context, id string) (string, error) {
 			out, err := exec.CommandContext(ctx, "docker", "ps", "--filter", "label=io.github.daytona-go.sandbox="+id, "--format", "{{.Image}}").Output()
 			return strings.TrimSpace(string(out)), err
@@ -166,5 +171,24 @@ func TestPipeForPasswd(t *testing.T) {
 	}
 	if err := sb.Delete(t.Context()); err != nil {
 		t.Error(err)
+	}
+}
+
+// TestKeychain: of the registries' passwords those count that a service has set,
+// and not the current user's.
+func TestKeychain(t *testing.T) {
+	if why := missing(); why != "" {
+		t.Skip(why)
+	}
+	registry := backendtest.NewPrivateRegistry(t)
+	registry.Login(t, registry.User, registry.Password)
+	o := &docker.Options{Dir: t.TempDir(), Keychain: authn.NewMultiKeychain()}
+	c, err := docker.Open(t.Context(), o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	if _, err := c.Create(t.Context(), daytona.Spec{Image: registry.Image}); !errors.Is(err, daytona.ErrUnauthorized) {
+		t.Errorf("%v", err)
 	}
 }

@@ -5,9 +5,7 @@ package docker_test
 import (
 	"bytes"
 	"context"
-	"errors"
 	"fmt"
-	"math/rand/v2"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -25,6 +23,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/daytona-go/daytona"
+	"github.com/daytona-go/daytona/backend/backendtest"
 	"github.com/daytona-go/daytona/backend/docker"
 )
 
@@ -88,11 +87,11 @@ func newEngine(t *testing.T, dir string, opts engineOptions) *engine {
 		t.Fatalf("a network namespace: %v", err)
 	}
 	t.Cleanup(e.close)
-	e.start()
+	e.Start()
 	return e
 }
 
-func (e *engine) start() {
+func (e *engine) Start() {
 	e.t.Helper()
 	args := []string{"-n", "-t", strconv.Itoa(e.network.Process.Pid)}
 	if e.opts.hide != "" {
@@ -112,9 +111,9 @@ func (e *engine) start() {
 	}
 }
 
-// kill is SIGKILL for the engine, and with it for its containerd, which it has
+// Kill is SIGKILL for the engine, and with it for its containerd, which it has
 // the kernel kill when it dies itself. Containers go on.
-func (e *engine) kill() {
+func (e *engine) Kill() {
 	_ = e.dockerd.Process.Kill()
 	_ = e.dockerd.Wait()
 	// An engine takes one that is dead, but that nobody has waited for, for a
@@ -196,7 +195,7 @@ func (e *engine) close() {
 	}
 }
 
-// smallLayout is smallImage as a file of this machine.
+// smallLayout is backendtest.SmallImage as a file of this machine.
 func smallLayout(t *testing.T) string {
 	t.Helper()
 	dir := t.TempDir()
@@ -204,18 +203,18 @@ func smallLayout(t *testing.T) string {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := l.AppendImage(smallImage(t), layout.WithAnnotations(map[string]string{"org.opencontainers.image.ref.name": "small"})); err != nil {
+	if err := l.AppendImage(backendtest.SmallImage(t), layout.WithAnnotations(map[string]string{"org.opencontainers.image.ref.name": "small"})); err != nil {
 		t.Fatal(err)
 	}
 	return "oci:" + dir + ":small"
 }
 
-// archive writes smallImage as `docker save` would.
+// archive writes backendtest.SmallImage as `docker save` would.
 func archive(t *testing.T, path string) {
 	t.Helper()
 	tag, err := name.NewTag("small:latest")
 	if err == nil {
-		err = tarball.WriteToFile(path, tag, smallImage(t))
+		err = tarball.WriteToFile(path, tag, backendtest.SmallImage(t))
 	}
 	if err != nil {
 		t.Fatal(err)
@@ -276,159 +275,24 @@ func TestEngineKilled(t *testing.T) {
 }
 
 func testEngineKilled(t *testing.T, opts engineOptions) {
-	const seed = 20261125
-	rng := rand.New(rand.NewPCG(seed, 3))
 	e := newEngine(t, t.TempDir(), opts)
-	state := t.TempDir()
-	b, err := docker.New(t.Context(), &docker.Options{Host: e.host, Dir: state, Image: smallLayout(t), Transport: os.Getenv(transportVariable)})
-	if err != nil {
-		t.Fatal(err)
+	h := harness()
+	h.Open = func(ctx context.Context, state string) (daytona.Backend, error) {
+		return docker.New(ctx, &docker.Options{Host: e.host, Dir: state, Transport: os.Getenv(transportVariable)})
 	}
-	c := daytona.New(b)
-	t.Cleanup(func() {
-		if err := c.Close(); err != nil {
-			t.Errorf("close: %v", err)
-		}
-	})
-	create := func(ctx context.Context, name string) (daytona.Sandbox, error) {
-		return c.Create(ctx, daytona.Spec{Name: name, User: "root", Persistent: true})
-	}
-	bystander, err := create(t.Context(), "bystander")
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := bystander.FileSystem().WriteFile(t.Context(), "kept", []byte("kept"), 0); err != nil {
-		t.Fatal(err)
-	}
-	// usable demands of a sandbox that it is in one of the two states that last,
-	// and works.
-	usable := func(sb daytona.Sandbox) error {
-		info, err := sb.Refresh(t.Context())
+	h.Spec.Image = smallLayout(t)
+	h.Leftovers = func(_ context.Context, state string) ([]string, error) {
+		left, err := filepath.Glob(filepath.Join(state, "sandboxes", "*"))
 		if err != nil {
-			return err
+			return nil, err
 		}
-		if info.State != daytona.StateStarted && info.State != daytona.StateStopped {
-			return fmt.Errorf("%s is %s (%s)", info.Name, info.State, info.Reason)
+		for id := range strings.FieldsSeq(e.docker("ps", "-a", "-q")) {
+			left = append(left, "container "+id)
 		}
-		if err := sb.Start(t.Context()); err != nil {
-			return err
-		}
-		return sb.FileSystem().WriteFile(t.Context(), "written", []byte("x"), 0)
+		return append(left, e.processes()...), nil
 	}
-	eventually := func(what string, f func() error) {
-		t.Helper()
-		err := f()
-		for deadline := time.Now().Add(30 * time.Second); err != nil && time.Now().Before(deadline); err = f() {
-			time.Sleep(50 * time.Millisecond)
-		}
-		if err != nil {
-			t.Fatalf("%s: %v", what, err)
-		}
+	backendtest.RunEngineCrash(t, h, e)
+	if out := e.docker("images", "--format", "{{.Repository}}"); out != "daytona.local/import" {
+		t.Errorf("images %q", out)
 	}
-	// About what each takes.
-	took := map[string]time.Duration{"create": 400 * time.Millisecond, "stop": 150 * time.Millisecond, "delete": 150 * time.Millisecond, "start": 300 * time.Millisecond}
-	for round, op := range []string{"create", "stop", "delete", "create", "start"} {
-		victim, err := create(t.Context(), fmt.Sprintf("victim-%d", round))
-		if err != nil {
-			t.Fatalf("round %d: %v", round, err)
-		}
-		if err := victim.FileSystem().WriteFile(t.Context(), "mine", []byte(op), 0); err != nil {
-			t.Fatal(err)
-		}
-		if op == "start" {
-			if err := victim.Stop(t.Context(), nil); err != nil {
-				t.Fatal(err)
-			}
-		}
-		ended := make(chan error, 1)
-		go func() {
-			switch op {
-			case "create":
-				_, err := create(t.Context(), fmt.Sprintf("made-%d", round))
-				ended <- err
-			case "stop":
-				ended <- victim.Stop(t.Context(), &daytona.StopOptions{Force: true})
-			case "delete":
-				ended <- victim.Delete(t.Context())
-			case "start":
-				ended <- victim.Start(t.Context())
-			}
-		}()
-		delay := time.Duration(rng.Int64N(int64(took[op])))
-		time.Sleep(delay) // the moment of the blow
-		e.kill()
-		begin := time.Now()
-		select {
-		case err = <-ended:
-		case <-time.After(30 * time.Second):
-			t.Fatalf("round %d: %s goes on without an engine", round, op)
-		}
-		t.Logf("round %d: the engine was killed %v into %s, which took another %v and gave %v", round, delay, op, time.Since(begin).Round(time.Millisecond), err)
-		if e, ok := errors.AsType[*daytona.Error](err); err != nil && (!ok || e.Kind == "" || e.Kind == daytona.KindInternal) {
-			t.Errorf("round %d: the error of %s has no kind: %v", round, op, err)
-		}
-		// What cannot be asked is not answered as if it were known.
-		if err := bystander.Stop(t.Context(), &daytona.StopOptions{Force: true}); round == 0 && !errors.Is(err, daytona.ErrUnavailable) {
-			t.Errorf("stop without an engine: %v, want it unavailable", err)
-		}
-		e.start()
-
-		eventually("the bystander works", func() error { return usable(bystander) })
-		if b, err := bystander.FileSystem().ReadFile(t.Context(), "kept"); err != nil || string(b) != "kept" {
-			t.Errorf("round %d: the bystander's file: %q, %v", round, b, err)
-		}
-		_, err = c.Get(t.Context(), victim.ID())
-		if op == "delete" {
-			eventually("what was half deleted is gone", func() error {
-				if _, err := c.Get(t.Context(), victim.ID()); !errors.Is(err, daytona.ErrNotFound) {
-					return fmt.Errorf("get: %v", err)
-				}
-				return nil
-			})
-		} else if err != nil {
-			t.Errorf("round %d: the victim is lost: %v", round, err)
-		}
-		for sb, err := range c.List(t.Context(), nil) {
-			if err != nil {
-				t.Fatal(err)
-			}
-			if sb.ID() == bystander.ID() {
-				continue
-			}
-			eventually(sb.Info().Name+" works", func() error { return usable(sb) })
-			if sb.ID() == victim.ID() {
-				if b, err := sb.FileSystem().ReadFile(t.Context(), "mine"); err != nil || string(b) != op {
-					t.Errorf("round %d: the victim's file: %q, %v", round, b, err)
-				}
-			}
-			if err := sb.Delete(t.Context()); err != nil {
-				t.Fatalf("round %d: delete %s: %v", round, sb.Info().Name, err)
-			}
-		}
-		eventually("one sandbox is left", func() error {
-			entries, err := os.ReadDir(filepath.Join(state, "sandboxes"))
-			if err != nil || len(entries) != 1 {
-				return fmt.Errorf("%d directories, %v", len(entries), err)
-			}
-			if out := e.docker("ps", "-a", "-q"); len(strings.Fields(out)) != 1 {
-				return fmt.Errorf("containers %q", out)
-			}
-			if p := e.processes(); len(p) != 1 { // its agent
-				return fmt.Errorf("processes %q", p)
-			}
-			return nil
-		})
-	}
-	if err := bystander.Delete(t.Context()); err != nil {
-		t.Fatal(err)
-	}
-	eventually("nothing is left", func() error {
-		if out := e.docker("images", "--format", "{{.Repository}}"); out != "daytona.local/import" {
-			return fmt.Errorf("images %q", out)
-		}
-		if p := e.processes(); len(p) != 0 {
-			return fmt.Errorf("processes %q", p)
-		}
-		return nil
-	})
 }

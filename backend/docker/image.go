@@ -8,7 +8,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"io/fs"
 	"slices"
 	"strings"
 	"time"
@@ -16,10 +15,6 @@ import (
 	"github.com/containerd/errdefs"
 	"github.com/google/go-containerregistry/pkg/authn"
 	"github.com/google/go-containerregistry/pkg/name"
-	v1 "github.com/google/go-containerregistry/pkg/v1"
-	"github.com/google/go-containerregistry/pkg/v1/empty"
-	"github.com/google/go-containerregistry/pkg/v1/layout"
-	"github.com/google/go-containerregistry/pkg/v1/mutate"
 	"github.com/google/go-containerregistry/pkg/v1/tarball"
 	"github.com/moby/moby/api/pkg/authconfig"
 	"github.com/moby/moby/api/types/jsonstream"
@@ -186,10 +181,7 @@ func (b *backend) credentials(ctx context.Context, tag string) (string, error) {
 // load gives the engine an image that is a file or a directory of this machine,
 // unless it has it already.
 func (b *backend) load(ctx context.Context, ref image.Reference) (tag string, err error) {
-	img, err := b.open(ref)
-	if errors.Is(err, fs.ErrNotExist) {
-		return "", fmt.Errorf("%w: %w", image.ErrNotFound, err)
-	}
+	img, err := ref.Open()
 	if err != nil {
 		return "", err
 	}
@@ -267,38 +259,4 @@ func (b *backend) collect(ctx context.Context, but string) {
 			warn(tag, err)
 		}
 	}
-}
-
-// open reads an image that is a file or a directory of this machine.
-func (b *backend) open(ref image.Reference) (v1.Image, error) {
-	switch ref.Scheme() {
-	case image.SchemeDockerArchive:
-		return tarball.ImageFromPath(ref.Path(), nil)
-	case image.SchemeTar:
-		layer, err := tarball.LayerFromFile(ref.Path())
-		if err != nil {
-			return nil, err
-		}
-		return mutate.AppendLayers(empty.Image, layer)
-	case image.SchemeOCI:
-		index, err := layout.ImageIndexFromPath(ref.Path())
-		if err != nil {
-			return nil, err
-		}
-		manifest, err := index.IndexManifest()
-		if err != nil {
-			return nil, err
-		}
-		for _, m := range manifest.Manifests {
-			if want := ref.Tag(); want != "" && m.Annotations["org.opencontainers.image.ref.name"] != want {
-				continue
-			}
-			if want := ref.Digest(); want != "" && m.Digest.String() != want {
-				continue
-			}
-			return index.Image(m.Digest)
-		}
-		return nil, fmt.Errorf("%w: the layout has no image of this name", image.ErrNotFound)
-	}
-	return nil, fmt.Errorf("%w: the docker backend cannot import %s", errors.ErrUnsupported, ref)
 }

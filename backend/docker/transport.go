@@ -126,7 +126,7 @@ func (b *backend) dial(ctx context.Context, id string) (net.Conn, error) {
 		}
 		return link.Client(ctx, c, r.Own.Key)
 	case viaExec:
-		return b.relays.dial(ctx, b, r)
+		return b.relays.Dial(ctx, r.ID, r.Own.StartedAt)
 	}
 	return nil, fmt.Errorf("%s says nothing of how its agent is reached", b.File(id, "record.json"))
 }
@@ -179,12 +179,12 @@ func (b *backend) awaitAgent(ctx context.Context, r *record, p *proc) error {
 			if r.Own.Transport == viaExec {
 				continue
 			}
-			c, err := b.relays.dial(ctx, b, r)
+			c, err := b.relays.Dial(ctx, r.ID, r.Own.StartedAt)
 			if err != nil {
 				continue
 			}
 			c.Close()
-			b.relays.end(r.ID, r.Own.StartedAt)
+			b.relays.End(r.ID, r.Own.StartedAt)
 			if err := try(); err != nil {
 				return &unreached{r.Own.Transport, err}
 			}
@@ -217,148 +217,30 @@ func whereIs(ctx context.Context, address string) (here bool, elsewhere []netip.
 	return false, elsewhere, nil
 }
 
-// relays are the sessions with the relays in containers, one a sandbox however
-// many connections it takes, each begun when it is needed and again when it has
-// broken.
-type relays struct {
-	mu     sync.Mutex
-	open   map[string]*relay // by sandbox
-	closed bool
-}
-
-type relay struct {
-	startedAt string        // the run of the container
-	ready     chan struct{} // closed when what follows is there
-	session   *link.Session
-	output    *demux
-	err       error
-}
-
-// dial connects to the agent through the sandbox's relay.
-func (rs *relays) dial(ctx context.Context, b *backend, r *record) (net.Conn, error) {
-	for again := true; ; again = false {
-		e, old := rs.get(b, r)
-		select {
-		case <-e.ready:
-		case <-ctx.Done():
-			return nil, ctx.Err()
-		}
-		err := e.err
-		if err == nil {
-			var c net.Conn
-			if c, err = e.session.Dial(ctx); err == nil || ctx.Err() != nil {
-				return c, err
-			}
-			select {
-			case <-e.session.Done():
-				if said := e.output.errors(); said != "" {
-					err = fmt.Errorf("%w: %s", err, said)
-				}
-			default:
-				return nil, err // the relay is well, the agent is not
-			}
-		}
-		rs.drop(r.ID, e)
-		if !again || !old {
-			return nil, err
-		}
-	}
-}
-
-// get returns the relay of a sandbox's present run, and whether it was there.
-func (rs *relays) get(b *backend, r *record) (_ *relay, old bool) {
-	rs.mu.Lock()
-	defer rs.mu.Unlock()
-	e := rs.open[r.ID]
-	if e != nil && e.startedAt == r.Own.StartedAt {
-		return e, true
-	}
-	if e != nil {
-		go e.close()
-	}
-	e = &relay{startedAt: r.Own.StartedAt, ready: make(chan struct{})}
-	if rs.closed {
-		e.err = errors.New("the backend is closed")
-		close(e.ready)
-		return e, false
-	}
-	if rs.open == nil {
-		rs.open = map[string]*relay{}
-	}
-	rs.open[r.ID] = e
-	go func() {
-		// Whoever asked first may go: others wait for the same.
-		ctx, cancel := context.WithTimeout(context.Background(), engineTimeout)
-		defer cancel()
-		e.session, e.output, e.err = b.startRelay(ctx, r)
-		close(e.ready)
-	}()
-	return e, false
-}
-
-// end ends the relay of a run of a sandbox's container, if there is one.
-func (rs *relays) end(id, startedAt string) {
-	rs.mu.Lock()
-	e := rs.open[id]
-	rs.mu.Unlock()
-	if e != nil && e.startedAt == startedAt {
-		rs.drop(id, e)
-	}
-}
-
-// drop ends a relay.
-func (rs *relays) drop(id string, e *relay) {
-	rs.mu.Lock()
-	if rs.open[id] == e {
-		delete(rs.open, id)
-	}
-	rs.mu.Unlock()
-	e.close()
-}
-
-func (rs *relays) close() {
-	rs.mu.Lock()
-	all := rs.open
-	rs.open, rs.closed = nil, true
-	rs.mu.Unlock()
-	for _, e := range all {
-		e.close()
-	}
-}
-
-func (e *relay) close() {
-	<-e.ready
-	if e.session != nil {
-		e.session.Close()
-	}
-}
-
 // startRelay has the engine run a relay in a sandbox's container.
-func (b *backend) startRelay(ctx context.Context, r *record) (*link.Session, *demux, error) {
+func (b *backend) startRelay(ctx context.Context, id string) (link.Stream, error) {
+	r, err := b.Load(id)
+	if err != nil {
+		return nil, err
+	}
 	// The engine reads the users for that, too, and waits for ever where they are
 	// in a pipe. (A sandbox that puts one there between the two has cost the
 	// engine a thread, and nobody else anything.)
 	if err := b.checkFiles(ctx, lifecycle.DialOp, r); err != nil {
-		return nil, nil, err
+		return nil, err
 	}
-	created, err := b.api.ExecCreate(ctx, b.containerName(r.ID), client.ExecCreateOptions{
+	created, err := b.api.ExecCreate(ctx, b.containerName(id), client.ExecCreateOptions{
 		User: "0:0", WorkingDir: "/", Cmd: []string{agentFile, "relay", socketPath},
 		AttachStdin: true, AttachStdout: true, AttachStderr: true,
 	})
 	if err != nil {
-		return nil, nil, err
+		return nil, err
 	}
 	attached, err := b.api.ExecAttach(ctx, created.ID, client.ExecAttachOptions{})
 	if err != nil {
-		return nil, nil, err
+		return nil, err
 	}
-	d := &demux{Conn: attached.Conn, in: attached.Reader}
-	s, err := link.NewSession(d)
-	if err != nil {
-		d.Close()
-		return nil, nil, err
-	}
-	return s, d, nil
+	return &demux{Conn: attached.Conn, in: attached.Reader}, nil
 }
 
 // demux reads the standard output of a program out of what the engine makes of
@@ -407,7 +289,8 @@ func (d *demux) hear(piece io.Reader) error {
 	return err
 }
 
-func (d *demux) errors() string {
+// Said implements link.Stream.
+func (d *demux) Said() string {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	return strings.TrimSpace(strings.Map(printable, string(d.said)))
