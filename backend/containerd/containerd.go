@@ -96,6 +96,11 @@ type Options struct {
 	// Runtime is the shim: "runc", "crun", "runsc" (gVisor), "kata", or a name as
 	// containerd knows it, such as "io.containerd.runc.v2". Defaults to "runc".
 	Runtime string
+	// Transport is how agents are reached: "socket", through the file system of
+	// their processes, or "exec", through an exec of the container. Defaults to
+	// "socket" where the host sees those processes, which it does not with "runsc"
+	// and "kata".
+	Transport string
 	// Keychain finds the credentials for a registry. Defaults to
 	// authn.DefaultKeychain, which reads the configuration of Docker and Podman
 	// of the current user and runs the credential helpers named there. A service
@@ -121,12 +126,12 @@ func parseURL(u *url.URL) (*Options, error) {
 	o := &Options{Dir: u.Path}
 	fields := map[string]*string{
 		"address": &o.Address, "agent": &o.Agent, "image": &o.Image, "namespace": &o.Namespace,
-		"runtime": &o.Runtime, "snapshotter": &o.Snapshotter,
+		"runtime": &o.Runtime, "snapshotter": &o.Snapshotter, "transport": &o.Transport,
 	}
 	for k, v := range u.Query() {
 		f := fields[k]
 		if f == nil {
-			return nil, bad(k, v[0], `unknown parameter; there are "address", "agent", "image", "namespace", "runtime" and "snapshotter"`)
+			return nil, bad(k, v[0], `unknown parameter; there are "address", "agent", "image", "namespace", "runtime", "snapshotter" and "transport"`)
 		}
 		*f = v[0]
 	}
@@ -202,6 +207,16 @@ func New(ctx context.Context, opts *Options) (_ daytona.Backend, err error) {
 	}
 	if b.runtime, err = findShim(o.Runtime); err != nil {
 		return nil, err
+	}
+	switch {
+	case o.Transport == "":
+		o.Transport = viaSocket
+		if b.runtime.hidden {
+			o.Transport = viaExec
+		}
+	case o.Transport != viaSocket && o.Transport != viaExec, o.Transport == viaSocket && b.runtime.hidden:
+		return nil, &daytona.Error{Kind: daytona.KindInvalid, Op: openOp, Field: "Transport", Value: o.Transport,
+			Message: `there are "socket", for runtimes whose processes the host sees, and "exec", for all`}
 	}
 	if b.can, err = findLimits(); err != nil {
 		return nil, fail(daytona.KindUnavailable, "", "", err)

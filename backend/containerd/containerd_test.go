@@ -32,6 +32,9 @@ import (
 // imagesVariable lists images made by image/sandbox, with commas between.
 const imagesVariable = "DAYTONA_TEST_IMAGES"
 
+// transportVariable runs all tests with another transport.
+const transportVariable = "DAYTONA_TEST_TRANSPORT"
+
 // testNamespace is where these tests keep all that they make.
 const testNamespace = "daytona-test"
 
@@ -78,7 +81,7 @@ func missing(ctx context.Context) string {
 }
 
 func options(state string) *containerd.Options {
-	return &containerd.Options{Dir: state, Namespace: testNamespace, Image: sandboxImage(),
+	return &containerd.Options{Dir: state, Namespace: testNamespace, Image: sandboxImage(), Transport: os.Getenv(transportVariable),
 		Logger: slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: slog.LevelWarn}))}
 }
 
@@ -268,6 +271,26 @@ func TestRuntime(t *testing.T) {
 	}
 }
 
+// TestTransport reaches agents as it is done with runtimes that hide them.
+func TestTransport(t *testing.T) {
+	if why := missing(t.Context()); why != "" {
+		t.Skip(why)
+	}
+	o := options(t.TempDir())
+	o.Transport = "exec"
+	lives(t, o, sandboxImage())
+
+	for _, bad := range []*containerd.Options{{Transport: "port"}, {Transport: "socket", Runtime: "runsc"}} {
+		bad.Dir = t.TempDir()
+		if c, err := containerd.Open(t.Context(), bad); !errors.Is(err, daytona.ErrInvalid) {
+			t.Errorf("%+v: %v", bad, err)
+			if err == nil {
+				c.Close()
+			}
+		}
+	}
+}
+
 // lives has a sandbox started, stopped, started again and deleted.
 func lives(t *testing.T, o *containerd.Options, image string) {
 	t.Helper()
@@ -282,6 +305,11 @@ func lives(t *testing.T, o *containerd.Options, image string) {
 	}
 	if err := sb.FileSystem().WriteFile(t.Context(), "/kept", []byte("kept"), 0); err != nil {
 		t.Fatal(err)
+	}
+	// A directory of a lower layer is copied up, which fails if a look at the
+	// files has taken the work directory away.
+	if err := sb.FileSystem().Mkdir(t.Context(), "/etc/new", 0o755); err != nil {
+		t.Error(err)
 	}
 	if err := sb.Stop(t.Context(), nil); err != nil {
 		t.Fatal(err)

@@ -21,6 +21,12 @@ import (
 	"github.com/daytona-go/daytona/internal/lifecycle"
 )
 
+// The ways to an agent, by what Options.Transport calls them.
+const (
+	viaSocket = "socket"
+	viaExec   = "exec"
+)
+
 // dial connects to the agent of a sandbox, in the root directory of its first
 // process, or through a relay where the host does not see that. What is there is hostile: nothing is followed out of it, and what is
 // not a socket is no agent.
@@ -29,7 +35,7 @@ func (b *backend) dial(ctx context.Context, id string) (net.Conn, error) {
 	if err != nil {
 		return nil, err
 	}
-	if b.runtime.hidden {
+	if b.opts.Transport == viaExec {
 		return b.relays.Dial(ctx, id, r.Own.PID)
 	}
 	c, err := lifecycle.DialBeneath(ctx, "/proc/"+strconv.Itoa(r.Own.PID)+"/root", strings.TrimPrefix(socketFile, "/"))
@@ -120,18 +126,22 @@ func mountReadOnly(mounts []mount.Mount, dir string) error {
 			}
 			continue
 		}
-		data := strings.Join(dataOptions(m.Options), ",")
+		options := dataOptions(m.Options)
 		if m.Type == "overlay" {
+			options = overlayBelow(options)
 			// A mount's options are at most a page, which the paths of many layers
 			// exceed: so they are written from where the layers are.
-			if common := layersDir(m.Options); common != "" {
+			if common := layersDir(options); common != "" {
 				if err := unix.Chdir(common); err != nil {
 					return &fs.PathError{Op: "chdir", Path: common, Err: err}
 				}
-				data = strings.ReplaceAll(data, common+"/", "")
+				for i := range options {
+					options[i] = strings.ReplaceAll(options[i], common+"/", "")
+				}
 			}
 		}
-		if err := unix.Mount(m.Source, dir, m.Type, unix.MS_NODEV|unix.MS_NOSUID|unix.MS_NOEXEC, data); err != nil {
+		data := strings.Join(options, ",")
+		if err := unix.Mount(m.Source, dir, m.Type, unix.MS_RDONLY|unix.MS_NODEV|unix.MS_NOSUID|unix.MS_NOEXEC, data); err != nil {
 			return &fs.PathError{Op: "mount " + m.Type, Path: m.Source, Err: err}
 		}
 	}
@@ -149,6 +159,26 @@ func dataOptions(options []string) []string {
 		}
 	}
 	return data
+}
+
+// overlayBelow are the options for an overlay of the same files that cannot
+// write: its upper layer is the top one of the lower. (Mounted for writing twice
+// at a time, the one would take away the other's work directory.)
+func overlayBelow(options []string) []string {
+	var upper, lower string
+	var rest []string
+	for _, o := range options {
+		switch key, value, _ := strings.Cut(o, "="); key {
+		case "upperdir":
+			upper = value + ":"
+		case "lowerdir":
+			lower = value
+		case "workdir", "index":
+		default:
+			rest = append(rest, o)
+		}
+	}
+	return append(rest, "lowerdir="+upper+lower)
 }
 
 // layersDir is the directory that an overlay's layers have in common; "" if
