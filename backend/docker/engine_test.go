@@ -97,7 +97,12 @@ func (e *engine) Start() {
 	if e.opts.hide != "" {
 		args = append(args, "unshare", "-m", "sh", "-c", `mount -t tmpfs none "$0" && exec "$@"`, e.opts.hide)
 	}
-	args = append(args, "dockerd", "--host", e.host, "--data-root", filepath.Join(e.dir, "data"),
+	// Nothing of what the machine's own engine is told, or has.
+	config := filepath.Join(e.dir, "daemon.json")
+	if err := os.WriteFile(config, []byte("{}"), 0o600); err != nil {
+		e.t.Fatal(err)
+	}
+	args = append(args, "dockerd", "--config-file", config, "--containerd-namespace", fmt.Sprintf("test-%d", e.network.Process.Pid), "--host", e.host, "--data-root", filepath.Join(e.dir, "data"),
 		"--exec-root", filepath.Join(e.dir, "exec"), "--pidfile", filepath.Join(e.dir, "pid"))
 	e.dockerd = exec.Command("nsenter", append(args, e.opts.args...)...)
 	e.dockerd.Stdout, e.dockerd.Stderr = e.log, e.log
@@ -119,7 +124,10 @@ func (e *engine) Kill() {
 	// An engine takes one that is dead, but that nobody has waited for, for a
 	// containerd that it can use.
 	file := filepath.Join(e.dir, "exec", "containerd", "containerd.pid")
-	pid, _ := os.ReadFile(file)
+	pid, err := os.ReadFile(file)
+	if err != nil {
+		return // it uses the machine's
+	}
 	for deadline := time.Now().Add(10 * time.Second); time.Now().Before(deadline); time.Sleep(time.Millisecond) {
 		stat, err := os.ReadFile(filepath.Join("/proc", strings.TrimSpace(string(pid)), "stat"))
 		if err != nil || bytes.Contains(stat, []byte(") Z ")) {
