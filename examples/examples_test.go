@@ -70,7 +70,9 @@ func everyBackend(t *testing.T, bin string) {
 	}{
 		{"local", func(dir string) string { return "local://" + dir }, func() string { return noLocal(t) }},
 		{"docker", func(dir string) string { return "docker://" + dir + "?image=" + url.QueryEscape(image) }, func() string { return noEngine(image, "docker", "info") }},
-		{"containerd", func(dir string) string { return "containerd://" + dir + "?namespace=daytona-test&image=" + url.QueryEscape(image) }, func() string { return noEngine(image, "ctr", "version") }},
+		{"containerd", func(dir string) string {
+			return "containerd://" + dir + "?namespace=daytona-test&image=" + url.QueryEscape(image)
+		}, func() string { return noEngine(image, "ctr", "version") }},
 		{"plugin", func(dir string) string { return "plugin://" + bin + "/plugin?dir=" + dir }, func() string { return noLocal(t) }},
 	} {
 		t.Run(x.name, func(t *testing.T) {

@@ -515,30 +515,8 @@ func (b *backend) network(ctx context.Context) (*network.Host, error) {
 
 // SetNetworkPolicy implements daytona.NetworkPolicer.
 func (b *backend) SetNetworkPolicy(ctx context.Context, id string, p daytona.NetworkPolicy) (daytona.Info, error) {
-	const op = "set network policy"
-	if p.AllowDomains != nil {
-		return daytona.Info{}, &daytona.Error{Kind: daytona.KindUnsupported, Op: op, Field: "AllowDomains", Value: p.AllowDomains,
-			Message: "the containerd backend cannot filter by host name; use Allow"}
-	}
-	policy, err := lifecycle.PolicyOf(p)
-	if err != nil {
-		return daytona.Info{}, &daytona.Error{Kind: daytona.KindInvalid, Op: op, Field: "Allow", Value: p.Allow, Err: err}
-	}
-	return b.Change(ctx, op, id, func(r *record) error {
-		if r.State == daytona.StateStarted {
-			if r.Own.Offline && policy.Mode != network.None {
-				return &daytona.Error{Kind: daytona.KindState, Op: op, Subject: r.Name, Field: "Block", Value: p.Block,
-					Message: "a sandbox that was started without a network gets one only at its next start: stop it first"}
-			}
-			if !r.Own.Offline {
-				if err := b.applyPolicy(ctx, r, policy); err != nil {
-					return err
-				}
-			}
-		}
-		r.Network = p
-		return nil
-	})
+	return b.ChangePolicy(ctx, id, p, func(r *record) bool { return r.Own.Offline },
+		func(r *record, p network.Policy) error { return b.applyPolicy(ctx, r, p) })
 }
 
 // applyPolicy puts a policy in force for a running sandbox.
@@ -588,15 +566,9 @@ func (b *backend) configure(r *record) error {
 	return os.WriteFile(b.File(r.ID, "config.json"), data, 0o600)
 }
 
-// capabilities are those that root of a container has; the sandbox's user has
-// none.
-var capabilities = []string{
-	"CAP_CHOWN", "CAP_DAC_OVERRIDE", "CAP_FOWNER", "CAP_FSETID", "CAP_KILL", "CAP_SETGID", "CAP_SETUID", "CAP_NET_BIND_SERVICE", "CAP_SYS_CHROOT",
-}
-
 // spec is the runtime spec of a start.
 func (b *backend) spec(ctx context.Context, r *record, ns *network.Namespace) (*oci.Spec, error) {
-	filter, err := seccomp.Profile(capabilities)
+	filter, err := seccomp.Profile(lifecycle.ContainerCapabilities())
 	if err != nil {
 		return nil, err
 	}
@@ -611,7 +583,7 @@ func (b *backend) spec(ctx context.Context, r *record, ns *network.Namespace) (*
 		oci.WithEnv([]string{"PATH=" + lifecycle.DefaultPath}),
 		oci.WithHostname(r.ID[:12]),
 		oci.WithUIDGID(0, 0),
-		oci.WithCapabilities(capabilities),
+		oci.WithCapabilities(lifecycle.ContainerCapabilities()),
 		oci.WithNoNewPrivileges,
 		oci.WithMaskedPaths(slices.Concat(boot.MaskedPaths(), []string{"/sys/firmware", "/sys/devices/virtual/powercap"})),
 		oci.WithReadonlyPaths(boot.ReadOnlyPaths()),
@@ -649,24 +621,5 @@ func (b *backend) spec(ctx context.Context, r *record, ns *network.Namespace) (*
 
 // explain turns an error of containerd into one of the library.
 func (b *backend) explain(op, subject string, err error) error {
-	if err == nil || errors.Is(err, context.Canceled) || errors.Is(err, context.DeadlineExceeded) {
-		return err
-	}
-	if _, typed := errors.AsType[*daytona.Error](err); typed {
-		return lifecycle.KernelError(op, subject, err)
-	}
-	kind := daytona.KindInternal
-	switch {
-	case errdefs.IsNotFound(err):
-		kind = daytona.KindNotFound
-	case errdefs.IsInvalidArgument(err):
-		kind = daytona.KindInvalid
-	case errdefs.IsAlreadyExists(err), errdefs.IsFailedPrecondition(err):
-		kind = daytona.KindConflict
-	case errdefs.IsUnavailable(err):
-		kind = daytona.KindUnavailable
-	default:
-		return lifecycle.KernelError(op, subject, err)
-	}
-	return &daytona.Error{Kind: kind, Op: op, Subject: subject, Message: "containerd refused", Err: err}
+	return lifecycle.EngineError("containerd", errdefs.IsUnavailable(err), op, subject, err)
 }

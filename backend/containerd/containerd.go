@@ -283,13 +283,15 @@ func (b *backend) probe(ctx context.Context) error {
 	if err != nil {
 		return &daytona.Error{Kind: daytona.KindUnavailable, Op: openOp, Subject: b.opts.Address, Message: "ask containerd for its snapshotters", Err: err}
 	}
-	for _, p := range plugins.Plugins {
-		if p.InitErr == nil {
-			return nil
-		}
-		return &daytona.Error{Kind: daytona.KindUnavailable, Op: openOp, Field: "Snapshotter", Value: b.opts.Snapshotter, Message: "containerd cannot use it: " + p.InitErr.Message}
+	bad := &daytona.Error{Kind: daytona.KindInvalid, Op: openOp, Field: "Snapshotter", Value: b.opts.Snapshotter, Message: "containerd has no such snapshotter"}
+	if len(plugins.Plugins) == 0 {
+		return bad
 	}
-	return &daytona.Error{Kind: daytona.KindInvalid, Op: openOp, Field: "Snapshotter", Value: b.opts.Snapshotter, Message: "containerd has no such snapshotter"}
+	if p := plugins.Plugins[0]; p.InitErr != nil {
+		bad.Message = "containerd cannot use it: " + p.InitErr.Message
+		return bad
+	}
+	return nil
 }
 
 // context is ctx with the containerd namespace.

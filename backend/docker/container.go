@@ -11,7 +11,6 @@ import (
 	"io/fs"
 	"net"
 	"os"
-	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -458,12 +457,6 @@ func (b *backend) emptyShared(id string) error {
 	return nil
 }
 
-// capabilities are those that root of a container has; the sandbox's user has
-// none.
-var capabilities = []string{
-	"CAP_CHOWN", "CAP_DAC_OVERRIDE", "CAP_FOWNER", "CAP_FSETID", "CAP_KILL", "CAP_SETGID", "CAP_SETUID", "CAP_NET_BIND_SERVICE", "CAP_SYS_CHROOT",
-}
-
 // createContainer makes the container, with an agent, without starting it.
 func (b *backend) createContainer(ctx context.Context, r *record) error {
 	if !r.Network.Block {
@@ -519,7 +512,7 @@ func (b *backend) explainCreate(r *record, err error) error {
 
 // specify is what the engine is told of a sandbox's container.
 func (b *backend) specify(r *record, volume string) (*container.Config, *container.HostConfig, error) {
-	profile, err := seccomp.Profile(capabilities)
+	profile, err := seccomp.Profile(lifecycle.ContainerCapabilities())
 	if err != nil {
 		return nil, nil, err
 	}
@@ -532,7 +525,7 @@ func (b *backend) specify(r *record, volume string) (*container.Config, *contain
 		CapDrop: []string{"ALL"},
 		// The last two are the agent's alone: it gives them up when the network
 		// policy is in force.
-		CapAdd:        append(slices.Clone(capabilities), "CAP_NET_ADMIN", "CAP_SETPCAP"),
+		CapAdd:        append(lifecycle.ContainerCapabilities(), "CAP_NET_ADMIN", "CAP_SETPCAP"),
 		SecurityOpt:   []string{"no-new-privileges", "seccomp=" + string(filter)},
 		MaskedPaths:   append(boot.MaskedPaths(), "/sys/firmware", "/sys/devices/virtual/powercap"),
 		ReadonlyPaths: boot.ReadOnlyPaths(),
@@ -728,26 +721,7 @@ func lost(err error) bool {
 
 // explain turns an error of the engine into one of the library.
 func (b *backend) explain(op, subject string, err error) error {
-	if err == nil || errors.Is(err, context.Canceled) || errors.Is(err, context.DeadlineExceeded) {
-		return err
-	}
-	if _, typed := errors.AsType[*daytona.Error](err); typed {
-		return lifecycle.KernelError(op, subject, err)
-	}
-	kind := daytona.KindInternal
-	switch {
-	case errdefs.IsNotFound(err):
-		kind = daytona.KindNotFound
-	case errdefs.IsInvalidArgument(err):
-		kind = daytona.KindInvalid
-	case errdefs.IsConflict(err):
-		kind = daytona.KindConflict
-	case lost(err):
-		return &daytona.Error{Kind: daytona.KindUnavailable, Op: op, Subject: subject, Message: "the Docker engine does not answer; does it run?", Err: err}
-	default:
-		return lifecycle.KernelError(op, subject, err)
-	}
-	return &daytona.Error{Kind: kind, Op: op, Subject: subject, Message: "the Docker engine refused", Err: err}
+	return lifecycle.EngineError("the Docker engine", err != nil && lost(err), op, subject, err)
 }
 
 var _ interface {
