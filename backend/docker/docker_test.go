@@ -52,7 +52,6 @@ func harness() *backendtest.Harness {
 		},
 		Spec:      daytona.Spec{Image: sandboxImage()},
 		Leftovers: leftovers,
-		HostFiles: agents,
 		Slow:      3,
 		Lacks: map[backendtest.Capability]string{
 			backendtest.Git:         "the agent has no Git yet",
@@ -65,18 +64,6 @@ func harness() *backendtest.Harness {
 		delete(h.Lacks, backendtest.Disk)
 	}
 	return h
-}
-
-// agents are the files that containers have the agent from.
-func agents(string) []string {
-	var found []string
-	out, _ := exec.Command("docker", "volume", "ls", "-q", "--filter", "label=io.github.daytona-go.agent").Output()
-	for _, volume := range strings.Fields(string(out)) {
-		if where, err := exec.Command("docker", "volume", "inspect", "-f", "{{.Mountpoint}}", volume).Output(); err == nil {
-			found = append(found, filepath.Join(strings.TrimSpace(string(where)), "daytona-agent"))
-		}
-	}
-	return found
 }
 
 // leftovers lists what the engine and the disk have because of a state
