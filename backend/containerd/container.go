@@ -154,7 +154,7 @@ func (d driver) Clear(r *record) error {
 	defer cancel()
 	running := r.Own.PID == 0 || r.Own.Running() // or nobody knows
 	err := d.b.explain("end task", r.Name, d.b.clear(ctx, r))
-	if errors.Is(err, daytona.ErrUnavailable) && !running {
+	if errors.Is(err, daytona.ErrUnavailable) && !running && r.Phase != lifecycle.PhaseDeleting {
 		// What is left of the task is only in the way of the next, which removes it.
 		r.Own.ProcessID = lifecycle.ProcessID{}
 		return nil

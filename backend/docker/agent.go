@@ -11,6 +11,7 @@ import (
 	"os"
 	"path"
 	"path/filepath"
+	"time"
 
 	"github.com/containerd/errdefs"
 	"github.com/moby/moby/api/types/container"
@@ -133,7 +134,11 @@ func writeAgent(w io.Writer, agent string) error {
 	return t.Close()
 }
 
-// removeAgents removes the volumes of other agents that no container has. One
+// oldAgent is the age from which on the volume of another agent is not wanted any
+// more: programs of different versions may share an engine.
+const oldAgent = 7 * 24 * time.Hour
+
+// removeAgents removes the old volumes of other agents that no container has. One
 // that somebody was about to use, they fill again.
 func (b *backend) removeAgents(ctx context.Context) {
 	all, err := b.api.VolumeList(ctx, client.VolumeListOptions{Filters: make(client.Filters).Add("label", agentLabel).Add("dangling", "true")})
@@ -142,7 +147,8 @@ func (b *backend) removeAgents(ctx context.Context) {
 		return
 	}
 	for _, v := range all.Items {
-		if v.Labels[agentLabel] == b.agentHash() {
+		made, err := time.Parse(time.RFC3339, v.CreatedAt)
+		if err != nil || time.Since(made) < oldAgent || v.Labels[agentLabel] == b.agentHash() {
 			continue
 		}
 		if _, err := b.api.VolumeRemove(ctx, v.Name, client.VolumeRemoveOptions{}); err != nil && !errdefs.IsConflict(err) && !errdefs.IsNotFound(err) {

@@ -54,7 +54,6 @@ func harness() *backendtest.Harness {
 		},
 		Spec:      daytona.Spec{Image: sandboxImage()},
 		Leftovers: leftovers,
-		HostFiles: agents,
 		ForgetImage: func(ctx context.Context, ref string) error {
 			return exec.CommandContext(ctx, "docker", "rmi", "-f", ref).Run()
 		},
@@ -75,18 +74,6 @@ func harness() *backendtest.Harness {
 		delete(h.Lacks, backendtest.Disk)
 	}
 	return h
-}
-
-// agents are the files that containers have the agent from.
-func agents(string) []string {
-	var found []string
-	out, _ := exec.Command("docker", "volume", "ls", "-q", "--filter", "label=io.github.daytona-go.agent").Output()
-	for _, volume := range strings.Fields(string(out)) {
-		if where, err := exec.Command("docker", "volume", "inspect", "-f", "{{.Mountpoint}}", volume).Output(); err == nil {
-			found = append(found, filepath.Join(strings.TrimSpace(string(where)), "daytona-agent"))
-		}
-	}
-	return found
 }
 
 // leftovers lists what the engine and the disk have because of a state
