@@ -74,7 +74,8 @@ func Register(scheme string, open OpenFunc) {
 //
 //	local://                    the embedded engine, default state directory
 //	local:///srv/sandboxes      the embedded engine, state kept in /srv/sandboxes
-//	docker://?image=debian:12   containers of the Docker engine on this machine
+//	docker://?image=debian:12   containers of a Docker engine
+//	containerd://?image=…       containers of the containerd on this machine
 //	plugin:foo?key=value        the executable daytona-backend-foo, with a configuration
 //
 // The backend's package must be imported; its documentation lists the query
