@@ -37,7 +37,7 @@ func pluginHarness() *backendtest.Harness {
 	h.Open = func(ctx context.Context, state string) (daytona.Backend, error) {
 		return plugin.New(ctx, &plugin.Options{
 			Path: os.Args[0], Args: []string{servePlugin}, Config: url.Values{"dir": {state}, "image": {sandboxImage()}},
-			Env:    []string{"DOCKER_HOST=" + os.Getenv("DOCKER_HOST")},
+			Env:    []string{"DOCKER_HOST=" + os.Getenv("DOCKER_HOST"), "DOCKER_CONFIG=" + os.Getenv("DOCKER_CONFIG")},
 			Logger: slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: slog.LevelWarn})),
 		})
 	}

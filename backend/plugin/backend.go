@@ -130,7 +130,17 @@ func (b *backend) acquire(ctx context.Context) (*child, error) {
 		}
 		if c := b.current; c != nil && !c.isDead() {
 			b.mu.Unlock()
-			return c, nil
+			select {
+			case <-c.ended: // and nobody may call it any more
+			default:
+				return c, nil
+			}
+			select {
+			case <-c.dead:
+				continue
+			case <-ctx.Done():
+				return nil, ended("call plugin", b.plugin, ctx.Err())
+			}
 		}
 		s := b.startLocked()
 		b.mu.Unlock()

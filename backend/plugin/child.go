@@ -82,9 +82,11 @@ type child struct {
 
 	// started is closed when there is a process, or cannot be one.
 	started chan struct{}
-	// dead is closed when the process has ended; then exit says how.
-	dead chan struct{}
-	exit string
+	// ended is closed when the process has ended, dead a moment later, when what
+	// it had to say has been read; then exit says how it ended.
+	ended chan struct{}
+	dead  chan struct{}
+	exit  string
 }
 
 var _ runner.Runner = (*child)(nil)
@@ -116,7 +118,7 @@ func startChild(ctx context.Context, o *Options, log *slog.Logger) (_ *child, er
 	case !st.Mode().IsRegular() || unix.Access(o.Path, unix.X_OK) != nil:
 		return nil, fail(daytona.KindInvalid, "Path", "is not an executable file", nil)
 	}
-	c := &child{started: make(chan struct{}), dead: make(chan struct{}), sink: &logSink{log: log, ceiling: slog.LevelError}}
+	c := &child{started: make(chan struct{}), ended: make(chan struct{}), dead: make(chan struct{}), sink: &logSink{log: log, ceiling: slog.LevelError}}
 	if c.sock, err = newSocketDir(); err != nil {
 		return nil, fail(daytona.KindUnavailable, "", "make a directory for its socket", err)
 	}
@@ -234,6 +236,7 @@ func (c *child) Start(context.Context) error {
 	if err := c.cmd.Start(); err != nil {
 		c.exit = err.Error()
 		c.closePipes()
+		close(c.ended)
 		close(c.dead)
 		return err
 	}
@@ -248,6 +251,7 @@ func (c *child) Start(context.Context) error {
 		} else {
 			c.exit = c.cmd.ProcessState.String()
 		}
+		close(c.ended)
 		// Processes that it has started may hold the other ends for as long as
 		// they like. What it wrote itself is there by now.
 		soon := time.Now().Add(200 * time.Millisecond)

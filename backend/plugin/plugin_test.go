@@ -90,8 +90,8 @@ func self(mode string, config url.Values) *plugin.Options {
 		Path: os.Args[0], Args: []string{mode}, Config: config,
 		Logger: slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: slog.LevelWarn})),
 	}
-	// The local backend may have to build its agent.
-	for _, name := range []string{"GOCACHE", "GOMODCACHE", "GOPATH", "GOROOT", "GOPROXY", "GOFLAGS"} {
+	// The local backend may have to build its agent, and to pull images.
+	for _, name := range []string{"GOCACHE", "GOMODCACHE", "GOPATH", "GOROOT", "GOPROXY", "GOFLAGS", "DOCKER_CONFIG"} {
 		if v, ok := os.LookupEnv(name); ok {
 			o.Env = append(o.Env, name+"="+v)
 		}
