@@ -47,6 +47,7 @@ import (
 	"net/url"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -153,10 +154,11 @@ const openOp = "open containerd"
 // keeper has the methods of daytona.Backend and daytona.Updater.
 type keeper = lifecycle.Keeper[own]
 
-// backend implements daytona.Backend and the optional Updater and
-// NetworkPolicer.
+// backend implements daytona.Backend and the optional Updater, NetworkPolicer and
+// VolumeManager.
 type backend struct {
 	*keeper
+	lifecycle.Volumes[own]
 	opts    Options
 	log     *slog.Logger
 	api     *client.Client
@@ -239,9 +241,10 @@ func New(ctx context.Context, opts *Options) (_ daytona.Backend, err error) {
 	if err != nil {
 		return nil, fail(daytona.KindInvalid, o.Dir, "", err)
 	}
-	if b.keeper, err = lifecycle.New[own](lifecycle.Options{Name: "containerd", Dir: dir, Dirs: []string{"agent"}, Log: b.log}); err != nil {
+	if b.keeper, err = lifecycle.New[own](lifecycle.Options{Name: "containerd", Dir: dir, Dirs: []string{"agent", "volumes"}, Log: b.log}); err != nil {
 		return nil, fail(daytona.KindUnavailable, dir, "make its state directory", err)
 	}
+	b.Volumes.Keeper = b.keeper
 	defer func() {
 		if err != nil {
 			b.keeper.Free()
@@ -361,8 +364,10 @@ func (b *backend) admit(spec *daytona.Spec) error {
 		return refuse("Image", spec.Image, "a container has an image of its own; name one")
 	case spec.AutoArchive != 0:
 		return refuse("AutoArchive", spec.AutoArchive, "the containerd backend cannot archive; use AutoDelete")
-	case len(spec.Volumes) > 0:
-		return refuse("Volumes", spec.Volumes, "the containerd backend has no volumes yet")
+	case slices.ContainsFunc(spec.Volumes, func(v daytona.VolumeMount) bool {
+		return v.MountPath == agentDir || strings.HasPrefix(v.MountPath, agentDir+"/")
+	}):
+		return &daytona.Error{Kind: daytona.KindInvalid, Op: lifecycle.CreateOp, Field: "Volumes", Value: spec.Volumes, Message: agentDir + " is the agent's"}
 	case spec.Network.AllowDomains != nil:
 		return refuse("Network.AllowDomains", spec.Network.AllowDomains, "the containerd backend cannot filter by host name; use Network.Allow")
 	case r.GPU != 0:
@@ -391,4 +396,5 @@ var _ interface {
 	daytona.Backend
 	daytona.Updater
 	daytona.NetworkPolicer
+	daytona.VolumeManager
 } = (*backend)(nil)

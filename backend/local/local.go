@@ -135,6 +135,7 @@ type keeper = lifecycle.Keeper[own]
 // and NetworkPolicer.
 type engine struct {
 	*keeper
+	lifecycle.Volumes[own]
 	opts Options
 	log  *slog.Logger
 	root bool // it runs as root
@@ -187,6 +188,7 @@ func newEngine(ctx context.Context, opts *Options) (_ *engine, err error) {
 	if e.keeper, err = lifecycle.New[own](lifecycle.Options{Name: "local", Dir: dir, Dirs: []string{"volumes", "empty"}, Log: e.log}); err != nil {
 		return nil, fail(daytona.KindUnavailable, dir, "make its state directory", err)
 	}
+	e.Volumes.Keeper = e.keeper
 	defer func() {
 		if err != nil {
 			e.keeper.Free()

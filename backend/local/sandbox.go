@@ -455,9 +455,14 @@ func (e *engine) placeFiles(ctx context.Context, r *record, d *disk, l *launch) 
 		maps.Copy(p.Symlinks, h.links)
 	}
 	for _, v := range r.Volumes {
-		data, err := e.volumeDir(ctx, v)
+		data, err := e.VolumeDir(ctx, v.Volume)
 		if err != nil {
 			return err
+		}
+		if e.root { // else boot makes it, with the rights of the sandbox's root
+			if err := lifecycle.MakeSubpath(data, v.Subpath); err != nil {
+				return err
+			}
 		}
 		n := add(place{dir: data, sub: v.Subpath, mapped: e.canMap(e.Root)})
 		p.Binds = append(p.Binds, boot.Bind{Target: v.MountPath, ReadOnly: v.ReadOnly, Source: boot.Source{Mount: n}})
@@ -497,7 +502,7 @@ func (pl place) open(userns *os.File) (_ *os.File, err error) {
 		}
 		f = os.NewFile(uintptr(fd), pl.mount.Name())
 	case pl.sub != "":
-		dir, err := openBeneath(pl.dir, pl.sub)
+		dir, err := lifecycle.OpenSubpath(pl.dir, pl.sub)
 		if err != nil {
 			return nil, err
 		}

@@ -3,7 +3,6 @@ package local
 import (
 	"context"
 	"net"
-	"path/filepath"
 
 	"github.com/daytona-go/daytona/image"
 	"github.com/daytona-go/daytona/internal/lifecycle"
@@ -97,6 +96,3 @@ func (d driver) Reap(exists func(id string) bool) {
 func (d driver) Dial(ctx context.Context, id string) (net.Conn, error) {
 	return d.e.dialSocket(ctx, id)
 }
-
-// volumeOf is the directory of a volume.
-func (e *engine) volumeOf(id string) string { return filepath.Join(e.keeper.Dir("volumes"), id) }

@@ -1,0 +1,210 @@
+//go:build linux
+
+package lifecycle
+
+import (
+	"context"
+	"encoding/json"
+	"iter"
+	"os"
+	"path/filepath"
+	"slices"
+	"time"
+
+	"github.com/daytona-go/daytona"
+	"golang.org/x/sys/unix"
+)
+
+// Volumes are directories below the state directory, whose files are kept with the
+// ids that they have inside the sandboxes. An engine that can mount them embeds
+// it, and has with it all of daytona.VolumeManager.
+type Volumes[T any] struct {
+	// Keeper keeps the sandboxes that use them; "volumes" is among its Options.Dirs.
+	Keeper *Keeper[T]
+}
+
+// CreateVolume implements daytona.VolumeManager.
+func (s Volumes[T]) CreateVolume(ctx context.Context, name string) (daytona.Volume, error) {
+	const op = "create volume"
+	if !daytona.ValidName(name) {
+		return daytona.Volume{}, &daytona.Error{Kind: daytona.KindInvalid, Op: op, Field: "name", Value: name,
+			Message: `must be 1 to 63 letters, digits, ".", "_" or "-" and start with a letter or digit`}
+	}
+	lock, err := LockFile(s.Keeper.Dir("volumes.lock"), true)
+	if err != nil {
+		return daytona.Volume{}, KernelError(op, name, err)
+	}
+	defer lock.Close()
+	if v, err := s.GetVolume(ctx, name); err == nil {
+		return daytona.Volume{}, &daytona.Error{Kind: daytona.KindConflict, Op: op, Field: "name", Value: name, Message: "volume " + v.ID + " has this name"}
+	}
+	v := daytona.Volume{ID: NewID(), Name: name, CreatedAt: time.Now().UTC()}
+	data, err := json.Marshal(v)
+	if err != nil {
+		return daytona.Volume{}, err
+	}
+	tmp, err := os.MkdirTemp(s.Keeper.Dir("volumes"), ".new-")
+	if err != nil {
+		return daytona.Volume{}, KernelError(op, name, err)
+	}
+	defer os.RemoveAll(tmp)
+	if err := os.WriteFile(filepath.Join(tmp, "volume.json"), data, 0o600); err != nil {
+		return daytona.Volume{}, KernelError(op, name, err)
+	}
+	// Whatever user a sandbox has may write.
+	if err = os.Mkdir(filepath.Join(tmp, "data"), 0o755); err == nil {
+		err = os.Chmod(filepath.Join(tmp, "data"), 0o777)
+	}
+	if err == nil {
+		err = os.Rename(tmp, s.dir(v.ID))
+	}
+	return v, KernelError(op, name, err)
+}
+
+func (s Volumes[T]) load(id string) (daytona.Volume, error) {
+	var v daytona.Volume
+	data, err := os.ReadFile(filepath.Join(s.dir(id), "volume.json"))
+	if err == nil {
+		err = json.Unmarshal(data, &v)
+	}
+	return v, err
+}
+
+// GetVolume implements daytona.VolumeManager.
+func (s Volumes[T]) GetVolume(ctx context.Context, idOrName string) (daytona.Volume, error) {
+	if ValidID(idOrName) {
+		if v, err := s.load(idOrName); err == nil {
+			return v, nil
+		}
+	}
+	for v, err := range s.ListVolumes(ctx) {
+		if err != nil {
+			return daytona.Volume{}, err
+		}
+		if v.Name == idOrName {
+			return v, nil
+		}
+	}
+	return daytona.Volume{}, &daytona.Error{Kind: daytona.KindNotFound, Op: "get volume", Subject: idOrName, Message: "there is no volume with this id or name"}
+}
+
+// ListVolumes implements daytona.VolumeManager.
+func (s Volumes[T]) ListVolumes(ctx context.Context) iter.Seq2[daytona.Volume, error] {
+	return func(yield func(daytona.Volume, error) bool) {
+		entries, err := os.ReadDir(s.Keeper.Dir("volumes"))
+		if err != nil {
+			yield(daytona.Volume{}, KernelError("list volumes", s.Keeper.Root, err))
+			return
+		}
+		var all []daytona.Volume
+		for _, d := range entries {
+			if v, err := s.load(d.Name()); err == nil && ValidID(d.Name()) {
+				all = append(all, v)
+			}
+		}
+		slices.SortFunc(all, func(a, b daytona.Volume) int { return a.CreatedAt.Compare(b.CreatedAt) })
+		for _, v := range all {
+			if ctx.Err() != nil {
+				yield(daytona.Volume{}, ctx.Err())
+				return
+			}
+			if !yield(v, nil) {
+				return
+			}
+		}
+	}
+}
+
+// DeleteVolume implements daytona.VolumeManager.
+func (s Volumes[T]) DeleteVolume(ctx context.Context, idOrName string) error {
+	const op = "delete volume"
+	lock, err := LockFile(s.Keeper.Dir("volumes.lock"), true)
+	if err != nil {
+		return KernelError(op, idOrName, err)
+	}
+	defer lock.Close()
+	v, err := s.GetVolume(ctx, idOrName)
+	if err != nil {
+		return err
+	}
+	ids, err := s.Keeper.IDs()
+	if err != nil {
+		return KernelError(op, idOrName, err)
+	}
+	for _, id := range ids {
+		r, err := s.Keeper.Load(id)
+		if err != nil || r.Phase == PhaseDeleting {
+			continue
+		}
+		for _, m := range r.Volumes {
+			if m.Volume == v.ID || m.Volume == v.Name {
+				return &daytona.Error{Kind: daytona.KindConflict, Op: op, Subject: v.Name, Message: "sandbox " + r.Name + " uses it; delete that first"}
+			}
+		}
+	}
+	gone := filepath.Join(s.Keeper.Dir("volumes"), ".gone-"+v.ID)
+	if err := os.Rename(s.dir(v.ID), gone); err != nil {
+		return KernelError(op, v.Name, err)
+	}
+	return KernelError(op, v.Name, s.Keeper.engine.RemoveTree(gone))
+}
+
+// dir is the directory of a volume.
+func (s Volumes[T]) dir(id string) string { return filepath.Join(s.Keeper.Dir("volumes"), id) }
+
+// VolumeDir is the directory of a volume's files.
+func (s Volumes[T]) VolumeDir(ctx context.Context, idOrName string) (string, error) {
+	v, err := s.GetVolume(ctx, idOrName)
+	if err != nil {
+		return "", err
+	}
+	return filepath.Join(s.dir(v.ID), "data"), nil
+}
+
+// MakeSubpath makes the directories of a mount's subpath in the directory of its
+// volume, for root. The content of the volume is hostile, so no link is followed.
+func MakeSubpath(data, subpath string) error {
+	if subpath == "" {
+		return nil
+	}
+	root, err := os.OpenRoot(data)
+	if err != nil {
+		return err
+	}
+	defer root.Close()
+	for i, c := range subpath + "/" {
+		if c != '/' {
+			continue
+		}
+		// Whatever user a sandbox has may write, as in the volume itself.
+		if err := root.Mkdir(subpath[:i], 0o777); err == nil {
+			_ = root.Chmod(subpath[:i], 0o777)
+		}
+	}
+	dir, err := OpenSubpath(data, subpath)
+	if err != nil {
+		return err
+	}
+	return dir.Close()
+}
+
+// OpenSubpath opens (O_PATH) a directory of a volume without following links.
+func OpenSubpath(data, subpath string) (*os.File, error) {
+	d, err := os.Open(data)
+	if err != nil {
+		return nil, err
+	}
+	defer d.Close()
+	if subpath == "" {
+		subpath = "."
+	}
+	fd, err := unix.Openat2(int(d.Fd()), subpath, &unix.OpenHow{
+		Flags:   unix.O_PATH | unix.O_DIRECTORY | unix.O_CLOEXEC,
+		Resolve: unix.RESOLVE_BENEATH | unix.RESOLVE_NO_SYMLINKS | unix.RESOLVE_NO_MAGICLINKS,
+	})
+	if err != nil {
+		return nil, &daytona.Error{Kind: daytona.KindInvalid, Op: CreateOp, Field: "Volumes.Subpath", Value: subpath,
+			Message: "must lead through directories of the volume only", Err: err}
+	}
+	return os.NewFile(uintptr(fd), subpath), nil
+}
