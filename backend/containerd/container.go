@@ -168,7 +168,12 @@ func (d driver) Release(ctx context.Context, r *record) error {
 	return d.b.explain(lifecycle.DeleteOp, r.Name, d.b.removeContainer(ctx, d.b.name(r.ID)))
 }
 
-func (d driver) RemoveTree(dir string) error { return os.RemoveAll(dir) }
+func (d driver) RemoveTree(dir string) error {
+	if err := removePlaces(filepath.Join(dir, places)); err != nil {
+		return err
+	}
+	return os.RemoveAll(dir)
+}
 
 func (d driver) Reap(exists func(id string) bool) {
 	ctx, cancel := context.WithTimeout(d.b.context(context.Background()), engineTimeout)
@@ -330,11 +335,11 @@ func (b *backend) boot(ctx context.Context, op string, r *record) (_ *proc, err 
 	if err := b.configure(r); err != nil {
 		return nil, err
 	}
-	volumes, close, err := b.openVolumes(ctx, r)
+	volumes, release, err := b.placeVolumes(ctx, r)
 	if err != nil {
 		return nil, err
 	}
-	defer close()
+	defer release()
 	spec, err := b.spec(ctx, r, ns, volumes)
 	if err != nil {
 		return nil, err
@@ -571,48 +576,6 @@ func (b *backend) configure(r *record) error {
 	return os.WriteFile(b.File(r.ID, "config.json"), data, 0o600)
 }
 
-// fdPath leads the OCI runtime to a file that this process has open.
-func fdPath(f *os.File) string {
-	return "/proc/" + strconv.Itoa(os.Getpid()) + "/fd/" + strconv.Itoa(int(f.Fd()))
-}
-
-// openVolumes finds the directories to mount. Whoever has the volume in another
-// sandbox can change what is in it at any time: so they are given to the runtime
-// opened. close lets go of them, once the task has its mounts.
-func (b *backend) openVolumes(ctx context.Context, r *record) (mounts []specs.Mount, close func(), err error) {
-	var open []*os.File
-	close = func() {
-		for _, f := range open {
-			f.Close()
-		}
-	}
-	defer func() {
-		if err != nil {
-			close()
-		}
-	}()
-	for _, v := range r.Volumes {
-		data, err := b.VolumeDir(ctx, v.Volume)
-		if err == nil {
-			err = lifecycle.MakeSubpath(data, v.Subpath)
-		}
-		if err != nil {
-			return nil, nil, err
-		}
-		dir, err := lifecycle.OpenSubpath(data, v.Subpath)
-		if err != nil {
-			return nil, nil, err
-		}
-		open = append(open, dir)
-		m := specs.Mount{Destination: v.MountPath, Type: "bind", Source: fdPath(dir), Options: []string{"bind", "nosuid", "nodev"}}
-		if v.ReadOnly {
-			m.Options = append(m.Options, "ro")
-		}
-		mounts = append(mounts, m)
-	}
-	return mounts, close, nil
-}
-
 // spec is the runtime spec of a start.
 func (b *backend) spec(ctx context.Context, r *record, ns *network.Namespace, volumes []specs.Mount) (*oci.Spec, error) {
 	filter, err := seccomp.Profile(lifecycle.ContainerCapabilities())
@@ -637,7 +600,7 @@ func (b *backend) spec(ctx context.Context, r *record, ns *network.Namespace, vo
 		oci.WithRlimit(&specs.POSIXRlimit{Type: "RLIMIT_NOFILE", Soft: files, Hard: files}),
 		oci.WithRlimit(&specs.POSIXRlimit{Type: "RLIMIT_CORE"}),
 		oci.WithLinuxNamespace(specs.LinuxNamespace{Type: specs.NetworkNamespace,
-			Path: fdPath(ns.File())}),
+			Path: "/proc/" + strconv.Itoa(os.Getpid()) + "/fd/" + strconv.Itoa(int(ns.File().Fd()))}),
 		oci.WithLinuxNamespace(specs.LinuxNamespace{Type: specs.CgroupNamespace}),
 		// What is in /run is the image's, and stays when the sandbox is stopped.
 		oci.WithoutRunMount,

@@ -23,6 +23,7 @@ import (
 	"github.com/google/go-containerregistry/pkg/authn"
 	"github.com/google/go-containerregistry/pkg/v1/empty"
 	"github.com/google/go-containerregistry/pkg/v1/layout"
+	"golang.org/x/sys/unix"
 
 	"github.com/daytona-go/daytona"
 	"github.com/daytona-go/daytona/backend/backendtest"
@@ -168,6 +169,15 @@ func leftoversOf(ctx context.Context, address, state string) ([]string, error) {
 		return nil, err
 	}
 	found = append(found, cgroups...)
+	mounts, err := os.ReadFile("/proc/self/mounts")
+	if err != nil {
+		return nil, err
+	}
+	for line := range strings.Lines(string(mounts)) {
+		if strings.Contains(line, state+"/") {
+			found = append(found, "mount "+strings.TrimSpace(line))
+		}
+	}
 	// Where containerd has the bundles of tasks, the backend has written down.
 	if dir, err := os.ReadFile(filepath.Join(state, "bundles")); err == nil {
 		bundles, err := filepath.Glob(filepath.Join(string(dir), prefix+"*"))
@@ -359,5 +369,67 @@ func TestKeychain(t *testing.T) {
 	defer c.Close()
 	if _, err := c.Create(t.Context(), daytona.Spec{Image: registry.Image}); !errors.Is(err, daytona.ErrUnauthorized) {
 		t.Errorf("%v", err)
+	}
+}
+
+// TestMountLeftBehind: a process that is killed while it makes a task leaves the
+// volumes mounted in the sandbox's directory. They go, and not with their files.
+func TestMountLeftBehind(t *testing.T) {
+	if why := missing(t.Context()); why != "" {
+		t.Skip(why)
+	}
+	o := options(t.TempDir())
+	c, err := containerd.Open(t.Context(), o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	volumes, err := c.Volumes()
+	if err != nil {
+		t.Fatal(err)
+	}
+	v, err := volumes.CreateVolume(t.Context(), "kept")
+	if err != nil {
+		t.Fatal(err)
+	}
+	sb, err := c.Create(t.Context(), daytona.Spec{Volumes: []daytona.VolumeMount{{Volume: v.ID, MountPath: "/mnt/kept"}}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := sb.FileSystem().WriteFile(t.Context(), "/mnt/kept/file", []byte("kept"), 0); err != nil {
+		t.Fatal(err)
+	}
+	file := filepath.Join(o.Dir, "volumes", v.ID, "data", "file")
+	leave := func() {
+		place := filepath.Join(o.Dir, "sandboxes", sb.ID(), "volumes", "0")
+		if err := os.MkdirAll(place, 0o700); err != nil {
+			t.Fatal(err)
+		}
+		if err := unix.Mount(filepath.Dir(file), place, "", unix.MS_BIND, ""); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := sb.Stop(t.Context(), nil); err != nil {
+		t.Fatal(err)
+	}
+	leave()
+	if err := sb.Start(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if data, err := sb.FileSystem().ReadFile(t.Context(), "/mnt/kept/file"); err != nil || string(data) != "kept" {
+		t.Errorf("%q, %v", data, err)
+	}
+	leave()
+	if err := sb.Delete(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if data, err := os.ReadFile(file); err != nil || string(data) != "kept" {
+		t.Errorf("after the deletion: %q, %v", data, err)
+	}
+	if left, err := leftovers(t.Context(), o.Dir); err != nil || len(left) > 0 {
+		t.Errorf("left: %q, %v", left, err)
+	}
+	if err := volumes.DeleteVolume(t.Context(), v.ID); err != nil {
+		t.Error(err)
 	}
 }
