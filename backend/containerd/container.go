@@ -66,6 +66,10 @@ type own struct {
 	Image  string       `json:"image"`
 	Digest string       `json:"digest"`
 	Config image.Config `json:"config"`
+	// Snapshotter has the files, and Transport is how the agent is reached: as this
+	// backend was told when the sandbox was created.
+	Snapshotter string `json:"snapshotter"`
+	Transport   string `json:"transport"`
 	// AddUser says that the default user is to be added to the image's.
 	AddUser bool `json:"addUser,omitempty"`
 	// Offline says that it was started without a network interface.
@@ -165,7 +169,7 @@ func (d driver) Clear(r *record) error {
 func (d driver) Release(ctx context.Context, r *record) error {
 	ctx, cancel := context.WithTimeout(d.b.context(ctx), engineTimeout)
 	defer cancel()
-	return d.b.explain(lifecycle.DeleteOp, r.Name, d.b.removeContainer(ctx, d.b.name(r.ID)))
+	return d.b.explain(lifecycle.DeleteOp, r.Name, d.b.removeContainer(ctx, d.b.name(r.ID), r.Own.Snapshotter))
 }
 
 func (d driver) RemoveTree(dir string) error {
@@ -184,11 +188,11 @@ func (d driver) Reap(exists func(id string) bool) {
 		return
 	}
 	for _, c := range list {
-		labels, err := c.Labels(ctx)
-		if id := labels[sandboxLabel]; err == nil && lifecycle.ValidID(id) && !exists(id) {
+		info, err := c.Info(ctx, client.WithoutRefreshedMetadata)
+		if id := info.Labels[sandboxLabel]; err == nil && lifecycle.ValidID(id) && !exists(id) {
 			_, err := d.b.removeTask(ctx, id)
 			if err == nil {
-				err = d.b.removeContainer(ctx, c.ID())
+				err = d.b.removeContainer(ctx, c.ID(), info.Snapshotter)
 			}
 			if err != nil {
 				d.b.log.Warn("container of a sandbox that is gone could not be removed", "container", c.ID(), "err", err)
@@ -288,11 +292,14 @@ func ignoreNotFound(err error) error {
 }
 
 // removeContainer removes a container without a task, and its snapshot.
-func (b *backend) removeContainer(ctx context.Context, name string) error {
+func (b *backend) removeContainer(ctx context.Context, name, snapshotter string) error {
 	if err := b.api.ContainerService().Delete(ctx, name); err != nil && !isNotFound(err) {
 		return err
 	}
-	return ignoreNotFound(b.api.SnapshotService(b.opts.Snapshotter).Remove(ctx, name))
+	if snapshotter == "" {
+		return nil // creation had not come that far
+	}
+	return ignoreNotFound(b.api.SnapshotService(snapshotter).Remove(ctx, name))
 }
 
 // proc is the first process of a task.
@@ -402,13 +409,16 @@ func (b *backend) container(ctx context.Context, op string, r *record, spec *oci
 			return err
 		})
 	}
+	if err := b.Save(r, false); err != nil { // it says where the snapshot will be
+		return nil, err
+	}
 	img, err := b.api.GetImage(uncut, r.Own.Image)
 	if err != nil {
 		return nil, err
 	}
 	c, err := b.api.NewContainer(uncut, name,
 		client.WithImage(img),
-		client.WithSnapshotter(b.opts.Snapshotter),
+		client.WithSnapshotter(r.Own.Snapshotter),
 		client.WithNewSnapshot(name, img),
 		client.WithRuntime(b.runtime.name, b.runtime.options),
 		client.WithContainerLabels(map[string]string{stateLabel: b.Tag(), sandboxLabel: r.ID}),

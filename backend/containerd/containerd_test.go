@@ -146,14 +146,16 @@ func leftoversOf(ctx context.Context, address, state string) ([]string, error) {
 			found = append(found, "container "+x.ID())
 		}
 	}
-	err = c.SnapshotService("").Walk(ctx, func(_ context.Context, i snapshots.Info) error {
-		if strings.HasPrefix(i.Name, prefix) {
-			found = append(found, "snapshot "+i.Name)
+	for _, snapshotter := range []string{"overlayfs", "native"} {
+		err = c.SnapshotService(snapshotter).Walk(ctx, func(_ context.Context, i snapshots.Info) error {
+			if strings.HasPrefix(i.Name, prefix) {
+				found = append(found, "snapshot "+i.Name)
+			}
+			return nil
+		})
+		if err != nil {
+			return nil, err
 		}
-		return nil
-	})
-	if err != nil {
-		return nil, err
 	}
 	out, err := exec.CommandContext(ctx, "ps", "-eo", "pid,args").Output()
 	if err != nil {
@@ -254,6 +256,33 @@ func TestSnapshotter(t *testing.T) {
 	o.Snapshotter = "native"
 	lives(t, o, smallLayout(t))
 
+	// Where a sandbox's files are does not depend on who looks.
+	if err := with(t, o, func(c *daytona.Client) error {
+		_, err := c.Create(t.Context(), daytona.Spec{Name: "native", Image: smallLayout(t), User: "root", Persistent: true})
+		return err
+	}); err != nil {
+		t.Fatal(err)
+	}
+	o.Snapshotter = ""
+	if err := with(t, o, func(c *daytona.Client) error {
+		sb, err := c.Get(t.Context(), "native")
+		if err == nil {
+			err = sb.Stop(t.Context(), nil)
+		}
+		if err == nil {
+			err = sb.Start(t.Context())
+		}
+		if err == nil {
+			err = sb.Delete(t.Context())
+		}
+		return err
+	}); err != nil {
+		t.Error(err)
+	}
+	if left, err := leftovers(t.Context(), o.Dir); err != nil || len(left) > 0 {
+		t.Errorf("left: %q, %v", left, err)
+	}
+
 	o.Snapshotter = "no-such"
 	if c, err := containerd.Open(t.Context(), o); !errors.Is(err, daytona.ErrInvalid) {
 		t.Errorf("a snapshotter that there is not: %v", err)
@@ -261,6 +290,16 @@ func TestSnapshotter(t *testing.T) {
 			c.Close()
 		}
 	}
+}
+
+// with opens a backend for a moment.
+func with(t *testing.T, o *containerd.Options, f func(c *daytona.Client) error) error {
+	t.Helper()
+	c, err := containerd.Open(t.Context(), o)
+	if err != nil {
+		return err
+	}
+	return errors.Join(f(c), c.Close())
 }
 
 // TestRuntime names the runtime as containerd does.

@@ -35,7 +35,7 @@ func (b *backend) dial(ctx context.Context, id string) (net.Conn, error) {
 	if err != nil {
 		return nil, err
 	}
-	if b.opts.Transport == viaExec {
+	if r.Own.Transport == viaExec {
 		return b.relays.Dial(ctx, id, r.Own.PID)
 	}
 	c, err := lifecycle.DialBeneath(ctx, "/proc/"+strconv.Itoa(r.Own.PID)+"/root", strings.TrimPrefix(socketFile, "/"))
@@ -56,7 +56,7 @@ func (b *backend) dial(ctx context.Context, id string) (net.Conn, error) {
 // it. The file system is looked at through a mount that nobody else sees, and
 // that goes with this thread.
 func (b *backend) checkFiles(ctx context.Context, op string, r *record) error {
-	mounts, err := b.api.SnapshotService(b.opts.Snapshotter).Mounts(ctx, b.name(r.ID))
+	mounts, err := b.api.SnapshotService(r.Own.Snapshotter).Mounts(ctx, b.name(r.ID))
 	if err != nil {
 		return err
 	}

@@ -74,6 +74,7 @@ func (b *backend) prepare(ctx context.Context, r *record, progress func(daytona.
 	if err != nil {
 		return b.explain(op, r.Image, err)
 	}
+	r.Own.Snapshotter, r.Own.Transport = b.opts.Snapshotter, b.opts.Transport
 	r.Own.Image, r.Own.Digest = img.Name(), img.Target().Digest.String()
 	r.Own.Config = image.Config{Env: spec.Config.Env, Entrypoint: spec.Config.Entrypoint, Cmd: spec.Config.Cmd,
 		WorkingDir: spec.Config.WorkingDir, User: spec.Config.User}

@@ -29,12 +29,10 @@ func (b *backend) startRelay(ctx context.Context, id string) (_ link.Stream, err
 	if err != nil {
 		return nil, err
 	}
-	if !b.runtime.hidden {
-		// runc reads the users for that, too, and waits for ever where they are in a
-		// pipe; other runtimes have no part in the sandbox's files.
-		if err := b.checkFiles(ctx, lifecycle.DialOp, r); err != nil {
-			return nil, err
-		}
+	// runc reads the users for that, too, and waits for ever where they are in a
+	// pipe.
+	if err := b.checkFiles(ctx, lifecycle.DialOp, r); err != nil {
+		return nil, err
 	}
 	c, err := b.api.LoadContainer(ctx, b.name(id))
 	if err != nil {
