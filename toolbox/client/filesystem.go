@@ -192,9 +192,12 @@ type upload struct {
 	err atomic.Pointer[error]
 	// stopped ends it before the next read of r.
 	stopped atomic.Bool
+	reading sync.Mutex // held while r is read
 }
 
 func (u *upload) Read(p []byte) (int, error) {
+	u.reading.Lock()
+	defer u.reading.Unlock()
 	if u.stopped.Load() {
 		return 0, context.Canceled
 	}
@@ -207,6 +210,19 @@ func (u *upload) Read(p []byte) (int, error) {
 }
 
 func (u *upload) WriteTo(w io.Writer) (int64, error) { return u.t.copy(w, struct{ io.Reader }{u}) }
+
+// release gives r back to whoever the upload is for: an answer may come before all
+// has been sent, and net/http goes on for a moment. It does not wait for a read
+// that blocks.
+func (u *upload) release() {
+	u.stopped.Store(true)
+	for end := time.Now().Add(cancelGrace); !u.reading.TryLock(); time.Sleep(100 * time.Microsecond) {
+		if time.Now().After(end) {
+			return
+		}
+	}
+	u.reading.Unlock()
+}
 
 // failed is the error that the reader gave, if any.
 func (u *upload) failed() error {
@@ -228,6 +244,7 @@ func (f *fileSystem) WriteFile(ctx context.Context, path string, data []byte, pe
 
 func (f *fileSystem) Upload(ctx context.Context, path string, r io.Reader) (int64, error) {
 	body, err := f.send(ctx, path, r)
+	body.release()
 	if err != nil {
 		return 0, pathError("upload", path, err)
 	}
