@@ -832,7 +832,7 @@ func checkEscapingTree(c *env) {
 		mark := fmt.Sprintf("mark%d%d", i, time.Now().UnixNano())
 		ctx, cancel := context.WithCancel(c.ctx)
 		cmd := sb.Process().Command(ctx, attackerPath, "family", mark)
-		var out lockedBuffer
+		var out LockedBuffer
 		cmd.Stdout = &out
 		if how == "timeout" {
 			cmd.Timeout = 2 * time.Second

@@ -142,25 +142,25 @@ func checkSessionShell(c *env) {
 	equal(c, "Stdout", r.Stdout, "started\n")
 }
 
-// lockedBuffer may be written to and read at once.
-type lockedBuffer struct {
+// LockedBuffer may be written to and read at once.
+type LockedBuffer struct {
 	mu sync.Mutex
 	b  bytes.Buffer
 }
 
-func (l *lockedBuffer) Write(p []byte) (int, error) {
+func (l *LockedBuffer) Write(p []byte) (int, error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	return l.b.Write(p)
 }
 
-func (l *lockedBuffer) String() string {
+func (l *LockedBuffer) String() string {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	return l.b.String()
 }
 
-func (c *env) waitForText(l *lockedBuffer, text string) bool {
+func (c *env) waitForText(l *LockedBuffer, text string) bool {
 	c.Helper()
 	return c.eventually(10*time.Second, fmt.Sprintf("%q appears", text), func() error {
 		if s := l.String(); !strings.Contains(s, text) {
@@ -181,7 +181,7 @@ func checkSessionAsync(c *env) {
 	if info.ExitCode != nil || info.ID != cmd.ID() {
 		c.Errorf("Info of a running command = %+v", info)
 	}
-	var stdout, stderr lockedBuffer
+	var stdout, stderr LockedBuffer
 	followed := make(chan error, 1)
 	go func() { followed <- cmd.Follow(c.ctx, &stdout, &stderr) }()
 	c.waitForText(&stdout, "up\n")
@@ -204,7 +204,7 @@ func checkSessionAsync(c *env) {
 		c.Errorf("an input with a newline was sent as two: %q", stdout.String())
 	}
 	c.wantKind("input after the end", cmd.SendInput(c.ctx, "late"), daytona.KindGone)
-	var late lockedBuffer
+	var late LockedBuffer
 	c.try("follow after the end", c.within(10*time.Second, func() error { return cmd.Follow(c.ctx, &late, nil) }))
 	equal(c, "Follow gives the log from the beginning", late.String(), stdout.String())
 	info, err = cmd.Info(c.ctx)
@@ -257,7 +257,7 @@ func checkPTY(c *env) {
 	c.wantKind("create with 1001 columns", err, daytona.KindInvalid)
 	_, err = p.ConnectPTY(c.ctx, "none")
 	c.wantKind("connect to what does not exist", err, daytona.KindNotFound)
-	var screen lockedBuffer
+	var screen LockedBuffer
 	read := make(chan error, 1)
 	go func() { _, err := io.Copy(&screen, pty); read <- err }()
 	typ := func(s string) {
@@ -275,7 +275,7 @@ func checkPTY(c *env) {
 
 	second, err := p.ConnectPTY(c.ctx, "term")
 	c.try("connect a second time", err)
-	var screen2 lockedBuffer
+	var screen2 LockedBuffer
 	go io.Copy(&screen2, second)
 	typ("echo \"both:$((6*7))\"\n")
 	c.waitForText(&screen, "both:42")

@@ -143,7 +143,7 @@ func checkInterpreter(c *env) {
 	c.try("create a context", err)
 	r = run("import os\nprint(os.getcwd(), 'x' in globals())", &daytona.InterpreterOptions{Context: ctx.ID})
 	equal(c, "another context", r.Stdout, "/ False\n")
-	var live lockedBuffer
+	var live LockedBuffer
 	r = run("import os; print(os.environ['E'])", &daytona.InterpreterOptions{Env: map[string]string{"E": "v"}, Stdout: &live})
 	equal(c, "Env and Stdout", live.String(), "v\n")
 	r = run("import os; print('E' in os.environ)", nil)

@@ -3,14 +3,12 @@
 package containerd_test
 
 import (
-	"bytes"
 	"context"
 	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"strings"
-	"sync"
 	"syscall"
 	"testing"
 	"time"
@@ -29,24 +27,12 @@ type daemon struct {
 	t   *testing.T
 	dir string
 	cmd *exec.Cmd
-	log *lockedBuffer
+	log *backendtest.LockedBuffer
 }
 
-type lockedBuffer struct {
-	mu sync.Mutex
-	b  bytes.Buffer
-}
-
-func (l *lockedBuffer) Write(p []byte) (int, error) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.b.Write(p)
-}
-
-func (l *lockedBuffer) tail() string {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	s := l.b.String()
+// tail is the end of a log.
+func tail(log *backendtest.LockedBuffer) string {
+	s := log.String()
 	return s[max(0, len(s)-3000):]
 }
 
@@ -59,7 +45,7 @@ func newDaemon(t *testing.T, dir string) *daemon {
 	if _, err := exec.LookPath("containerd"); err != nil {
 		t.Skipf("a containerd of its own: %v", err)
 	}
-	d := &daemon{t: t, dir: dir, log: &lockedBuffer{}}
+	d := &daemon{t: t, dir: dir, log: &backendtest.LockedBuffer{}}
 	// Of the daemon's configuration, versions 2 and 3 have these in common.
 	config := fmt.Sprintf("version = 2\nroot = %q\nstate = %q\ndisabled_plugins = [\"io.containerd.grpc.v1.cri\"]\n[grpc]\naddress = %q\n",
 		filepath.Join(dir, "root"), filepath.Join(dir, "state"), d.address())
@@ -90,7 +76,7 @@ func (d *daemon) Start() {
 			return
 		}
 		if time.Now().After(deadline) {
-			d.t.Fatalf("containerd does not start: %v\n%s", err, d.log.tail())
+			d.t.Fatalf("containerd does not start: %v\n%s", err, tail(d.log))
 		}
 	}
 }
@@ -110,7 +96,7 @@ func (d *daemon) close() {
 		}
 	}
 	if d.t.Failed() {
-		d.t.Logf("containerd's log ends with:\n%s", d.log.tail())
+		d.t.Logf("containerd's log ends with:\n%s", tail(d.log))
 	}
 }
 

@@ -11,7 +11,6 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
-	"sync"
 	"syscall"
 	"testing"
 	"time"
@@ -36,7 +35,7 @@ type engine struct {
 	opts      engineOptions
 	network   *exec.Cmd // holds the namespace
 	dockerd   *exec.Cmd
-	log       *lockedBuffer
+	log       *backendtest.LockedBuffer
 }
 
 type engineOptions struct {
@@ -44,21 +43,9 @@ type engineOptions struct {
 	hide string   // a directory that it cannot look into
 }
 
-type lockedBuffer struct {
-	mu sync.Mutex
-	b  bytes.Buffer
-}
-
-func (l *lockedBuffer) Write(p []byte) (int, error) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.b.Write(p)
-}
-
-func (l *lockedBuffer) tail() string {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	s := l.b.String()
+// tail is the end of a log.
+func tail(log *backendtest.LockedBuffer) string {
+	s := log.String()
 	return s[max(0, len(s)-3000):]
 }
 
@@ -74,7 +61,7 @@ func newEngine(t *testing.T, dir string, opts engineOptions) *engine {
 			t.Skipf("an engine of its own: %v", err)
 		}
 	}
-	e := &engine{t: t, dir: dir, host: "unix://" + filepath.Join(dir, "s"), opts: opts, log: &lockedBuffer{}}
+	e := &engine{t: t, dir: dir, host: "unix://" + filepath.Join(dir, "s"), opts: opts, log: &backendtest.LockedBuffer{}}
 	e.network = exec.Command("unshare", "-n", "sh", "-c", "ip link set lo up && echo && exec sleep infinity")
 	up, err := e.network.StdoutPipe()
 	if err != nil {
@@ -111,7 +98,7 @@ func (e *engine) Start() {
 	}
 	for deadline := time.Now().Add(60 * time.Second); exec.Command("docker", "-H", e.host, "info").Run() != nil; time.Sleep(50 * time.Millisecond) {
 		if time.Now().After(deadline) {
-			e.t.Fatalf("the engine does not start:\n%s", e.log.tail())
+			e.t.Fatalf("the engine does not start:\n%s", tail(e.log))
 		}
 	}
 }
@@ -199,7 +186,7 @@ func (e *engine) close() {
 		}
 	}
 	if e.t.Failed() {
-		e.t.Logf("the engine's log ends with:\n%s", e.log.tail())
+		e.t.Logf("the engine's log ends with:\n%s", tail(e.log))
 	}
 }
 
