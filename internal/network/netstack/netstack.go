@@ -212,7 +212,7 @@ func (s *Stack) build() error {
 }
 
 // Serve carries packets until the context is done (nil) or the device is gone, which is what
-// happens when the sandbox ends (an error). It is called once.
+// happens when the sandbox ends (an error). It is called once, at the end of a process.
 func (s *Stack) Serve(ctx context.Context) error {
 	s.work.Go(s.sweep)
 	var err error
@@ -227,7 +227,8 @@ func (s *Stack) Serve(ctx context.Context) error {
 	s.endFlows(func(*flow) bool { return true })
 	s.work.Wait()
 	s.net.Close()
-	_ = s.net.RemoveNIC(nic)
+	// The device is read until the process ends: whoever reads it ends only when no packet waits,
+	// so that a sandbox could keep us here by sending on.
 	return err
 }
 

@@ -144,6 +144,18 @@ func obey(c command, held map[string]net.Conn) (string, error) {
 			held[fmt.Sprint("many", i)] = conn
 		}
 		return strconv.Itoa(c.Bytes), nil
+	case "flood": // send datagrams until the guest ends
+		conn, err := net.Dial("udp4", c.Address)
+		if err != nil {
+			return "", err
+		}
+		go func() {
+			for {
+				// Refused now and then, by the answers to the ones before.
+				_, _ = conn.Write([]byte("hello"))
+			}
+		}()
+		return "", nil
 	case "upload", "download": // how long a number of bytes takes, in nanoseconds
 		conn, err := net.DialTimeout(c.Network, c.Address, reachTimeout)
 		if err != nil {
@@ -791,6 +803,27 @@ func TestEndsWithTheLifeline(t *testing.T) {
 	}
 	w.Close()
 	waitEnd(t, s)
+}
+
+// TestEndsWhileReading: the end waited for the reader of the device, which reads on while packets
+// come, and waited itself for a lock that the end held.
+func TestEndsWhileReading(t *testing.T) {
+	world(t)
+	for range 5 {
+		r, w, err := os.Pipe()
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer r.Close()
+		defer w.Close()
+		s := start(t, policy.Policy{}, func(o *userspace.Options) { o.Lifeline = r })
+		// Refused, and told so: the answer looks for a route, which wants the stack's lock.
+		if _, err := s.do(command{Do: "flood", Address: "10.9.9.9:9"}); err != nil {
+			t.Fatal(err)
+		}
+		w.Close()
+		waitEnd(t, s)
+	}
 }
 
 func waitEnd(t *testing.T, s *sandbox) {
