@@ -14,8 +14,8 @@ import (
 // of KindUnsupported naming the field, every field of a request that it
 // cannot enforce; it must never accept and ignore one. What it cannot do at
 // all is left out: optional capabilities are the separate interfaces [Pauser],
-// [Forker], [Snapshotter], [Resizer], [NetworkPolicer], [Archiver], [Updater],
-// [Watcher] and [VolumeManager], found by [As].
+// [Forker], [Snapshotter], [ImageBuilder], [Resizer], [NetworkPolicer],
+// [Archiver], [Updater], [Watcher] and [VolumeManager], found by [As].
 type Backend interface {
 	// Name is the backend's name, such as "local". It must not change.
 	Name() string
@@ -119,25 +119,49 @@ type StopOptions struct {
 
 // Pauser freezes and thaws sandboxes, memory and all.
 type Pauser interface {
-	Pause(ctx context.Context, id string) (Info, error)
+	// Pause freezes a started sandbox: StatePaused. It must do nothing if it is
+	// paused already. The time that passes is not lost: intervals that began
+	// before go on.
+	Pause(ctx context.Context, id string, opts PauseOptions) (Info, error)
+	// Resume lets a paused sandbox go on where it was. It must do nothing if it
+	// is started. Start on a paused sandbox must do the same.
 	Resume(ctx context.Context, id string) (Info, error)
 }
 
-// Forker makes a new sandbox from the present files of another.
-type Forker interface {
-	Fork(ctx context.Context, id, name string) (Info, error)
+// PauseOptions says how to pause.
+type PauseOptions struct {
+	// Disk writes the memory to disk and frees it, so that the pause survives
+	// the end of the machine. A backend whose isolation cannot do that must
+	// refuse it. Defaults to false: processes stay in memory and get no CPU.
+	Disk bool
 }
 
-// Snapshotter makes, lists and deletes snapshots.
-type Snapshotter interface {
-	CreateSnapshot(ctx context.Context, id, name string) (Snapshot, error)
-	GetSnapshot(ctx context.Context, idOrName string) (Snapshot, error)
-	ListSnapshots(ctx context.Context) iter.Seq2[Snapshot, error]
-	DeleteSnapshot(ctx context.Context, idOrName string) error
+// Forker makes sandboxes from the present files of another.
+type Forker interface {
+	// Fork makes one started sandbox for each name from the files of the
+	// sandbox id, started or stopped, as they are at one moment, which must be
+	// the same for all. Children have the parent's spec but their own ID, name,
+	// host name, machine id and agent; Info.Parent names the parent. The
+	// parent's state is afterwards what it was. On error no child may be left.
+	Fork(ctx context.Context, id string, opts ForkOptions) ([]Info, error)
+}
+
+// ForkOptions says how to fork.
+type ForkOptions struct {
+	// Names has the name of each child; an empty one is generated. Defaults to
+	// one child of a generated name.
+	Names []string
+	// Memory forks the running processes as well. A backend whose isolation
+	// cannot do that must refuse it. Defaults to false: children boot afresh.
+	Memory bool
 }
 
 // Resizer changes a sandbox's resources. A zero field keeps what it is.
 type Resizer interface {
+	// Resize changes CPU, memory and processes of a started or stopped sandbox,
+	// at once, without a restart; less memory than is in use must give
+	// KindConflict. The disk can be changed when the sandbox is stopped
+	// (else KindState), and only grow (else KindInvalid).
 	Resize(ctx context.Context, id string, r Resources) (Info, error)
 }
 
@@ -148,9 +172,21 @@ type NetworkPolicer interface {
 	SetNetworkPolicy(ctx context.Context, id string, p NetworkPolicy) (Info, error)
 }
 
-// Archiver moves a stopped sandbox's files to cheaper storage.
+// Archiver moves the files of stopped sandboxes to object storage.
 type Archiver interface {
+	// Archive moves a stopped sandbox's files to object storage and frees
+	// their place here: StateArchived. It must do nothing if it is archived
+	// already. What is there must be complete and verified before anything here
+	// is removed. Start brings an archived sandbox back; Delete removes its
+	// archive.
 	Archive(ctx context.Context, id string) (Info, error)
+	// Restore brings the files of an archived sandbox back and leaves it
+	// stopped. It must do so for a sandbox as well that another backend,
+	// perhaps on another machine, archived into the same object storage and
+	// that is not here yet; it belongs here from then on. What arrives must be
+	// checked against the digests that Archive recorded (else KindInternal, and
+	// the archive stays).
+	Restore(ctx context.Context, id string) (Info, error)
 }
 
 // Updater changes labels and intervals of a sandbox.

@@ -129,11 +129,68 @@ func (c *Client) Create(ctx context.Context, spec Spec) (Sandbox, error) {
 	if err := spec.Validate(); err != nil {
 		return nil, err
 	}
-	info, err := c.backend.Create(ctx, spec.clone())
+	spec = spec.clone()
+	if spec.Build != nil {
+		built, err := c.Build(ctx, spec.Build, BuildOptions{OnLog: spec.OnBuildLog})
+		if err != nil {
+			return nil, err
+		}
+		spec.Image, spec.Build = built.Ref, nil
+	}
+	info, err := c.backend.Create(ctx, spec)
 	if err != nil {
 		return nil, err
 	}
 	return newSandbox(c.backend, info), nil
+}
+
+// Build builds an image, unless the same was built before, and returns what
+// [Spec.Image] takes. A step that fails gives a [*BuildError]. A backend that is
+// no [ImageBuilder] gives KindUnsupported.
+func (c *Client) Build(ctx context.Context, img *Image, opts BuildOptions) (BuiltImage, error) {
+	b, ok := As[ImageBuilder](c.backend)
+	if !ok {
+		return BuiltImage{}, unsupported(c.backend, buildOp)
+	}
+	if err := img.Err(); err != nil {
+		return BuiltImage{}, err
+	}
+	return b.BuildImage(ctx, img, opts)
+}
+
+// CreateSnapshot makes a snapshot from an image, a build or a sandbox. It gives
+// KindInvalid for a spec that breaks a rule, KindConflict for a taken name,
+// KindNotFound for a missing image or sandbox.
+func (c *Client) CreateSnapshot(ctx context.Context, spec SnapshotSpec) (Snapshot, error) {
+	if spec.Build != nil && spec.Validate() == nil {
+		built, err := c.Build(ctx, spec.Build, BuildOptions{OnLog: spec.OnBuildLog})
+		if err != nil {
+			return Snapshot{}, err
+		}
+		spec.Image, spec.Build = built.Ref, nil
+	}
+	return createSnapshot(ctx, c.backend, spec)
+}
+
+func createSnapshot(ctx context.Context, b Backend, spec SnapshotSpec) (Snapshot, error) {
+	s, ok := As[Snapshotter](b)
+	if !ok {
+		return Snapshot{}, unsupported(b, snapshotOp)
+	}
+	if err := spec.Validate(); err != nil {
+		return Snapshot{}, err
+	}
+	spec.Entrypoint = slices.Clone(spec.Entrypoint)
+	return s.CreateSnapshot(ctx, spec)
+}
+
+// Snapshots returns the backend's snapshots, or an error matching
+// [errors.ErrUnsupported] if it has none. Make them with CreateSnapshot.
+func (c *Client) Snapshots() (Snapshotter, error) {
+	if s, ok := As[Snapshotter](c.backend); ok {
+		return s, nil
+	}
+	return nil, unsupported(c.backend, "snapshots")
 }
 
 // Get returns the sandbox with an id or, if none has that id, a name. It

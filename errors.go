@@ -250,3 +250,32 @@ func (e *ExitError) Error() string {
 
 // Is reports a timed-out command as [ErrTimeout].
 func (e *ExitError) Is(target error) bool { return e.TimedOut && target == ErrTimeout }
+
+// BuildError says that a step of a build failed.
+type BuildError struct {
+	// Step and Name are those of [BuildLog].
+	Step int
+	Name string
+	// Line of the Dockerfile, from 1; 0 if it belongs to none.
+	Line int
+	// ExitCode of the program of a RUN step; 0 if it was none.
+	ExitCode int
+	// Log is the last part (at most 32 KiB) of what the step wrote.
+	Log []byte
+	// Err says what went wrong.
+	Err error
+}
+
+func (e *BuildError) Error() string {
+	msg := "build step " + e.Name
+	if e.Line > 0 {
+		msg += fmt.Sprintf(" (line %d)", e.Line)
+	}
+	msg += ": " + e.Err.Error()
+	if s := strings.TrimSpace(string(e.Log)); s != "" {
+		msg += ": " + s
+	}
+	return msg
+}
+
+func (e *BuildError) Unwrap() error { return e.Err }

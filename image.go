@@ -1,5 +1,14 @@
 package daytona
 
+import (
+	"cmp"
+	"context"
+	"io/fs"
+	"slices"
+	"strings"
+	"time"
+)
+
 // Images are named by strings in [Spec.Image]; package image describes the
 // forms every backend takes:
 //
@@ -15,3 +24,129 @@ package daytona
 // fresh root: nothing to download, every tool of the host at hand, none of
 // its data. It is the default image of the local backend.
 const ImageHost = "host"
+
+// Image is the description of an image to build: a Dockerfile and the files that
+// it copies. Its methods return a new Image and leave the one they are called on
+// as it is, so that one can be the base of several.
+//
+//	img := daytona.DebianSlim("3.12").
+//		PipInstall("requests").
+//		AddLocalFile("app.py", "/app/app.py").
+//		WorkDir("/app")
+//	sb, err := client.Create(ctx, daytona.Spec{Build: img})
+//
+// What is wrong with an argument, such as a local file that is not there, is
+// kept and returned by Err, and by whoever builds the image.
+type Image struct {
+	dockerfile string
+	contexts   []BuildContext
+	err        error
+}
+
+// BuildContext is a file or directory that a Dockerfile copies from.
+type BuildContext struct {
+	// Source is its path on this machine, when Files is nil.
+	Source string
+	// Files, if not nil, is the directory itself: for contexts that are not
+	// files of this machine.
+	Files fs.FS
+	// Path is its place in the build context, relative and clean; "." is the
+	// whole context.
+	Path string
+}
+
+// NewImage is the image of a Dockerfile's text. Its COPY and ADD find what is in
+// contexts and nothing else. Defaults to no context.
+func NewImage(dockerfile string, contexts ...BuildContext) *Image {
+	m := &Image{dockerfile: dockerfile, contexts: slices.Clone(contexts)}
+	if strings.TrimSpace(dockerfile) == "" {
+		m.err = invalid(buildOp, "Dockerfile", dockerfile, "must not be empty")
+	}
+	for _, c := range contexts {
+		if !fs.ValidPath(c.Path) {
+			m.err = cmp.Or(m.err, invalid(buildOp, "Contexts", c.Path, `must be relative and clean, without ".."`))
+		}
+		if (c.Source == "") == (c.Files == nil) {
+			m.err = cmp.Or(m.err, invalid(buildOp, "Contexts", c.Source, "must have either Source or Files"))
+		}
+	}
+	return m
+}
+
+// Dockerfile returns the text.
+func (m *Image) Dockerfile() string { return m.dockerfile }
+
+// Contexts returns what the Dockerfile copies from.
+func (m *Image) Contexts() []BuildContext { return slices.Clone(m.contexts) }
+
+// Err returns the first thing that was wrong with an argument, as an [*Error] of
+// KindInvalid.
+func (m *Image) Err() error { return m.err }
+
+// BuildOptions are what an [Image] does not say.
+type BuildOptions struct {
+	// Args are the values of ARG instructions. Defaults to none.
+	Args map[string]string
+	// Target is the stage to build. Defaults to the last.
+	Target string
+	// Secrets are what RUN --mount=type=secret shows, by id. They are in no
+	// layer and in no log. Defaults to none.
+	Secrets map[string][]byte
+	// Platform is such as "linux/arm64". Defaults to that of the machine.
+	Platform string
+	// NoCache builds every step anew. Defaults to false.
+	NoCache bool
+	// Pull asks registries for newer base images. Defaults to false: what is
+	// there already is used.
+	Pull bool
+	// Network is what RUN steps may reach. Defaults to what sandboxes may.
+	Network NetworkPolicy
+	// Resources limit RUN steps, each. Defaults to the backend's defaults.
+	Resources Resources
+	// StepTimeout ends a RUN step that takes longer. Defaults to 0: no limit but
+	// that of the context.
+	StepTimeout time.Duration
+	// OnLog, if set, is told what the build says. It must not block. Defaults to
+	// nil.
+	OnLog func(BuildLog)
+}
+
+// BuildLog is a line of a build's output, or the beginning or end of a step.
+type BuildLog struct {
+	// Step counts the Dockerfile's steps from 1; 0 is what belongs to none.
+	Step int
+	// Name is the step's instruction, such as "[2/3] RUN make".
+	Name string
+	// Line is a line of output, without its end; "" for the beginning and end
+	// of a step.
+	Line string
+	// Stderr says that Line was written to standard error.
+	Stderr bool
+	// Cached says that the step was not done but found. Done says that it ended,
+	// and Error why if it failed.
+	Cached, Done bool
+	Error        string
+}
+
+// BuiltImage is the result of a build.
+type BuiltImage struct {
+	// Ref is what [Spec.Image] takes.
+	Ref string `json:"ref"`
+	// Digest of the image, "sha256:…".
+	Digest string `json:"digest"`
+	// SizeBytes of its layers, unpacked.
+	SizeBytes int64 `json:"sizeBytes"`
+	// Cached says that nothing had to be done.
+	Cached bool `json:"cached"`
+}
+
+// ImageBuilder builds images from Dockerfiles.
+type ImageBuilder interface {
+	// BuildImage builds an image whose Err is nil. RUN steps must be as isolated
+	// as sandboxes are. What of a Dockerfile the backend cannot do must be
+	// refused with KindUnsupported naming the line. A step that fails must give
+	// a [*BuildError]. On error there must be no image.
+	BuildImage(ctx context.Context, img *Image, opts BuildOptions) (BuiltImage, error)
+}
+
+const buildOp = "build image"

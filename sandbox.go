@@ -43,7 +43,8 @@ type Info struct {
 
 	Backend    string            `json:"backend"`
 	Image      string            `json:"image,omitempty"`
-	Snapshot   string            `json:"snapshot,omitempty"`
+	Snapshot   string            `json:"snapshot,omitempty"` // the name of the snapshot it was made from
+	Parent     string            `json:"parent,omitempty"`   // the id of the sandbox it was forked from
 	User       string            `json:"user"`
 	WorkDir    string            `json:"workDir"`
 	Env        map[string]string `json:"env,omitempty"`
@@ -58,12 +59,13 @@ type Info struct {
 	Ephemeral   bool          `json:"ephemeral"`
 	TTL         time.Duration `json:"ttl,omitempty"`
 	AutoStop    time.Duration `json:"autoStop,omitempty"`
+	AutoPause   time.Duration `json:"autoPause,omitempty"`
 	AutoArchive time.Duration `json:"autoArchive,omitempty"`
 	AutoDelete  time.Duration `json:"autoDelete,omitempty"`
 
 	CreatedAt time.Time `json:"createdAt"`
 	StartedAt time.Time `json:"startedAt,omitzero"` // last start
-	StoppedAt time.Time `json:"stoppedAt,omitzero"` // last stop
+	StoppedAt time.Time `json:"stoppedAt,omitzero"` // last stop or pause
 }
 
 // Metrics is a sandbox's use of resources.
@@ -99,16 +101,22 @@ type Sandbox interface {
 	// Delete removes it. Deleting what is deleted already gives KindNotFound.
 	Delete(ctx context.Context) error
 
-	// Pause freezes it with its memory and Resume thaws it. Backends without
-	// a Pauser give KindUnsupported.
-	Pause(ctx context.Context) error
+	// Pause freezes it with its memory and Resume thaws it; nil options are
+	// defaults. Backends without a Pauser give KindUnsupported.
+	Pause(ctx context.Context, opts *PauseOptions) error
 	Resume(ctx context.Context) error
-	// Fork makes another sandbox from its present files; an empty name is
-	// generated. Backends without a Forker give KindUnsupported.
-	Fork(ctx context.Context, name string) (Sandbox, error)
-	// CreateSnapshot saves its files under a name. Backends without a
+	// Fork makes other sandboxes from its present files, one for each name; nil
+	// options make one. Backends without a Forker give KindUnsupported.
+	Fork(ctx context.Context, opts *ForkOptions) ([]Sandbox, error)
+	// CreateSnapshot keeps its present files under a name, to make sandboxes
+	// from; see [Client.CreateSnapshot] for more. Backends without a
 	// Snapshotter give KindUnsupported.
 	CreateSnapshot(ctx context.Context, name string) (Snapshot, error)
+	// Archive moves it, stopped, to object storage; Start, or Restore without
+	// starting, brings it back. Backends without an Archiver give
+	// KindUnsupported.
+	Archive(ctx context.Context) error
+	Restore(ctx context.Context) error
 	// Resize changes its resources; zero fields stay. Backends without a
 	// Resizer give KindUnsupported.
 	Resize(ctx context.Context, r Resources) error
@@ -209,12 +217,16 @@ func (s *sandbox) Delete(ctx context.Context) error {
 	return s.set(i, nil)
 }
 
-func (s *sandbox) Pause(ctx context.Context) error {
+func (s *sandbox) Pause(ctx context.Context, opts *PauseOptions) error {
 	p, ok := As[Pauser](s.backend)
 	if !ok {
 		return unsupported(s.backend, "pause sandbox")
 	}
-	return s.set(p.Pause(ctx, s.id))
+	var o PauseOptions
+	if opts != nil {
+		o = *opts
+	}
+	return s.set(p.Pause(ctx, s.id, o))
 }
 
 func (s *sandbox) Resume(ctx context.Context) error {
@@ -225,27 +237,66 @@ func (s *sandbox) Resume(ctx context.Context) error {
 	return s.set(p.Resume(ctx, s.id))
 }
 
-func (s *sandbox) Fork(ctx context.Context, name string) (Sandbox, error) {
+// MaxForks is the greatest number of children that one Fork makes.
+const MaxForks = 1000
+
+func (s *sandbox) Fork(ctx context.Context, opts *ForkOptions) ([]Sandbox, error) {
+	const op = "fork sandbox"
 	f, ok := As[Forker](s.backend)
 	if !ok {
-		return nil, unsupported(s.backend, "fork sandbox")
+		return nil, unsupported(s.backend, op)
 	}
-	if name != "" && !ValidName(name) {
-		return nil, invalid("fork sandbox", "Name", name, `must be 1 to 63 letters, digits, ".", "_" or "-" and start with a letter or digit`)
+	var o ForkOptions
+	if opts != nil {
+		o = *opts
 	}
-	info, err := f.Fork(ctx, s.id, name)
+	o.Names = slices.Clone(o.Names)
+	if len(o.Names) == 0 {
+		o.Names = []string{""}
+	}
+	if len(o.Names) > MaxForks {
+		return nil, invalid(op, "Names", len(o.Names), "must be at most 1000")
+	}
+	for i, name := range o.Names {
+		if name == "" {
+			continue
+		}
+		if !ValidName(name) {
+			return nil, invalid(op, "Names", name, `must be 1 to 63 letters, digits, ".", "_" or "-" and start with a letter or digit`)
+		}
+		if slices.Contains(o.Names[:i], name) {
+			return nil, invalid(op, "Names", name, "must not be there twice")
+		}
+	}
+	infos, err := f.Fork(ctx, s.id, o)
 	if err != nil {
 		return nil, err
 	}
-	return newSandbox(s.backend, info), nil
+	children := make([]Sandbox, len(infos))
+	for i, info := range infos {
+		children[i] = newSandbox(s.backend, info)
+	}
+	return children, nil
 }
 
 func (s *sandbox) CreateSnapshot(ctx context.Context, name string) (Snapshot, error) {
-	sn, ok := As[Snapshotter](s.backend)
+	return createSnapshot(ctx, s.backend, SnapshotSpec{Name: name, Sandbox: s.id})
+}
+
+func (s *sandbox) Archive(ctx context.Context) error {
+	a, ok := As[Archiver](s.backend)
 	if !ok {
-		return Snapshot{}, unsupported(s.backend, "create snapshot")
+		return unsupported(s.backend, "archive sandbox")
 	}
-	return sn.CreateSnapshot(ctx, s.id, name)
+	return s.set(a.Archive(ctx, s.id))
+}
+
+func (s *sandbox) Restore(ctx context.Context) error {
+	a, ok := As[Archiver](s.backend)
+	if !ok {
+		return unsupported(s.backend, "restore sandbox")
+	}
+	return s.set(a.Restore(ctx, s.id))
 }
 
 func (s *sandbox) Resize(ctx context.Context, r Resources) error {

@@ -22,9 +22,12 @@ type Spec struct {
 	// generated one.
 	Name string
 	// Image is what the root filesystem is made from; see [ImageHost] and
-	// package image for the forms. Must be empty if Snapshot is set.
-	// Defaults to the backend's default image (local: ImageHost).
+	// package image for the forms. At most one of Image, Build and Snapshot may
+	// be set. Defaults to the backend's default image (local: ImageHost).
 	Image string
+	// Build is an image to build, unless it was built before, and to start from.
+	// It needs a backend that is an [ImageBuilder]. Defaults to none.
+	Build *Image
 	// Snapshot is the id or name of a snapshot to start from. Defaults to
 	// none: start from Image.
 	Snapshot string
@@ -72,6 +75,10 @@ type Spec struct {
 	// AutoStop stops the sandbox after this long without a request to it.
 	// At least one second. Defaults to 0: never.
 	AutoStop time.Duration
+	// AutoPause pauses the sandbox after this long without a request to it; the
+	// next request that needs it running gives KindState until it is resumed.
+	// At least one second. Must be 0 if AutoStop is not. Defaults to 0: never.
+	AutoPause time.Duration
 	// AutoArchive archives the sandbox this long after it stopped. At least
 	// one second. Defaults to 0: never.
 	AutoArchive time.Duration
@@ -82,6 +89,9 @@ type Spec struct {
 	// OnProgress, if set, is told of steps that may take long, such as the
 	// download of an image. It must not block. Defaults to nil.
 	OnProgress func(Progress)
+	// OnBuildLog, if set, is told what the build of Build says. It must not
+	// block. Defaults to nil.
+	OnBuildLog func(BuildLog)
 }
 
 // Progress is one step of a long operation.
@@ -143,7 +153,8 @@ type NetworkPolicy struct {
 // Update changes a sandbox; nil fields stay as they are.
 type Update struct {
 	Labels      map[string]string // replaces all labels
-	AutoStop    *time.Duration
+	AutoStop    *time.Duration    // of AutoStop and AutoPause, setting one ends the other
+	AutoPause   *time.Duration
 	AutoArchive *time.Duration
 	AutoDelete  *time.Duration
 }
@@ -162,12 +173,22 @@ func ValidName(name string) bool { return nameRule.MatchString(name) }
 
 // Validate checks every rule stated at the fields and returns the first
 // violation as an [*Error] of KindInvalid with Field and Value set.
-func (s Spec) Validate() error {
+func (s Spec) Validate() error { return s.validate(specOp) }
+
+func (s Spec) validate(specOp string) error {
 	if s.Name != "" && !ValidName(s.Name) {
 		return invalid(specOp, "Name", s.Name, `must be 1 to 63 letters, digits, ".", "_" or "-" and start with a letter or digit`)
 	}
 	if s.Image != "" && s.Snapshot != "" {
 		return invalid(specOp, "Image", s.Image, "must be empty when Snapshot is set")
+	}
+	if s.Build != nil {
+		if s.Image != "" || s.Snapshot != "" {
+			return invalid(specOp, "Build", s.Image+s.Snapshot, "must be nil when Image or Snapshot is set")
+		}
+		if err := s.Build.Err(); err != nil {
+			return err
+		}
 	}
 	if strings.ContainsAny(s.Image, "\x00\n") {
 		return invalid(specOp, "Image", s.Image, "must not contain NUL or newline")
@@ -215,10 +236,13 @@ func (s Spec) Validate() error {
 	for _, d := range []struct {
 		field string
 		value time.Duration
-	}{{"TTL", s.TTL}, {"AutoStop", s.AutoStop}, {"AutoArchive", s.AutoArchive}, {"AutoDelete", s.AutoDelete}} {
+	}{{"TTL", s.TTL}, {"AutoStop", s.AutoStop}, {"AutoPause", s.AutoPause}, {"AutoArchive", s.AutoArchive}, {"AutoDelete", s.AutoDelete}} {
 		if d.value != 0 && d.value < time.Second {
 			return invalid(specOp, d.field, d.value, "must be 0 (never) or at least 1s")
 		}
+	}
+	if s.AutoPause != 0 && s.AutoStop != 0 {
+		return invalid(specOp, "AutoPause", s.AutoPause, "must be 0 when AutoStop is not")
 	}
 	return nil
 }

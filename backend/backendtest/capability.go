@@ -40,14 +40,14 @@ type optionalInterface struct {
 	refused []func(c *env, sb daytona.Sandbox) error
 }
 
-// A Watcher and an Archiver are asked by nobody but those who have found one.
+// A Watcher is asked by nobody but those who have found one.
 var optional = []optionalInterface{
 	{"Pauser", has[daytona.Pauser], []func(*env, daytona.Sandbox) error{
-		func(c *env, sb daytona.Sandbox) error { return sb.Pause(c.ctx) },
+		func(c *env, sb daytona.Sandbox) error { return sb.Pause(c.ctx, nil) },
 		func(c *env, sb daytona.Sandbox) error { return sb.Resume(c.ctx) },
 	}},
 	{"Forker", has[daytona.Forker], []func(*env, daytona.Sandbox) error{
-		func(c *env, sb daytona.Sandbox) error { _, err := sb.Fork(c.ctx, "forked"); return err },
+		func(c *env, sb daytona.Sandbox) error { _, err := sb.Fork(c.ctx, nil); return err },
 	}},
 	{"Snapshotter", has[daytona.Snapshotter], []func(*env, daytona.Sandbox) error{
 		func(c *env, sb daytona.Sandbox) error { _, err := sb.CreateSnapshot(c.ctx, "snap"); return err },
@@ -60,7 +60,16 @@ var optional = []optionalInterface{
 			return sb.SetNetworkPolicy(c.ctx, daytona.NetworkPolicy{Block: true})
 		},
 	}},
-	{"Archiver", has[daytona.Archiver], nil},
+	{"Archiver", has[daytona.Archiver], []func(*env, daytona.Sandbox) error{
+		func(c *env, sb daytona.Sandbox) error { return sb.Archive(c.ctx) },
+		func(c *env, sb daytona.Sandbox) error { return sb.Restore(c.ctx) },
+	}},
+	{"ImageBuilder", has[daytona.ImageBuilder], []func(*env, daytona.Sandbox) error{
+		func(c *env, _ daytona.Sandbox) error {
+			_, err := c.client.Build(c.ctx, daytona.NewImage("FROM scratch\n"), daytona.BuildOptions{})
+			return err
+		},
+	}},
 	{"Updater", has[daytona.Updater], []func(*env, daytona.Sandbox) error{
 		func(c *env, sb daytona.Sandbox) error {
 			return sb.Update(c.ctx, daytona.Update{Labels: map[string]string{"new": "2"}})
@@ -167,7 +176,7 @@ func checkWait(c *env) {
 func checkPause(c *env) {
 	need[daytona.Pauser](c)
 	sb := c.create()
-	c.try("pause", sb.Pause(c.ctx))
+	c.try("pause", sb.Pause(c.ctx, nil))
 	equal(c, "State", sb.Info().State, daytona.StatePaused)
 	_, err := sb.Process().Exec(c.ctx, "echo", nil)
 	c.wantKind("exec in a paused sandbox", err, daytona.KindState)
@@ -180,12 +189,12 @@ func checkPause(c *env) {
 	var n, pid int
 	c.eventually(10*time.Second, "the counter counts", func() (err error) { n, pid, err = c.count(sb); return err })
 	for range 3 {
-		c.try("pause", sb.Pause(c.ctx))
+		c.try("pause", sb.Pause(c.ctx, nil))
 		c.try("resume", sb.Resume(c.ctx))
 		c.wantCounting(sb, n, pid)
 		n, _, _ = c.count(sb)
 	}
-	c.try("pause", sb.Pause(c.ctx))
+	c.try("pause", sb.Pause(c.ctx, nil))
 	c.try("delete a paused sandbox", sb.Delete(c.ctx))
 	c.nothingLeft("after a paused sandbox was deleted")
 }
@@ -194,8 +203,10 @@ func checkFork(c *env) {
 	need[daytona.Forker](c)
 	sb := c.create(func(s *daytona.Spec) { s.Env["E"] = "v" })
 	c.try("write", sb.FileSystem().WriteFile(c.ctx, "f", []byte("before"), 0))
-	fork, err := sb.Fork(c.ctx, "forked")
+	forkedAs := &daytona.ForkOptions{Names: []string{"forked"}}
+	children, err := sb.Fork(c.ctx, forkedAs)
 	c.try("fork", err)
+	fork := children[0]
 	c.Cleanup(func() { c.discard(fork) })
 	equal(c, "Name", fork.Name(), "forked")
 	equal(c, "State", fork.Info().State, daytona.StateStarted)
@@ -206,10 +217,11 @@ func checkFork(c *env) {
 	equal(c, "the fork after the original was changed", c.sh(fork, "cat f"), "before")
 	_, err = sb.FileSystem().Stat(c.ctx, "g")
 	c.wantKind("the fork's file in the original", err, daytona.KindNotFound)
-	_, err = sb.Fork(c.ctx, "forked")
+	_, err = sb.Fork(c.ctx, forkedAs)
 	c.wantKind("fork with a taken name", err, daytona.KindConflict)
-	second, err := fork.Fork(c.ctx, "")
+	children, err = fork.Fork(c.ctx, nil)
 	c.try("fork the fork", err)
+	second := children[0]
 	c.try("delete the original", sb.Delete(c.ctx))
 	c.try("delete the fork", fork.Delete(c.ctx))
 	equal(c, "a fork of a fork after both were deleted", c.sh(second, "cat f g"), "beforefork's")
@@ -284,13 +296,13 @@ func checkVolumes(c *env) {
 	client := c.open()
 	v, err := client.Volumes()
 	c.try("volumes", err)
-	vol, err := v.CreateVolume(c.ctx, "data")
+	vol, err := v.CreateVolume(c.ctx, daytona.VolumeSpec{Name: "data"})
 	c.try("create", err)
 	equal(c, "Name", vol.Name, "data")
-	_, err = v.CreateVolume(c.ctx, "data")
+	_, err = v.CreateVolume(c.ctx, daytona.VolumeSpec{Name: "data"})
 	c.wantKind("create with a taken name", err, daytona.KindConflict)
 	for _, bad := range []string{"", "../x", "a b", strings.Repeat("v", 64)} {
-		_, err = v.CreateVolume(c.ctx, bad)
+		_, err = v.CreateVolume(c.ctx, daytona.VolumeSpec{Name: bad})
 		c.wantKind(fmt.Sprintf("create with name %q", bad), err, daytona.KindInvalid)
 	}
 	for _, key := range []string{"data", vol.ID} {

@@ -385,7 +385,7 @@ func checkVolumeRace(c *env) {
 	if err != nil {
 		c.Skipf("backend %s has no volumes", c.backend.Name())
 	}
-	_, err = v.CreateVolume(c.ctx, "raced")
+	_, err = v.CreateVolume(c.ctx, daytona.VolumeSpec{Name: "raced"})
 	c.try("create", err)
 	dir, check := c.canary()
 	racer := c.victim(func(s *daytona.Spec) {
@@ -444,7 +444,7 @@ func checkRemount(c *env) {
 	v, err := c.client.Volumes()
 	withVolume := func(*daytona.Spec) {}
 	if err == nil {
-		_, err := v.CreateVolume(c.ctx, "ro")
+		_, err := v.CreateVolume(c.ctx, daytona.VolumeSpec{Name: "ro"})
 		c.try("create a volume", err)
 		withVolume = func(s *daytona.Spec) {
 			s.Volumes = []daytona.VolumeMount{{Volume: "ro", MountPath: "/mnt/ro", ReadOnly: true}}
@@ -751,7 +751,7 @@ func checkRecursiveLinks(c *env) {
 	if err != nil {
 		return
 	}
-	_, err = v.CreateVolume(c.ctx, "users")
+	_, err = v.CreateVolume(c.ctx, daytona.VolumeSpec{Name: "users"})
 	c.try("create", err)
 	all := c.create(func(s *daytona.Spec) { s.Volumes = []daytona.VolumeMount{{Volume: "users", MountPath: "/all"}} })
 	c.try("write", all.FileSystem().WriteFile(c.ctx, "/all/users/bob/secret", []byte("bob's"), 0o644))

@@ -362,6 +362,8 @@ func (b *backend) admit(spec *daytona.Spec) error {
 		return refuse("Snapshot", spec.Snapshot, "the containerd backend has no snapshots yet; use Image")
 	case spec.Image == daytona.ImageHost:
 		return refuse("Image", spec.Image, "a container has an image of its own; name one")
+	case spec.AutoPause != 0:
+		return refuse("AutoPause", spec.AutoPause, "the containerd backend cannot pause; use AutoStop")
 	case spec.AutoArchive != 0:
 		return refuse("AutoArchive", spec.AutoArchive, "the containerd backend cannot archive; use AutoDelete")
 	case slices.ContainsFunc(spec.Volumes, func(v daytona.VolumeMount) bool {

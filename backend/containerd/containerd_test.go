@@ -427,7 +427,7 @@ func TestMountLeftBehind(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	v, err := volumes.CreateVolume(t.Context(), "kept")
+	v, err := volumes.CreateVolume(t.Context(), daytona.VolumeSpec{Name: "kept"})
 	if err != nil {
 		t.Fatal(err)
 	}

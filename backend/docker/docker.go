@@ -359,6 +359,8 @@ func (b *backend) admit(spec *daytona.Spec) error {
 		return refuse("Snapshot", spec.Snapshot, "the docker backend has no snapshots yet; use Image")
 	case spec.Image == daytona.ImageHost:
 		return refuse("Image", spec.Image, "a container has an image of its own; name one")
+	case spec.AutoPause != 0:
+		return refuse("AutoPause", spec.AutoPause, "the docker backend cannot pause; use AutoStop")
 	case spec.AutoArchive != 0:
 		return refuse("AutoArchive", spec.AutoArchive, "the docker backend cannot archive; use AutoDelete")
 	case len(spec.Volumes) > 0:

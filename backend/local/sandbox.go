@@ -37,6 +37,9 @@ func (e *engine) admit(spec *daytona.Spec) error {
 	if spec.Snapshot != "" {
 		return refuse("Snapshot", spec.Snapshot, "the local backend has no snapshots yet; use Image")
 	}
+	if spec.AutoPause != 0 {
+		return refuse("AutoPause", spec.AutoPause, "the local backend cannot pause; use AutoStop")
+	}
 	if spec.AutoArchive != 0 {
 		return refuse("AutoArchive", spec.AutoArchive, "the local backend cannot archive; use AutoDelete")
 	}

@@ -861,6 +861,10 @@ func (k *Keeper[T]) Update(ctx context.Context, id string, u daytona.Update) (da
 			return &daytona.Error{Kind: daytona.KindUnsupported, Op: UpdateOp, Field: "AutoArchive", Value: *u.AutoArchive,
 				Message: fmt.Sprintf("the %s backend cannot archive", k.name)}
 		}
+		if u.AutoPause != nil && *u.AutoPause != 0 {
+			return &daytona.Error{Kind: daytona.KindUnsupported, Op: UpdateOp, Field: "AutoPause", Value: *u.AutoPause,
+				Message: fmt.Sprintf("the %s backend cannot pause", k.name)}
+		}
 		for field, d := range map[string]*time.Duration{"AutoStop": u.AutoStop, "AutoDelete": u.AutoDelete} {
 			if d != nil && *d != 0 && *d < time.Second {
 				return &daytona.Error{Kind: daytona.KindInvalid, Op: UpdateOp, Field: field, Value: *d, Message: "must be 0 (never) or at least 1s"}

@@ -24,11 +24,20 @@ type Volumes[T any] struct {
 }
 
 // CreateVolume implements daytona.VolumeManager.
-func (s Volumes[T]) CreateVolume(ctx context.Context, name string) (daytona.Volume, error) {
+func (s Volumes[T]) CreateVolume(ctx context.Context, spec daytona.VolumeSpec) (daytona.Volume, error) {
 	const op = "create volume"
-	if !daytona.ValidName(name) {
-		return daytona.Volume{}, &daytona.Error{Kind: daytona.KindInvalid, Op: op, Field: "name", Value: name,
-			Message: `must be 1 to 63 letters, digits, ".", "_" or "-" and start with a letter or digit`}
+	if err := spec.Validate(); err != nil {
+		return daytona.Volume{}, err
+	}
+	name := spec.Name
+	refuse := func(field string, value any, why string) (daytona.Volume, error) {
+		return daytona.Volume{}, &daytona.Error{Kind: daytona.KindUnsupported, Op: op, Field: field, Value: value, Message: why}
+	}
+	if spec.Kind == daytona.VolumeS3 {
+		return refuse("Kind", spec.Kind, "the "+s.Keeper.name+" backend has volumes of kind directory only")
+	}
+	if spec.Quota != 0 {
+		return refuse("Quota", spec.Quota, "the "+s.Keeper.name+" backend cannot limit volumes")
 	}
 	lock, err := LockFile(s.Keeper.Dir("volumes.lock"), true)
 	if err != nil {
@@ -38,7 +47,7 @@ func (s Volumes[T]) CreateVolume(ctx context.Context, name string) (daytona.Volu
 	if v, err := s.GetVolume(ctx, name); err == nil {
 		return daytona.Volume{}, &daytona.Error{Kind: daytona.KindConflict, Op: op, Field: "name", Value: name, Message: "volume " + v.ID + " has this name"}
 	}
-	v := daytona.Volume{ID: NewID(), Name: name, CreatedAt: time.Now().UTC()}
+	v := daytona.Volume{ID: NewID(), Name: name, Kind: daytona.VolumeDirectory, CreatedAt: time.Now().UTC()}
 	data, err := json.Marshal(v)
 	if err != nil {
 		return daytona.Volume{}, err

@@ -178,7 +178,8 @@ func (b *hostBackend) Close() error {
 
 func (b *hostBackend) volume(name string) string { return filepath.Join(b.dir, "volumes", name) }
 
-func (b *hostBackend) CreateVolume(_ context.Context, name string) (daytona.Volume, error) {
+func (b *hostBackend) CreateVolume(_ context.Context, spec daytona.VolumeSpec) (daytona.Volume, error) {
+	name := spec.Name
 	err := os.MkdirAll(filepath.Dir(b.volume(name)), 0o755)
 	if err == nil {
 		err = os.Mkdir(b.volume(name), 0o755)

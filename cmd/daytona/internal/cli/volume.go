@@ -44,7 +44,7 @@ func (a *app) volumeCreateCommand() *cobra.Command {
 		ValidArgsFunction: cobra.NoFileCompletions,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			return a.withVolumes(cmd.Context(), func(m daytona.VolumeManager) error {
-				v, err := m.CreateVolume(cmd.Context(), args[0])
+				v, err := m.CreateVolume(cmd.Context(), daytona.VolumeSpec{Name: args[0]})
 				if err != nil {
 					return err
 				}
