@@ -16,6 +16,8 @@ import (
 	"time"
 
 	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
 
 	"github.com/daytona-go/daytona"
 	pb "github.com/daytona-go/daytona/backend/plugin/proto"
@@ -99,6 +101,8 @@ func (b *backend) As(target any) bool {
 		return grant(b, pb.Capability_CAPABILITY_UPDATE, t)
 	case *daytona.VolumeManager:
 		return grant(b, pb.Capability_CAPABILITY_VOLUMES, t)
+	case *daytona.ImageBuilder:
+		return grant(b, pb.Capability_CAPABILITY_BUILD, t)
 	case *daytona.Watcher:
 		return grant(b, pb.Capability_CAPABILITY_WAIT, t)
 	}
@@ -314,7 +318,7 @@ func (b *backend) callError(ctx context.Context, c *child, op, subject string, e
 		return e
 	}
 	if theirs {
-		if strings.Contains(err.Error(), "invalid UTF-8") {
+		if len(status.Convert(err).Details()) == 0 && strings.Contains(err.Error(), "invalid UTF-8") {
 			return &daytona.Error{Kind: daytona.KindInvalid, Op: op, Subject: subject, Message: "text must be valid UTF-8 to be sent to a plugin", Err: e}
 		}
 		return e
@@ -413,6 +417,9 @@ func (b *backend) Create(ctx context.Context, spec daytona.Spec) (daytona.Info, 
 	if err := ctx.Err(); err != nil {
 		return daytona.Info{}, ended(op, spec.Name, err)
 	}
+	if spec.Build != nil {
+		return daytona.Info{}, unbuilt(op)
+	}
 	c, err := b.acquire(ctx)
 	if err != nil {
 		return daytona.Info{}, err
@@ -498,7 +505,7 @@ func (b *backend) create(ctx context.Context, c *child, spec daytona.Spec) (_ *p
 		return made, true, nil
 	}
 	if err == io.EOF {
-		return nil, false, b.unavailable(op, spec.Name, "ended the call without an answer", nil)
+		return nil, false, b.unavailable(op, spec.Name, noAnswer, nil)
 	}
 	_, theirs := statusError(err, op, spec.Name)
 	// A stream that was cut has told the plugin to clean up.
@@ -592,9 +599,9 @@ func (b *backend) Close() error {
 // are.
 type optional struct{ b *backend }
 
-func (o optional) Pause(ctx context.Context, id string) (daytona.Info, error) {
+func (o optional) Pause(ctx context.Context, id string, opts daytona.PauseOptions) (daytona.Info, error) {
 	return call(o.b, ctx, "pause sandbox", id, false, func(ctx context.Context, r pb.BackendClient) (*pb.Info, error) {
-		return r.Pause(ctx, &pb.SandboxRequest{Id: id})
+		return r.Pause(ctx, pauseToWire(id, opts))
 	}, info)
 }
 
@@ -604,21 +611,74 @@ func (o optional) Resume(ctx context.Context, id string) (daytona.Info, error) {
 	}, info)
 }
 
-func (o optional) Fork(ctx context.Context, id, name string) (daytona.Info, error) {
-	return call(o.b, ctx, "fork sandbox", id, false, func(ctx context.Context, r pb.BackendClient) (*pb.Info, error) {
-		return r.Fork(ctx, &pb.NamedRequest{Id: id, Name: name})
-	}, info)
+func (o optional) Fork(ctx context.Context, id string, opts daytona.ForkOptions) ([]daytona.Info, error) {
+	const op = "fork sandbox"
+	if len(opts.Names) == 0 {
+		opts.Names = []string{""}
+	}
+	return call(o.b, ctx, op, id, false, func(ctx context.Context, r pb.BackendClient) (*pb.ForkResponse, error) {
+		return r.Fork(ctx, forkToWire(id, opts))
+	}, func(m *pb.ForkResponse) ([]daytona.Info, error) {
+		if n := len(m.GetChildren()); n != len(opts.Names) {
+			return nil, &daytona.Error{Kind: daytona.KindInternal, Op: op, Subject: id,
+				Message: fmt.Sprintf("plugin %s answered with %d children where there are to be %d", o.b.plugin, n, len(opts.Names))}
+		}
+		var children []daytona.Info
+		for _, c := range m.GetChildren() {
+			i, err := info(c)
+			if err != nil {
+				return nil, err
+			}
+			children = append(children, i)
+		}
+		return children, nil
+	})
 }
 
-func (o optional) CreateSnapshot(ctx context.Context, id, name string) (daytona.Snapshot, error) {
-	return call(o.b, ctx, "create snapshot", name, false, func(ctx context.Context, r pb.BackendClient) (*pb.Snapshot, error) {
-		return r.CreateSnapshot(ctx, &pb.NamedRequest{Id: id, Name: name})
+func (o optional) CreateSnapshot(ctx context.Context, spec daytona.SnapshotSpec) (daytona.Snapshot, error) {
+	const op = "create snapshot"
+	if spec.Build != nil {
+		return daytona.Snapshot{}, unbuilt(op)
+	}
+	return call(o.b, ctx, op, spec.Name, false, func(ctx context.Context, r pb.BackendClient) (*pb.Snapshot, error) {
+		ctx, cancel := context.WithCancel(ctx)
+		defer cancel()
+		var made *pb.Snapshot
+		s, err := r.CreateSnapshot(ctx, snapshotSpecToWire(spec))
+		for err == nil {
+			var m *pb.CreateSnapshotResponse
+			if m, err = s.Recv(); err != nil {
+				break
+			}
+			switch p := m.GetProgress(); {
+			case m.GetSnapshot() != nil:
+				made = m.GetSnapshot()
+			case p != nil && spec.OnProgress != nil:
+				spec.OnProgress(daytona.Progress{Stage: p.GetStage(), Done: p.GetDone(), Total: p.GetTotal()})
+			}
+		}
+		switch {
+		case err == io.EOF && made != nil:
+			return made, nil
+		case err == io.EOF:
+			return nil, status.Error(codes.Internal, noAnswer)
+		}
+		return nil, err
 	}, snapshotFromWire)
 }
 
+// unbuilt is the error for a request with a Build, which a Client has built
+// before a backend sees it.
+func unbuilt(op string) error {
+	return &daytona.Error{Kind: daytona.KindUnsupported, Op: op, Field: "Build", Message: "backends make nothing of it; build it with BuildImage and use Image"}
+}
+
+// noAnswer is said of a plugin that does not keep to the protocol.
+const noAnswer = "ended the call without an answer"
+
 func (o optional) GetSnapshot(ctx context.Context, idOrName string) (daytona.Snapshot, error) {
 	return call(o.b, ctx, "get snapshot", idOrName, true, func(ctx context.Context, r pb.BackendClient) (*pb.Snapshot, error) {
-		return r.GetSnapshot(ctx, &pb.NamedRequest{Name: idOrName})
+		return r.GetSnapshot(ctx, &pb.NameRequest{Name: idOrName})
 	}, snapshotFromWire)
 }
 
@@ -630,9 +690,15 @@ func (o optional) ListSnapshots(ctx context.Context) iter.Seq2[daytona.Snapshot,
 
 func (o optional) DeleteSnapshot(ctx context.Context, idOrName string) error {
 	_, err := call(o.b, ctx, "delete snapshot", idOrName, false, func(ctx context.Context, r pb.BackendClient) (*pb.DeleteResponse, error) {
-		return r.DeleteSnapshot(ctx, &pb.NamedRequest{Name: idOrName})
+		return r.DeleteSnapshot(ctx, &pb.NameRequest{Name: idOrName})
 	}, nothing)
 	return err
+}
+
+func (o optional) SetSnapshotActive(ctx context.Context, idOrName string, active bool) (daytona.Snapshot, error) {
+	return call(o.b, ctx, "set snapshot active", idOrName, false, func(ctx context.Context, r pb.BackendClient) (*pb.Snapshot, error) {
+		return r.SetSnapshotActive(ctx, &pb.SetSnapshotActiveRequest{Name: idOrName, Active: active})
+	}, snapshotFromWire)
 }
 
 func (o optional) Resize(ctx context.Context, id string, res daytona.Resources) (daytona.Info, error) {
@@ -659,21 +725,27 @@ func (o optional) Archive(ctx context.Context, id string) (daytona.Info, error) 
 	}, info)
 }
 
+func (o optional) Restore(ctx context.Context, id string) (daytona.Info, error) {
+	return call(o.b, ctx, "restore sandbox", id, false, func(ctx context.Context, r pb.BackendClient) (*pb.Info, error) {
+		return r.Restore(ctx, &pb.SandboxRequest{Id: id})
+	}, info)
+}
+
 func (o optional) Wait(ctx context.Context, id string, states ...daytona.State) (daytona.Info, error) {
 	return call(o.b, ctx, "wait for sandbox", id, true, func(ctx context.Context, r pb.BackendClient) (*pb.Info, error) {
 		return r.Wait(ctx, &pb.WaitRequest{Id: id, States: statesToWire(states)})
 	}, info)
 }
 
-func (o optional) CreateVolume(ctx context.Context, name string) (daytona.Volume, error) {
-	return call(o.b, ctx, "create volume", name, false, func(ctx context.Context, r pb.BackendClient) (*pb.Volume, error) {
-		return r.CreateVolume(ctx, &pb.NamedRequest{Name: name})
+func (o optional) CreateVolume(ctx context.Context, spec daytona.VolumeSpec) (daytona.Volume, error) {
+	return call(o.b, ctx, "create volume", spec.Name, false, func(ctx context.Context, r pb.BackendClient) (*pb.Volume, error) {
+		return r.CreateVolume(ctx, volumeSpecToWire(spec))
 	}, volumeFromWire)
 }
 
 func (o optional) GetVolume(ctx context.Context, idOrName string) (daytona.Volume, error) {
 	return call(o.b, ctx, "get volume", idOrName, true, func(ctx context.Context, r pb.BackendClient) (*pb.Volume, error) {
-		return r.GetVolume(ctx, &pb.NamedRequest{Name: idOrName})
+		return r.GetVolume(ctx, &pb.NameRequest{Name: idOrName})
 	}, volumeFromWire)
 }
 
@@ -685,7 +757,7 @@ func (o optional) ListVolumes(ctx context.Context) iter.Seq2[daytona.Volume, err
 
 func (o optional) DeleteVolume(ctx context.Context, idOrName string) error {
 	_, err := call(o.b, ctx, "delete volume", idOrName, false, func(ctx context.Context, r pb.BackendClient) (*pb.DeleteResponse, error) {
-		return r.DeleteVolume(ctx, &pb.NamedRequest{Name: idOrName})
+		return r.DeleteVolume(ctx, &pb.NameRequest{Name: idOrName})
 	}, nothing)
 	return err
 }

@@ -28,12 +28,13 @@ func specToWire(s daytona.Spec) *pb.Spec {
 		Resources: resourcesToWire(s.Resources), Network: networkToWire(s.Network), Volumes: volumeMountsToWire(s.Volumes),
 		Persistent: s.Persistent, Ephemeral: s.Ephemeral,
 		Ttl: intervalToWire(s.TTL), AutoStop: intervalToWire(s.AutoStop),
-		AutoArchive: intervalToWire(s.AutoArchive), AutoDelete: intervalToWire(s.AutoDelete),
+		AutoPause: intervalToWire(s.AutoPause), AutoArchive: intervalToWire(s.AutoArchive), AutoDelete: intervalToWire(s.AutoDelete),
 		Progress: s.OnProgress != nil,
 	}
 }
 
-// specFromWire leaves OnProgress to the caller.
+// specFromWire leaves OnProgress to the caller. What Build says is built, and
+// has become Image, before a backend sees it.
 func specFromWire(m *pb.Spec) (daytona.Spec, error) {
 	network, err := networkFromWire(m.GetNetwork())
 	return daytona.Spec{
@@ -41,7 +42,7 @@ func specFromWire(m *pb.Spec) (daytona.Spec, error) {
 		Env: m.GetEnv(), Labels: m.GetLabels(), Entrypoint: m.GetEntrypoint(), Language: m.GetLanguage(),
 		Resources: resourcesFromWire(m.GetResources()), Network: network, Volumes: volumeMountsFromWire(m.GetVolumes()),
 		Persistent: m.GetPersistent(), Ephemeral: m.GetEphemeral(),
-		TTL: m.GetTtl().AsDuration(), AutoStop: m.GetAutoStop().AsDuration(),
+		TTL: m.GetTtl().AsDuration(), AutoStop: m.GetAutoStop().AsDuration(), AutoPause: m.GetAutoPause().AsDuration(),
 		AutoArchive: m.GetAutoArchive().AsDuration(), AutoDelete: m.GetAutoDelete().AsDuration(),
 	}, err
 }
@@ -49,11 +50,11 @@ func specFromWire(m *pb.Spec) (daytona.Spec, error) {
 func infoToWire(i daytona.Info) *pb.Info {
 	return &pb.Info{
 		Id: i.ID, Name: i.Name, State: string(i.State), Reason: i.Reason,
-		Backend: i.Backend, Image: i.Image, Snapshot: i.Snapshot, User: i.User, WorkDir: i.WorkDir,
+		Backend: i.Backend, Image: i.Image, Snapshot: i.Snapshot, Parent: i.Parent, User: i.User, WorkDir: i.WorkDir,
 		Env: i.Env, Labels: i.Labels, Entrypoint: i.Entrypoint, Language: i.Language,
 		Resources: resourcesToWire(i.Resources), Network: networkToWire(i.Network), Volumes: volumeMountsToWire(i.Volumes),
 		Persistent: i.Persistent, Ephemeral: i.Ephemeral,
-		Ttl: intervalToWire(i.TTL), AutoStop: intervalToWire(i.AutoStop),
+		Ttl: intervalToWire(i.TTL), AutoStop: intervalToWire(i.AutoStop), AutoPause: intervalToWire(i.AutoPause),
 		AutoArchive: intervalToWire(i.AutoArchive), AutoDelete: intervalToWire(i.AutoDelete),
 		CreatedAt: timeToWire(i.CreatedAt), StartedAt: timeToWire(i.StartedAt), StoppedAt: timeToWire(i.StoppedAt),
 	}
@@ -63,11 +64,11 @@ func infoFromWire(m *pb.Info) (daytona.Info, error) {
 	network, err := networkFromWire(m.GetNetwork())
 	return daytona.Info{
 		ID: m.GetId(), Name: m.GetName(), State: daytona.State(m.GetState()), Reason: m.GetReason(),
-		Backend: m.GetBackend(), Image: m.GetImage(), Snapshot: m.GetSnapshot(), User: m.GetUser(), WorkDir: m.GetWorkDir(),
+		Backend: m.GetBackend(), Image: m.GetImage(), Snapshot: m.GetSnapshot(), Parent: m.GetParent(), User: m.GetUser(), WorkDir: m.GetWorkDir(),
 		Env: m.GetEnv(), Labels: m.GetLabels(), Entrypoint: m.GetEntrypoint(), Language: m.GetLanguage(),
 		Resources: resourcesFromWire(m.GetResources()), Network: network, Volumes: volumeMountsFromWire(m.GetVolumes()),
 		Persistent: m.GetPersistent(), Ephemeral: m.GetEphemeral(),
-		TTL: m.GetTtl().AsDuration(), AutoStop: m.GetAutoStop().AsDuration(),
+		TTL: m.GetTtl().AsDuration(), AutoStop: m.GetAutoStop().AsDuration(), AutoPause: m.GetAutoPause().AsDuration(),
 		AutoArchive: m.GetAutoArchive().AsDuration(), AutoDelete: m.GetAutoDelete().AsDuration(),
 		CreatedAt: timeFromWire(m.GetCreatedAt()), StartedAt: timeFromWire(m.GetStartedAt()), StoppedAt: timeFromWire(m.GetStoppedAt()),
 	}, err
@@ -163,7 +164,10 @@ func statesFromWire(states []string) []daytona.State {
 }
 
 func updateToWire(u daytona.Update) *pb.Update {
-	m := &pb.Update{AutoStop: optionalToWire(u.AutoStop), AutoArchive: optionalToWire(u.AutoArchive), AutoDelete: optionalToWire(u.AutoDelete)}
+	m := &pb.Update{
+		AutoStop: optionalToWire(u.AutoStop), AutoPause: optionalToWire(u.AutoPause),
+		AutoArchive: optionalToWire(u.AutoArchive), AutoDelete: optionalToWire(u.AutoDelete),
+	}
 	if u.Labels != nil {
 		m.Labels = &pb.StringMap{Items: u.Labels}
 	}
@@ -172,7 +176,8 @@ func updateToWire(u daytona.Update) *pb.Update {
 
 func updateFromWire(m *pb.Update) daytona.Update {
 	u := daytona.Update{
-		AutoStop: optionalFromWire(m.GetAutoStop()), AutoArchive: optionalFromWire(m.GetAutoArchive()), AutoDelete: optionalFromWire(m.GetAutoDelete()),
+		AutoStop: optionalFromWire(m.GetAutoStop()), AutoPause: optionalFromWire(m.GetAutoPause()),
+		AutoArchive: optionalFromWire(m.GetAutoArchive()), AutoDelete: optionalFromWire(m.GetAutoDelete()),
 	}
 	if m.GetLabels() != nil {
 		u.Labels = map[string]string{}
@@ -182,21 +187,114 @@ func updateFromWire(m *pb.Update) daytona.Update {
 }
 
 func snapshotToWire(s daytona.Snapshot) *pb.Snapshot {
-	return &pb.Snapshot{Id: s.ID, Name: s.Name, Image: s.Image, SizeBytes: s.SizeBytes, CreatedAt: timeToWire(s.CreatedAt)}
+	return &pb.Snapshot{
+		Id: s.ID, Name: s.Name, State: string(s.State), Reason: s.Reason,
+		Image: s.Image, Sandbox: s.Sandbox, Entrypoint: s.Entrypoint, Resources: resourcesToWire(s.Resources), SizeBytes: s.SizeBytes,
+		CreatedAt: timeToWire(s.CreatedAt), UpdatedAt: timeToWire(s.UpdatedAt), LastUsedAt: timeToWire(s.LastUsedAt),
+	}
 }
 
 func snapshotFromWire(m *pb.Snapshot) (daytona.Snapshot, error) {
 	return daytona.Snapshot{
-		ID: m.GetId(), Name: m.GetName(), Image: m.GetImage(), SizeBytes: m.GetSizeBytes(), CreatedAt: timeFromWire(m.GetCreatedAt()),
+		ID: m.GetId(), Name: m.GetName(), State: daytona.SnapshotState(m.GetState()), Reason: m.GetReason(),
+		Image: m.GetImage(), Sandbox: m.GetSandbox(), Entrypoint: m.GetEntrypoint(), Resources: resourcesFromWire(m.GetResources()),
+		SizeBytes: m.GetSizeBytes(),
+		CreatedAt: timeFromWire(m.GetCreatedAt()), UpdatedAt: timeFromWire(m.GetUpdatedAt()), LastUsedAt: timeFromWire(m.GetLastUsedAt()),
 	}, nil
 }
 
+func snapshotSpecToWire(s daytona.SnapshotSpec) *pb.SnapshotSpec {
+	return &pb.SnapshotSpec{
+		Name: s.Name, Image: s.Image, Sandbox: s.Sandbox, Entrypoint: s.Entrypoint, Resources: resourcesToWire(s.Resources),
+		Progress: s.OnProgress != nil,
+	}
+}
+
+// snapshotSpecFromWire leaves OnProgress to the caller. There is no Build, as in
+// specFromWire.
+func snapshotSpecFromWire(m *pb.SnapshotSpec) daytona.SnapshotSpec {
+	return daytona.SnapshotSpec{
+		Name: m.GetName(), Image: m.GetImage(), Sandbox: m.GetSandbox(), Entrypoint: m.GetEntrypoint(), Resources: resourcesFromWire(m.GetResources()),
+	}
+}
+
 func volumeToWire(v daytona.Volume) *pb.Volume {
-	return &pb.Volume{Id: v.ID, Name: v.Name, CreatedAt: timeToWire(v.CreatedAt)}
+	return &pb.Volume{
+		Id: v.ID, Name: v.Name, Kind: string(v.Kind), Quota: v.Quota,
+		CreatedAt: timeToWire(v.CreatedAt), LastUsedAt: timeToWire(v.LastUsedAt),
+	}
 }
 
 func volumeFromWire(m *pb.Volume) (daytona.Volume, error) {
-	return daytona.Volume{ID: m.GetId(), Name: m.GetName(), CreatedAt: timeFromWire(m.GetCreatedAt())}, nil
+	return daytona.Volume{
+		ID: m.GetId(), Name: m.GetName(), Kind: daytona.VolumeKind(m.GetKind()), Quota: m.GetQuota(),
+		CreatedAt: timeFromWire(m.GetCreatedAt()), LastUsedAt: timeFromWire(m.GetLastUsedAt()),
+	}, nil
+}
+
+func volumeSpecToWire(v daytona.VolumeSpec) *pb.VolumeSpec {
+	m := &pb.VolumeSpec{Name: v.Name, Kind: string(v.Kind), Quota: v.Quota}
+	if s := v.S3; s != nil {
+		m.S3 = &pb.S3Location{
+			Endpoint: s.Endpoint, Region: s.Region, Bucket: s.Bucket, Prefix: s.Prefix,
+			AccessKey: s.AccessKey, SecretKey: s.SecretKey, SessionToken: s.SessionToken,
+		}
+	}
+	return m
+}
+
+func volumeSpecFromWire(m *pb.VolumeSpec) daytona.VolumeSpec {
+	v := daytona.VolumeSpec{Name: m.GetName(), Kind: daytona.VolumeKind(m.GetKind()), Quota: m.GetQuota()}
+	if s := m.GetS3(); s != nil {
+		v.S3 = &daytona.S3Location{
+			Endpoint: s.GetEndpoint(), Region: s.GetRegion(), Bucket: s.GetBucket(), Prefix: s.GetPrefix(),
+			AccessKey: s.GetAccessKey(), SecretKey: s.GetSecretKey(), SessionToken: s.GetSessionToken(),
+		}
+	}
+	return v
+}
+
+// buildOptionsToWire leaves the Dockerfile and its contexts to the caller.
+func buildOptionsToWire(o daytona.BuildOptions) *pb.BuildSpec {
+	return &pb.BuildSpec{
+		Args: o.Args, Target: o.Target, Secrets: o.Secrets, Platform: o.Platform, NoCache: o.NoCache, Pull: o.Pull,
+		Network: networkToWire(o.Network), Resources: resourcesToWire(o.Resources), StepTimeout: intervalToWire(o.StepTimeout),
+		Log: o.OnLog != nil,
+	}
+}
+
+// buildOptionsFromWire leaves OnLog to the caller.
+func buildOptionsFromWire(m *pb.BuildSpec) (daytona.BuildOptions, error) {
+	network, err := networkFromWire(m.GetNetwork())
+	return daytona.BuildOptions{
+		Args: m.GetArgs(), Target: m.GetTarget(), Secrets: m.GetSecrets(), Platform: m.GetPlatform(), NoCache: m.GetNoCache(), Pull: m.GetPull(),
+		Network: network, Resources: resourcesFromWire(m.GetResources()), StepTimeout: m.GetStepTimeout().AsDuration(),
+	}, err
+}
+
+// buildLogToWire makes text of what comes from programs.
+func buildLogToWire(l daytona.BuildLog) *pb.BuildLog {
+	line := l.Line
+	if len(line) > maxBuildLine {
+		line = line[:maxBuildLine]
+	}
+	return &pb.BuildLog{
+		Step: int64(l.Step), Name: clip(l.Name), Line: []byte(line), Stderr: l.Stderr, Cached: l.Cached, Done: l.Done, Error: clip(l.Error),
+	}
+}
+
+func buildLogFromWire(m *pb.BuildLog) daytona.BuildLog {
+	return daytona.BuildLog{
+		Step: int(m.GetStep()), Name: m.GetName(), Line: string(m.GetLine()), Stderr: m.GetStderr(), Cached: m.GetCached(), Done: m.GetDone(), Error: m.GetError(),
+	}
+}
+
+func builtImageToWire(i daytona.BuiltImage) *pb.BuiltImage {
+	return &pb.BuiltImage{Ref: i.Ref, Digest: i.Digest, SizeBytes: i.SizeBytes, Cached: i.Cached}
+}
+
+func builtImageFromWire(m *pb.BuiltImage) daytona.BuiltImage {
+	return daytona.BuiltImage{Ref: m.GetRef(), Digest: m.GetDigest(), SizeBytes: m.GetSizeBytes(), Cached: m.GetCached()}
 }
 
 func configToWire(config url.Values) []*pb.Setting {
@@ -285,4 +383,20 @@ func stopToWire(id string, o daytona.StopOptions) *pb.StopRequest {
 
 func stopFromWire(m *pb.StopRequest) daytona.StopOptions {
 	return daytona.StopOptions{Force: m.GetForce()}
+}
+
+func pauseToWire(id string, o daytona.PauseOptions) *pb.PauseRequest {
+	return &pb.PauseRequest{Id: id, Disk: o.Disk}
+}
+
+func pauseFromWire(m *pb.PauseRequest) daytona.PauseOptions {
+	return daytona.PauseOptions{Disk: m.GetDisk()}
+}
+
+func forkToWire(id string, o daytona.ForkOptions) *pb.ForkRequest {
+	return &pb.ForkRequest{Id: id, Names: o.Names, Memory: o.Memory}
+}
+
+func forkFromWire(m *pb.ForkRequest) daytona.ForkOptions {
+	return daytona.ForkOptions{Names: m.GetNames(), Memory: m.GetMemory()}
 }

@@ -24,8 +24,10 @@ func fill(t *testing.T, v reflect.Value, n *int) {
 	case netip.Prefix:
 		v.Set(reflect.ValueOf(netip.PrefixFrom(netip.AddrFrom4([4]byte{10, 0, byte(*n), 0}), 24)))
 		return
-	case func(daytona.Progress):
-		return // crosses as a stream; TestProgress is about it
+	case func(daytona.Progress), func(daytona.BuildLog):
+		return // crosses as a stream; TestProgress and TestBuild are about it
+	case *daytona.Image:
+		return // crosses by BuildImage; TestBuild is about it
 	}
 	switch v.Kind() {
 	case reflect.Struct:
@@ -38,6 +40,8 @@ func fill(t *testing.T, v reflect.Value, n *int) {
 		v.SetInt(int64(*n) * 1000)
 	case reflect.Float64:
 		v.SetFloat(float64(*n) + 0.25)
+	case reflect.Uint8:
+		v.SetUint(uint64(*n%255 + 1))
 	case reflect.Bool:
 		v.SetBool(true)
 	case reflect.Slice:
@@ -118,10 +122,23 @@ func TestEveryFieldSurvives(t *testing.T) {
 	survives(t, filterToWire, sure(filterFromWire))
 	survives(t, updateToWire, sure(updateFromWire))
 	survives(t, snapshotToWire, snapshotFromWire)
+	survives(t, snapshotSpecToWire, sure(snapshotSpecFromWire))
 	survives(t, volumeToWire, volumeFromWire)
+	survives(t, volumeSpecToWire, sure(volumeSpecFromWire))
+	survives(t, buildOptionsToWire, buildOptionsFromWire)
+	survives(t, buildLogToWire, sure(buildLogFromWire))
+	survives(t, builtImageToWire, sure(builtImageFromWire))
+	survives(t, func(o daytona.PauseOptions) *pb.PauseRequest { return pauseToWire("id", o) }, sure(pauseFromWire))
+	survives(t, func(o daytona.ForkOptions) *pb.ForkRequest { return forkToWire("id", o) }, sure(forkFromWire))
 	survives(t, func(o daytona.StopOptions) *pb.StopRequest { return stopToWire("id", o) }, sure(stopFromWire))
 	if n := reflect.TypeFor[daytona.Progress]().NumField(); n != 3 {
 		t.Errorf("Progress has %d fields: extend the message, Create of both sides, and this number", n)
+	}
+	if n := reflect.TypeFor[daytona.BuildContext]().NumField(); n != 3 {
+		t.Errorf("BuildContext has %d fields: extend the message, BuildImage of both sides, and this number", n)
+	}
+	if n := reflect.TypeFor[daytona.BuildError]().NumField(); n != 6 {
+		t.Errorf("BuildError has %d fields: extend the message, errors.go, and this number", n)
 	}
 }
 
@@ -136,8 +153,8 @@ func TestEmptyIsNotMissing(t *testing.T) {
 		t.Error("labels to be removed were received as none to be changed")
 	}
 	never := time.Duration(0)
-	if u := across(t, daytona.Update{AutoStop: &never}, updateToWire, sure(updateFromWire)); u.AutoStop == nil || *u.AutoStop != 0 {
-		t.Errorf("an interval of 0 was received as %v", u.AutoStop)
+	if u := across(t, daytona.Update{AutoStop: &never, AutoPause: &never}, updateToWire, sure(updateFromWire)); u.AutoStop == nil || *u.AutoStop != 0 || u.AutoPause == nil || *u.AutoPause != 0 {
+		t.Errorf("intervals of 0 were received as %v and %v", u.AutoStop, u.AutoPause)
 	}
 }
 
@@ -186,6 +203,8 @@ func FuzzErrorFromWire(f *testing.F) {
 	for _, m := range []*pb.Error{
 		{Kind: "not_found", Op: "get"},
 		{Kind: kindCanceled, Plain: true},
+		{Build: &pb.BuildFailure{Name: "RUN", Log: []byte{0xff}}, Causes: []*pb.Error{{Kind: "timeout"}}},
+		{Build: &pb.BuildFailure{}, Kind: "invalid", Plain: true},
 		{Kind: "of a later version", Causes: []*pb.Error{{Plain: true, Message: "x"}, {}}, Value: &pb.Error_Integer{Integer: 1}},
 	} {
 		data, _ := proto.Marshal(m)

@@ -21,6 +21,7 @@ const (
 	maxErrorDepth = 10
 	maxErrorText  = 8 << 10 // bytes, each text
 	maxCauses     = 8       // of one error
+	maxErrorLog   = 32 << 10
 )
 
 // The kinds of the wire that are no kinds of package daytona.
@@ -96,6 +97,14 @@ func errorToWire(err error, depth int) *pb.Error {
 		}
 		return m
 	}
+	if e, ok := err.(*daytona.BuildError); ok && depth < maxErrorDepth {
+		return &pb.Error{
+			Build: &pb.BuildFailure{
+				Step: int64(e.Step), Name: clip(e.Name), Line: int64(e.Line), ExitCode: int64(e.ExitCode), Log: e.Log[max(0, len(e.Log)-maxErrorLog):],
+			},
+			Causes: []*pb.Error{errorToWire(e.Err, depth+1)},
+		}
+	}
 	m := &pb.Error{Message: clip(err.Error()), Plain: true}
 	var causes []error
 	switch u := err.(type) {
@@ -162,6 +171,18 @@ func errorFromWire(m *pb.Error, depth int) error {
 		for _, c := range m.GetCauses()[:min(len(m.GetCauses()), maxCauses)] {
 			causes = append(causes, errorFromWire(c, depth+1))
 		}
+	}
+	if f := m.GetBuild(); f != nil {
+		e := &daytona.BuildError{Step: int(f.GetStep()), Name: f.GetName(), Line: int(f.GetLine()), ExitCode: int(f.GetExitCode()), Log: f.GetLog()}
+		switch len(causes) {
+		case 0:
+			e.Err = &remoteError{text: "it failed"}
+		case 1:
+			e.Err = causes[0]
+		default:
+			e.Err = errors.Join(causes...)
+		}
+		return e
 	}
 	switch m.GetKind() {
 	case kindCanceled:

@@ -3,6 +3,7 @@ package plugin_test
 import (
 	"context"
 	"crypto/rand"
+	"crypto/sha256"
 	"errors"
 	"fmt"
 	"io"
@@ -12,6 +13,7 @@ import (
 	"net"
 	"net/url"
 	"os"
+	"path/filepath"
 	"strconv"
 	"strings"
 	"sync"
@@ -29,6 +31,8 @@ type fake struct {
 
 	mu    sync.Mutex
 	boxes map[string]daytona.Info
+	// snapshots counts those that there are.
+	snapshots int
 }
 
 func openFake(_ context.Context, config url.Values) (daytona.Backend, error) {
@@ -99,7 +103,11 @@ func failures() map[string]error {
 		"empty":    &daytona.Error{},
 		"binary":   errors.New("not \xff\xfe text"),
 		"huge":     errors.New(strings.Repeat("x", 1<<20)),
-		"path":     &daytona.Error{Kind: daytona.KindForbidden, Op: "read", Err: &fs.PathError{Op: "open", Path: "/x", Err: fs.ErrPermission}},
+		"build": &daytona.BuildError{Step: 2, Name: "[2/3] RUN make", Line: 7, ExitCode: 2, Log: []byte("make: *** [all] \xff invalid UTF-8"),
+			Err: &daytona.Error{Kind: daytona.KindExhausted, Op: "run", Message: "out of memory"}},
+		"build-around": fmt.Errorf("image x: %w", &daytona.BuildError{Name: "COPY a b", Line: 1, Err: fmt.Errorf("a: %w", daytona.ErrNotFound)}),
+		"build-log":    &daytona.BuildError{Name: "RUN yes", Log: []byte(strings.Repeat("y\n", 16<<10)), Err: errors.New("exit code 1")},
+		"path":         &daytona.Error{Kind: daytona.KindForbidden, Op: "read", Err: &fs.PathError{Op: "open", Path: "/x", Err: fs.ErrPermission}},
 	}
 }
 
@@ -231,27 +239,69 @@ func (f *fake) Close() error {
 // capable is a fake with all capabilities.
 type capable struct{ *fake }
 
-func (c *capable) Pause(_ context.Context, id string) (daytona.Info, error) {
-	return daytona.Info{ID: id, State: daytona.StatePaused}, nil
+func (c *capable) Pause(_ context.Context, id string, o daytona.PauseOptions) (daytona.Info, error) {
+	return daytona.Info{ID: id, State: daytona.StatePaused, Reason: strconv.FormatBool(o.Disk)}, nil
 }
 func (c *capable) Resume(_ context.Context, id string) (daytona.Info, error) {
 	return daytona.Info{ID: id, State: daytona.StateStarted}, nil
 }
-func (c *capable) Fork(_ context.Context, id, name string) (daytona.Info, error) {
-	return daytona.Info{ID: id + "-fork", Name: name}, nil
+
+// Fork makes children that are listed, the last of "late" when it is cancelled.
+func (c *capable) Fork(ctx context.Context, id string, o daytona.ForkOptions) ([]daytona.Info, error) {
+	var out []daytona.Info
+	for i, name := range o.Names {
+		child := daytona.Info{ID: fmt.Sprint(id, "-fork-", i), Name: name, Parent: id, Reason: strconv.FormatBool(o.Memory)}
+		out = append(out, child)
+		c.mu.Lock()
+		c.boxes[child.ID] = child
+		c.mu.Unlock()
+	}
+	switch id {
+	case "late":
+		<-ctx.Done()
+	case "few":
+		return out[1:], nil
+	}
+	return out, nil
 }
-func (c *capable) CreateSnapshot(_ context.Context, id, name string) (daytona.Snapshot, error) {
-	return daytona.Snapshot{ID: "of-" + id, Name: name, SizeBytes: 1}, nil
+
+// CreateSnapshot makes one that is listed, of "late" when it is cancelled.
+func (c *capable) CreateSnapshot(ctx context.Context, spec daytona.SnapshotSpec) (daytona.Snapshot, error) {
+	if spec.OnProgress != nil {
+		spec.OnProgress(daytona.Progress{Stage: "saving", Done: 1, Total: 2})
+	}
+	switch spec.Name {
+	case "late":
+		<-ctx.Done()
+	case "taken":
+		return daytona.Snapshot{}, &daytona.Error{Kind: daytona.KindConflict, Op: "create snapshot", Subject: spec.Name}
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.snapshots++
+	return daytona.Snapshot{
+		ID: "of-" + spec.Image + spec.Sandbox, Name: spec.Name, State: daytona.SnapshotActive, SizeBytes: 1, Entrypoint: spec.Entrypoint, Resources: spec.Resources,
+	}, nil
+}
+func (c *capable) SetSnapshotActive(_ context.Context, id string, active bool) (daytona.Snapshot, error) {
+	return daytona.Snapshot{ID: id, State: map[bool]daytona.SnapshotState{true: daytona.SnapshotActive, false: daytona.SnapshotInactive}[active]}, nil
 }
 func (c *capable) GetSnapshot(_ context.Context, id string) (daytona.Snapshot, error) {
-	return daytona.Snapshot{ID: id}, nil
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return daytona.Snapshot{ID: id, SizeBytes: int64(c.snapshots)}, nil
 }
 func (c *capable) ListSnapshots(context.Context) iter.Seq2[daytona.Snapshot, error] {
 	return func(yield func(daytona.Snapshot, error) bool) {
 		_ = yield(daytona.Snapshot{ID: "1"}, nil) && yield(daytona.Snapshot{}, &daytona.Error{Kind: daytona.KindNoSpace})
 	}
 }
-func (c *capable) DeleteSnapshot(context.Context, string) error { return nil }
+func (c *capable) DeleteSnapshot(context.Context, string) error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.snapshots--
+	return nil
+}
 func (c *capable) Resize(_ context.Context, id string, r daytona.Resources) (daytona.Info, error) {
 	return daytona.Info{ID: id, Resources: r}, nil
 }
@@ -261,15 +311,25 @@ func (c *capable) SetNetworkPolicy(_ context.Context, id string, p daytona.Netwo
 func (c *capable) Archive(_ context.Context, id string) (daytona.Info, error) {
 	return daytona.Info{ID: id, State: daytona.StateArchived}, nil
 }
+func (c *capable) Restore(_ context.Context, id string) (daytona.Info, error) {
+	return daytona.Info{ID: id, State: daytona.StateStopped}, nil
+}
 func (c *capable) Update(_ context.Context, id string, u daytona.Update) (daytona.Info, error) {
 	i := daytona.Info{ID: id, Labels: u.Labels}
 	if u.AutoStop != nil {
 		i.AutoStop = *u.AutoStop
 	}
+	if u.AutoPause != nil {
+		i.AutoPause = *u.AutoPause
+	}
 	return i, nil
 }
-func (c *capable) CreateVolume(_ context.Context, name string) (daytona.Volume, error) {
-	return daytona.Volume{ID: "v", Name: name}, nil
+func (c *capable) CreateVolume(_ context.Context, spec daytona.VolumeSpec) (daytona.Volume, error) {
+	v := daytona.Volume{ID: "v", Name: spec.Name, Kind: spec.Kind, Quota: spec.Quota}
+	if spec.S3 != nil {
+		v.ID = spec.S3.Bucket + spec.S3.SecretKey
+	}
+	return v, nil
 }
 func (c *capable) GetVolume(_ context.Context, id string) (daytona.Volume, error) {
 	return daytona.Volume{ID: id}, nil
@@ -298,4 +358,65 @@ func misbehave(how string) {
 	}
 	_, _ = io.Copy(io.Discard, os.Stdin)
 	os.Exit(1)
+}
+
+// BuildImage does what the Dockerfile says: its text is one of the words below.
+func (c *capable) BuildImage(ctx context.Context, img *daytona.Image, o daytona.BuildOptions) (daytona.BuiltImage, error) {
+	switch img.Dockerfile() {
+	case "slow": // until it is cancelled
+		if o.OnLog != nil {
+			o.OnLog(daytona.BuildLog{Line: "building"})
+		}
+		<-ctx.Done()
+		return daytona.BuiltImage{}, ctx.Err()
+	case "dies":
+		os.Exit(7)
+	case "chatty":
+		for i := range 20_000 {
+			o.OnLog(daytona.BuildLog{Step: 1, Name: "RUN", Line: strconv.Itoa(i)})
+		}
+	case "fails":
+		o.OnLog(daytona.BuildLog{Step: 1, Name: "RUN", Line: "on its way"})
+		return daytona.BuiltImage{}, failures()["build"]
+	case "options":
+		return daytona.BuiltImage{Ref: fmt.Sprintf("%v %v %s %v %v %v %v %v %v",
+			o.Args, o.Secrets, o.Platform, o.Target, o.NoCache, o.Pull, o.Network.Block, o.Resources.Memory, o.StepTimeout), SizeBytes: 5, Cached: true}, nil
+	case "list": // what there is to copy, and where
+		var out []string
+		for _, b := range img.Contexts() {
+			out = append(out, "at "+b.Path)
+			err := filepath.WalkDir(b.Source, func(p string, d fs.DirEntry, err error) error {
+				if err != nil {
+					return err
+				}
+				st, err := d.Info()
+				if err != nil {
+					return err
+				}
+				rel, _ := filepath.Rel(b.Source, p)
+				line := fmt.Sprintf("%s %v", rel, st.Mode())
+				if !st.IsDir() && st.Mode()&fs.ModeSymlink == 0 {
+					line += st.ModTime().UTC().Format(" 2006-01-02T15:04:05.999999999")
+				}
+				switch st.Mode().Type() {
+				case 0:
+					data, err := os.ReadFile(p)
+					if err != nil {
+						return err
+					}
+					line += fmt.Sprintf(" %x", sha256.Sum256(data))
+				case fs.ModeSymlink:
+					to, _ := os.Readlink(p)
+					line += " -> " + to
+				}
+				out = append(out, line)
+				return nil
+			})
+			if err != nil {
+				return daytona.BuiltImage{}, err
+			}
+		}
+		return daytona.BuiltImage{Ref: strings.Join(out, "\n"), Digest: "sha256:x"}, nil
+	}
+	return daytona.BuiltImage{}, nil
 }

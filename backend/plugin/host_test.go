@@ -157,7 +157,7 @@ func TestErrorsSurvive(t *testing.T) {
 				}
 			default:
 				if text != want.Error() {
-					t.Errorf("text %q, want %q", text, want)
+					t.Errorf("text %.2000q, want %.2000q", text, want.Error())
 				}
 			}
 			if got, want := daytona.KindOf(err), daytona.KindOf(want); got != want {
@@ -176,6 +176,15 @@ func TestErrorsSurvive(t *testing.T) {
 			if ok != wok {
 				t.Fatalf("a daytona.Error: %v, want %v", ok, wok)
 			}
+			built, ok2 := errors.AsType[*daytona.BuildError](err)
+			wbuilt, wok2 := errors.AsType[*daytona.BuildError](want)
+			if ok2 != wok2 {
+				t.Fatalf("a daytona.BuildError: %v, want %v", ok2, wok2)
+			}
+			if ok2 && (built.Step != wbuilt.Step || built.Name != wbuilt.Name || built.Line != wbuilt.Line || built.ExitCode != wbuilt.ExitCode ||
+				!bytes.Equal(built.Log, wbuilt.Log) || built.Err.Error() != wbuilt.Err.Error()) {
+				t.Errorf("got %#v, want %#v", built, wbuilt)
+			}
 			if ok && (e.Op != w.Op || e.Subject != w.Subject || e.Field != w.Field || e.Message != w.Message || fmt.Sprint(e.Value) != fmt.Sprint(w.Value)) {
 				t.Errorf("got %#v, want %#v", e, w)
 			}
@@ -192,14 +201,37 @@ func TestCapabilities(t *testing.T) {
 			t.Errorf("%s: %v, %v, want %v", what, got, err, want)
 		}
 	}
-	i, err := as[daytona.Pauser](t, b).Pause(ctx, "a")
-	try("Pause", i.State, err, "paused")
+	i, err := as[daytona.Pauser](t, b).Pause(ctx, "a", daytona.PauseOptions{Disk: true})
+	try("Pause", string(i.State)+i.Reason, err, "pausedtrue")
 	i, err = as[daytona.Pauser](t, b).Resume(ctx, "a")
 	try("Resume", i.State, err, "started")
-	i, err = as[daytona.Forker](t, b).Fork(ctx, "a", "n")
-	try("Fork", i.ID+i.Name, err, "a-forkn")
-	s, err := as[daytona.Snapshotter](t, b).CreateSnapshot(ctx, "a", "n")
-	try("CreateSnapshot", s.ID+s.Name, err, "of-an")
+	f, err := as[daytona.Forker](t, b).Fork(ctx, "a", daytona.ForkOptions{Names: []string{"n", "", "m"}, Memory: true})
+	var forks []string
+	for _, i := range f {
+		forks = append(forks, i.ID, i.Name, i.Parent, i.Reason)
+	}
+	try("Fork", forks, err, "[a-fork-0 n a true a-fork-1  a true a-fork-2 m a true]")
+	f, err = as[daytona.Forker](t, b).Fork(ctx, "a", daytona.ForkOptions{})
+	try("Fork without a name", len(f), err, 1)
+	_, err = as[daytona.Forker](t, b).Fork(ctx, "few", daytona.ForkOptions{Names: []string{"n", "m"}})
+	wantKind(t, "Fork with too few children", err, daytona.KindInternal)
+	var steps []daytona.Progress
+	s, err := as[daytona.Snapshotter](t, b).CreateSnapshot(ctx, daytona.SnapshotSpec{
+		Name: "n", Sandbox: "a", Entrypoint: []string{"e"}, Resources: daytona.Resources{CPU: 3}, OnProgress: func(p daytona.Progress) { steps = append(steps, p) },
+	})
+	try("CreateSnapshot", fmt.Sprint(s.ID, s.Name, s.State, s.Entrypoint, s.Resources.CPU, steps), err, "of-anactive[e] 3 [{saving 1 2}]")
+	_, err = as[daytona.Snapshotter](t, b).CreateSnapshot(ctx, daytona.SnapshotSpec{Name: "taken", Image: "i"})
+	wantKind(t, "CreateSnapshot with a taken name", err, daytona.KindConflict)
+	_, err = as[daytona.Snapshotter](t, b).CreateSnapshot(ctx, daytona.SnapshotSpec{Name: "neither"})
+	wantKind(t, "CreateSnapshot of nothing", err, daytona.KindInvalid)
+	_, err = as[daytona.Snapshotter](t, b).CreateSnapshot(ctx, daytona.SnapshotSpec{Name: "n", Build: daytona.NewImage("FROM scratch")})
+	wantKind(t, "CreateSnapshot of what is not built", err, daytona.KindUnsupported)
+	_, err = b.Create(ctx, daytona.Spec{Name: "n", Build: daytona.NewImage("FROM scratch")})
+	wantKind(t, "Create from what is not built", err, daytona.KindUnsupported)
+	s, err = as[daytona.Snapshotter](t, b).SetSnapshotActive(ctx, "a", false)
+	try("SetSnapshotActive", s.ID+string(s.State), err, "ainactive")
+	s, err = as[daytona.Snapshotter](t, b).SetSnapshotActive(ctx, "a", true)
+	try("SetSnapshotActive", s.ID+string(s.State), err, "aactive")
 	s, err = as[daytona.Snapshotter](t, b).GetSnapshot(ctx, "a")
 	try("GetSnapshot", s.ID, err, "a")
 	var seen []string
@@ -214,11 +246,15 @@ func TestCapabilities(t *testing.T) {
 	try("SetNetworkPolicy", i.Network.Block, err, true)
 	i, err = as[daytona.Archiver](t, b).Archive(ctx, "a")
 	try("Archive", i.State, err, "archived")
+	i, err = as[daytona.Archiver](t, b).Restore(ctx, "a")
+	try("Restore", i.State, err, "stopped")
 	hour := time.Hour
 	i, err = as[daytona.Updater](t, b).Update(ctx, "a", daytona.Update{Labels: map[string]string{"k": "v"}, AutoStop: &hour})
-	try("Update", fmt.Sprint(i.Labels, i.AutoStop), err, "map[k:v] 1h0m0s")
-	v, err := as[daytona.VolumeManager](t, b).CreateVolume(ctx, "n")
-	try("CreateVolume", v.ID+v.Name, err, "vn")
+	try("Update", fmt.Sprint(i.Labels, i.AutoStop, i.AutoPause), err, "map[k:v] 1h0m0s 0s")
+	i, err = as[daytona.Updater](t, b).Update(ctx, "a", daytona.Update{AutoPause: &hour})
+	try("Update", fmt.Sprint(i.Labels, i.AutoStop, i.AutoPause), err, "map[] 0s 1h0m0s")
+	v, err := as[daytona.VolumeManager](t, b).CreateVolume(ctx, daytona.VolumeSpec{Name: "n", Kind: daytona.VolumeS3, Quota: 2, S3: &daytona.S3Location{Bucket: "b", SecretKey: "k"}})
+	try("CreateVolume", fmt.Sprint(v.ID, v.Name, v.Kind, v.Quota), err, "bkns32")
 	v, err = as[daytona.VolumeManager](t, b).GetVolume(ctx, "a")
 	try("GetVolume", v.ID, err, "a")
 	for v, err := range as[daytona.VolumeManager](t, b).ListVolumes(ctx) {
@@ -247,7 +283,8 @@ func TestMissingCapabilities(t *testing.T) {
 	for what, has := range map[string]bool{
 		"Pauser": has[daytona.Pauser](b), "Forker": has[daytona.Forker](b), "Snapshotter": has[daytona.Snapshotter](b),
 		"Resizer": has[daytona.Resizer](b), "NetworkPolicer": has[daytona.NetworkPolicer](b), "Archiver": has[daytona.Archiver](b),
-		"Updater": has[daytona.Updater](b), "VolumeManager": has[daytona.VolumeManager](b), "Watcher": has[daytona.Watcher](b),
+		"ImageBuilder": has[daytona.ImageBuilder](b),
+		"Updater":      has[daytona.Updater](b), "VolumeManager": has[daytona.VolumeManager](b), "Watcher": has[daytona.Watcher](b),
 		"something else": has[fmt.Stringer](b),
 	} {
 		if has {
@@ -262,10 +299,11 @@ func TestMissingCapabilities(t *testing.T) {
 		t.Fatal(err)
 	}
 	ctx := t.Context()
-	_, forkErr := sb.Fork(ctx, "")
+	_, forkErr := sb.Fork(ctx, nil)
 	_, snapErr := sb.CreateSnapshot(ctx, "s")
+	_, buildErr := client.Build(ctx, daytona.NewImage("FROM scratch"), daytona.BuildOptions{})
 	for what, err := range map[string]error{
-		"pause sandbox": sb.Pause(ctx), "resume sandbox": sb.Resume(ctx), "fork sandbox": forkErr, "create snapshot": snapErr,
+		"pause sandbox": sb.Pause(ctx, nil), "build image": buildErr, "archive sandbox": sb.Archive(ctx), "restore sandbox": sb.Restore(ctx), "resume sandbox": sb.Resume(ctx), "fork sandbox": forkErr, "create snapshot": snapErr,
 		"resize sandbox": sb.Resize(ctx, daytona.Resources{CPU: 1}), "set network policy": sb.SetNetworkPolicy(ctx, daytona.NetworkPolicy{}),
 		"update sandbox": sb.Update(ctx, daytona.Update{}),
 	} {
@@ -308,6 +346,37 @@ func TestCancelledCreate(t *testing.T) {
 			t.Errorf("listed: %s, %v", i.ID, err)
 		}
 	}
+}
+
+// TestCancelledMaking: nothing is left of what was made for a caller who had
+// gone.
+func TestCancelledMaking(t *testing.T) {
+	b := open(t, url.Values{"capable": {""}})
+	ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
+	defer cancel()
+	if _, err := as[daytona.Forker](t, b).Fork(ctx, "late", daytona.ForkOptions{Names: []string{"a", "b"}}); !errors.Is(err, context.DeadlineExceeded) {
+		t.Errorf("Fork: %v", err)
+	}
+	eventually(t, 10*time.Second, "the children are gone", func() error {
+		for i, err := range b.List(t.Context(), daytona.Filter{}) {
+			return fmt.Errorf("there is %s, %v", i.ID, err)
+		}
+		return nil
+	})
+	if _, err := as[daytona.Snapshotter](t, b).CreateSnapshot(ctx, daytona.SnapshotSpec{Name: "late", Image: "i"}); !errors.Is(err, context.DeadlineExceeded) {
+		t.Errorf("CreateSnapshot: %v", err)
+	}
+	ctx, cancel = context.WithTimeout(t.Context(), 50*time.Millisecond)
+	defer cancel()
+	if _, err := as[daytona.Snapshotter](t, b).CreateSnapshot(ctx, daytona.SnapshotSpec{Name: "late", Image: "i"}); !errors.Is(err, context.DeadlineExceeded) {
+		t.Errorf("CreateSnapshot: %v", err)
+	}
+	eventually(t, 10*time.Second, "the snapshot is gone", func() error {
+		if s, err := as[daytona.Snapshotter](t, b).GetSnapshot(t.Context(), "s"); err != nil || s.SizeBytes != 0 {
+			return fmt.Errorf("there are %d, %v", s.SizeBytes, err)
+		}
+		return nil
+	})
 }
 
 func TestCancelledCalls(t *testing.T) {

@@ -228,6 +228,7 @@ func (s *server) Open(ctx context.Context, r *pb.OpenRequest) (*pb.OpenResponse,
 		pb.Capability_CAPABILITY_UPDATE:         has[daytona.Updater](b),
 		pb.Capability_CAPABILITY_VOLUMES:        has[daytona.VolumeManager](b),
 		pb.Capability_CAPABILITY_WAIT:           has[daytona.Watcher](b),
+		pb.Capability_CAPABILITY_BUILD:          has[daytona.ImageBuilder](b),
 	} {
 		if has {
 			out.Capabilities = append(out.Capabilities, k)
@@ -354,44 +355,19 @@ func (s *server) Create(c grpc.BidiStreamingServer[pb.CreateRequest, pb.CreateRe
 	}()
 	progress := make(chan daytona.Progress, 64)
 	if first.GetSpec().GetProgress() {
-		spec.OnProgress = func(p daytona.Progress) {
-			select {
-			case progress <- p:
-			default: // it must not block; there will be another
-			}
-		}
+		spec.OnProgress = offer(progress)
 	}
-	type result struct {
-		info daytona.Info
-		err  error
-	}
-	results := make(chan result, 1)
-	go func() {
-		i, err := b.Create(ctx, spec)
-		results <- result{i, err}
-	}()
-	tell := func(p daytona.Progress) {
+	info, err := telling(progress, func(p daytona.Progress) {
 		// A stream that is broken shows in what follows.
-		_ = c.Send(&pb.CreateResponse{Message: &pb.CreateResponse_Progress{Progress: &pb.Progress{Stage: p.Stage, Done: p.Done, Total: p.Total}}})
+		_ = c.Send(&pb.CreateResponse{Message: &pb.CreateResponse_Progress{Progress: progressToWire(p)}})
+	}, func() (daytona.Info, error) { return b.Create(ctx, spec) })
+	if err == nil && info.ID == "" {
+		err = &daytona.Error{Kind: daytona.KindInternal, Op: op, Subject: spec.Name, Message: "backend " + b.Name() + " made a sandbox without an id"}
 	}
-	var r result
-	for r.info.ID == "" && r.err == nil {
-		select {
-		case p := <-progress:
-			tell(p)
-		case r = <-results:
-			if r.info.ID == "" && r.err == nil {
-				r.err = &daytona.Error{Kind: daytona.KindInternal, Op: op, Subject: spec.Name, Message: "backend " + b.Name() + " made a sandbox without an id"}
-			}
-		}
+	if err != nil {
+		return statusOf(err)
 	}
-	for len(progress) > 0 {
-		tell(<-progress)
-	}
-	if r.err != nil {
-		return statusOf(r.err)
-	}
-	err = c.Send(&pb.CreateResponse{Message: &pb.CreateResponse_Info{Info: infoToWire(r.info)}})
+	err = c.Send(&pb.CreateResponse{Message: &pb.CreateResponse_Info{Info: infoToWire(info)}})
 	if err == nil {
 		select {
 		case err = <-confirmed:
@@ -403,7 +379,47 @@ func (s *server) Create(c grpc.BidiStreamingServer[pb.CreateRequest, pb.CreateRe
 		return nil
 	}
 	cancel()
-	return statusOf(undo(ctx, nil, func(ctx context.Context) error { return b.Delete(ctx, r.info.ID) }))
+	return statusOf(undo(ctx, nil, func(ctx context.Context) error { return b.Delete(ctx, info.ID) }))
+}
+
+// offer is an OnProgress that must not block: what there is no room for is left
+// out, as there will be more.
+func offer(to chan<- daytona.Progress) func(daytona.Progress) {
+	return func(p daytona.Progress) {
+		select {
+		case to <- p:
+		default:
+		}
+	}
+}
+
+// telling does something and tells what it says meanwhile, all of it before the
+// return.
+func telling[E, T any](events <-chan E, tell func(E), do func() (T, error)) (T, error) {
+	type result struct {
+		value T
+		err   error
+	}
+	results := make(chan result, 1)
+	go func() {
+		v, err := do()
+		results <- result{v, err}
+	}()
+	for {
+		select {
+		case e := <-events:
+			tell(e)
+		case r := <-results:
+			for len(events) > 0 {
+				tell(<-events)
+			}
+			return r.value, r.err
+		}
+	}
+}
+
+func progressToWire(p daytona.Progress) *pb.Progress {
+	return &pb.Progress{Stage: p.Stage, Done: p.Done, Total: p.Total}
 }
 
 func (s *server) Start(ctx context.Context, r *pb.SandboxRequest) (*pb.Info, error) {
@@ -448,32 +464,75 @@ func (s *server) Connect(ctx context.Context, r *pb.SandboxRequest) (*pb.Connect
 	}, func(ticket string) *pb.ConnectResponse { return &pb.ConnectResponse{Ticket: ticket} })
 }
 
-func (s *server) Pause(ctx context.Context, r *pb.SandboxRequest) (*pb.Info, error) {
-	return ask(s, ctx, "pause sandbox", func(ctx context.Context, b daytona.Pauser) (daytona.Info, error) { return b.Pause(ctx, r.GetId()) }, infoToWire)
+func (s *server) Pause(ctx context.Context, r *pb.PauseRequest) (*pb.Info, error) {
+	return changed(s, ctx, "pause sandbox", r, func(ctx context.Context, b daytona.Pauser) (daytona.Info, error) {
+		return b.Pause(ctx, r.GetId(), pauseFromWire(r))
+	})
 }
 
 func (s *server) Resume(ctx context.Context, r *pb.SandboxRequest) (*pb.Info, error) {
 	return ask(s, ctx, "resume sandbox", func(ctx context.Context, b daytona.Pauser) (daytona.Info, error) { return b.Resume(ctx, r.GetId()) }, infoToWire)
 }
 
-func (s *server) Fork(ctx context.Context, r *pb.NamedRequest) (*pb.Info, error) {
+func (s *server) Fork(ctx context.Context, r *pb.ForkRequest) (*pb.ForkResponse, error) {
 	const op = "fork sandbox"
-	return answer(s, ctx, op, func(ctx context.Context, b daytona.Backend) (daytona.Info, error) {
-		i, err := of(op, func(ctx context.Context, f daytona.Forker) (daytona.Info, error) {
-			return f.Fork(ctx, r.GetId(), r.GetName())
+	if err := known(op, r); err != nil {
+		return nil, statusOf(err)
+	}
+	return answer(s, ctx, op, func(ctx context.Context, b daytona.Backend) ([]daytona.Info, error) {
+		children, err := of(op, func(ctx context.Context, f daytona.Forker) ([]daytona.Info, error) {
+			return f.Fork(ctx, r.GetId(), forkFromWire(r))
 		})(ctx, b)
-		return i, undo(ctx, err, func(ctx context.Context) error { return b.Delete(ctx, i.ID) })
-	}, infoToWire)
+		return children, undo(ctx, err, func(ctx context.Context) error {
+			var errs []error
+			for _, i := range children {
+				if err := b.Delete(ctx, i.ID); err != nil && !errors.Is(err, daytona.ErrNotFound) {
+					errs = append(errs, err)
+				}
+			}
+			return errors.Join(errs...)
+		})
+	}, func(children []daytona.Info) *pb.ForkResponse {
+		m := &pb.ForkResponse{}
+		for _, i := range children {
+			m.Children = append(m.Children, infoToWire(i))
+		}
+		return m
+	})
 }
 
-func (s *server) CreateSnapshot(ctx context.Context, r *pb.NamedRequest) (*pb.Snapshot, error) {
-	return ask(s, ctx, "create snapshot", func(ctx context.Context, b daytona.Snapshotter) (daytona.Snapshot, error) {
-		sn, err := b.CreateSnapshot(ctx, r.GetId(), r.GetName())
+func (s *server) CreateSnapshot(r *pb.SnapshotSpec, out grpc.ServerStreamingServer[pb.CreateSnapshotResponse]) error {
+	const op = "create snapshot"
+	if err := known(op, r); err != nil {
+		return statusOf(err)
+	}
+	made, err := ask(s, out.Context(), op, func(ctx context.Context, b daytona.Snapshotter) (daytona.Snapshot, error) {
+		spec := snapshotSpecFromWire(r)
+		if err := spec.Validate(); err != nil {
+			return daytona.Snapshot{}, err
+		}
+		progress := make(chan daytona.Progress, 64)
+		if r.GetProgress() {
+			spec.OnProgress = offer(progress)
+		}
+		sn, err := telling(progress, func(p daytona.Progress) {
+			_ = out.Send(&pb.CreateSnapshotResponse{Message: &pb.CreateSnapshotResponse_Progress{Progress: progressToWire(p)}})
+		}, func() (daytona.Snapshot, error) { return b.CreateSnapshot(ctx, spec) })
 		return sn, undo(ctx, err, func(ctx context.Context) error { return b.DeleteSnapshot(ctx, sn.ID) })
+	}, snapshotToWire)
+	if err != nil {
+		return err
+	}
+	return out.Send(&pb.CreateSnapshotResponse{Message: &pb.CreateSnapshotResponse_Snapshot{Snapshot: made}})
+}
+
+func (s *server) SetSnapshotActive(ctx context.Context, r *pb.SetSnapshotActiveRequest) (*pb.Snapshot, error) {
+	return ask(s, ctx, "set snapshot active", func(ctx context.Context, b daytona.Snapshotter) (daytona.Snapshot, error) {
+		return b.SetSnapshotActive(ctx, r.GetName(), r.GetActive())
 	}, snapshotToWire)
 }
 
-func (s *server) GetSnapshot(ctx context.Context, r *pb.NamedRequest) (*pb.Snapshot, error) {
+func (s *server) GetSnapshot(ctx context.Context, r *pb.NameRequest) (*pb.Snapshot, error) {
 	return ask(s, ctx, "get snapshot", func(ctx context.Context, b daytona.Snapshotter) (daytona.Snapshot, error) {
 		return b.GetSnapshot(ctx, r.GetName())
 	}, snapshotToWire)
@@ -486,7 +545,7 @@ func (s *server) ListSnapshots(_ *pb.ListRequest, out grpc.ServerStreamingServer
 	}), snapshotToWire)
 }
 
-func (s *server) DeleteSnapshot(ctx context.Context, r *pb.NamedRequest) (*pb.DeleteResponse, error) {
+func (s *server) DeleteSnapshot(ctx context.Context, r *pb.NameRequest) (*pb.DeleteResponse, error) {
 	return ask(s, ctx, "delete snapshot", func(ctx context.Context, b daytona.Snapshotter) (struct{}, error) {
 		return struct{}{}, b.DeleteSnapshot(ctx, r.GetName())
 	}, deleted)
@@ -526,14 +585,22 @@ func (s *server) Archive(ctx context.Context, r *pb.SandboxRequest) (*pb.Info, e
 	return ask(s, ctx, "archive sandbox", func(ctx context.Context, b daytona.Archiver) (daytona.Info, error) { return b.Archive(ctx, r.GetId()) }, infoToWire)
 }
 
-func (s *server) CreateVolume(ctx context.Context, r *pb.NamedRequest) (*pb.Volume, error) {
-	return ask(s, ctx, "create volume", func(ctx context.Context, b daytona.VolumeManager) (daytona.Volume, error) {
-		v, err := b.CreateVolume(ctx, r.GetName())
+func (s *server) Restore(ctx context.Context, r *pb.SandboxRequest) (*pb.Info, error) {
+	return ask(s, ctx, "restore sandbox", func(ctx context.Context, b daytona.Archiver) (daytona.Info, error) { return b.Restore(ctx, r.GetId()) }, infoToWire)
+}
+
+func (s *server) CreateVolume(ctx context.Context, r *pb.VolumeSpec) (*pb.Volume, error) {
+	const op = "create volume"
+	if err := known(op, r); err != nil {
+		return nil, statusOf(err)
+	}
+	return ask(s, ctx, op, func(ctx context.Context, b daytona.VolumeManager) (daytona.Volume, error) {
+		v, err := b.CreateVolume(ctx, volumeSpecFromWire(r))
 		return v, undo(ctx, err, func(ctx context.Context) error { return b.DeleteVolume(ctx, v.ID) })
 	}, volumeToWire)
 }
 
-func (s *server) GetVolume(ctx context.Context, r *pb.NamedRequest) (*pb.Volume, error) {
+func (s *server) GetVolume(ctx context.Context, r *pb.NameRequest) (*pb.Volume, error) {
 	return ask(s, ctx, "get volume", func(ctx context.Context, b daytona.VolumeManager) (daytona.Volume, error) {
 		return b.GetVolume(ctx, r.GetName())
 	}, volumeToWire)
@@ -546,7 +613,7 @@ func (s *server) ListVolumes(_ *pb.ListRequest, out grpc.ServerStreamingServer[p
 	}), volumeToWire)
 }
 
-func (s *server) DeleteVolume(ctx context.Context, r *pb.NamedRequest) (*pb.DeleteResponse, error) {
+func (s *server) DeleteVolume(ctx context.Context, r *pb.NameRequest) (*pb.DeleteResponse, error) {
 	return ask(s, ctx, "delete volume", func(ctx context.Context, b daytona.VolumeManager) (struct{}, error) {
 		return struct{}{}, b.DeleteVolume(ctx, r.GetName())
 	}, deleted)
