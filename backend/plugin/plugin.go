@@ -53,7 +53,14 @@
 // A Create that failed has left nothing behind, even if the plugin died before
 // it could answer: such a sandbox is found by a label that only the two sides
 // see, and deleted when the plugin is back. After KindUnavailable from Fork,
-// CreateSnapshot or CreateVolume the caller has to look.
+// CreateSnapshot, CreateVolume or BuildImage the caller has to look.
+//
+// # Builds
+//
+// What a Dockerfile copies is this program's, so BuildImage sends it along, file
+// by file; the plugin keeps it in a directory below TMPDIR until the build ends,
+// and its backend finds it there as files of its machine. What the build says
+// comes back line by line, and no line is lost.
 //
 // # Capabilities
 //

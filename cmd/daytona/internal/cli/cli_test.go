@@ -631,6 +631,8 @@ func TestEscapeSequences(t *testing.T) {
 func TestRefused(t *testing.T) {
 	s := hostShell(t)
 	s.write("big", "", 0o644)
+	s.write("empty", "", 0o644)
+	s.write("Dockerfile", "FROM debian:12\n", 0o644)
 	if err := os.Truncate(filepath.Join(s.dir, "big"), 65<<20); err != nil {
 		t.Fatal(err)
 	}
@@ -683,6 +685,45 @@ func TestRefused(t *testing.T) {
 		{"sandbox delete", "NAME"},
 		{"sandbox delete --all x", "either"},
 		{"sandbox shell x", "not a terminal"},
+		{"run -c . -- true", "--dockerfile"},
+		{"run -f nowhere -- true", "nowhere"},
+		{"run -f empty -- true", "--dockerfile = "},
+		{"run -f Dockerfile -c nowhere -- true", "nowhere"},
+		{"run -f Dockerfile --image debian:12 -- true", "--dockerfile"},
+		{"sandbox create --auto-pause 1s --auto-stop 1s", "--auto-pause = "},
+		{"sandbox create --auto-pause 1ms", "--auto-pause = "},
+		{"sandbox create --snapshot nowhere", "daytona snapshot list"},
+		{"sandbox resize dev", "--memory"},
+		{"sandbox resize dev --memory 1k", "--memory = "},
+		{"sandbox fork", "NAME"},
+		{"sandbox fork dev -n 0", "--count 0"},
+		{"sandbox fork dev -n 2 child", "either"},
+		{"sandbox pause", "NAME"},
+		{"sandbox pause nowhere", "daytona sandbox list"},
+		{"sandbox restore nowhere", "daytona sandbox list"},
+		{"snapshot create", "NAME"},
+		{"snapshot create a b", `"b"`},
+		{"snapshot create a", "--sandbox"},
+		{"snapshot create a -i x --sandbox y", "one of"},
+		{"snapshot create a -i x -e run -- run", "either"},
+		{"snapshot create -i x -- a", "NAME"},
+		{"snapshot create _ -i x", "--name = "},
+		{"snapshot create a --sandbox nowhere", "daytona sandbox list"},
+		{"snapshot get nowhere", "daytona snapshot list"},
+		{"snapshot activate nowhere", "daytona snapshot list"},
+		{"volume create v --kind magic", "--kind = "},
+		{"volume create v --kind s3", "--s3-endpoint = "},
+		{"volume create v --kind directory --s3-bucket b", "--s3-bucket = "},
+		{"volume create v --s3-bucket b --s3-endpoint ftp://x", "--s3-endpoint = "},
+		{"volume create v --quota 1m", "--quota = "},
+		{"volume get nowhere", "daytona volume list"},
+		{"image build -f nowhere", "nowhere"},
+		{"image build --secret id=x", "--secret"},
+		{"image build --secret id=x,src=nowhere", "nowhere"},
+		{"image build --secret id=x,env=NOT_SET_HERE", "NOT_SET_HERE"},
+		{"image build --build-arg x", "KEY=VALUE"},
+		{"image build --memory 1k", "--memory = "},
+		{"image build x", `"x"`},
 		{"--backend nowhere:// sandbox list", `"nowhere"`},
 	} {
 		r := s.run(strings.Fields(c.args)...)
@@ -778,7 +819,10 @@ func TestHelp(t *testing.T) {
 	s := hostShell(t)
 	for _, args := range []string{
 		"", "run", "sandbox", "sandbox create", "sandbox list", "sandbox info", "sandbox exec", "sandbox shell", "sandbox cp",
-		"sandbox logs", "sandbox stop", "sandbox start", "sandbox delete", "volume", "volume create", "volume list", "volume delete", "doctor", "version",
+		"sandbox logs", "sandbox stop", "sandbox start", "sandbox pause", "sandbox resume", "sandbox fork", "sandbox resize", "sandbox archive",
+		"sandbox restore", "sandbox delete", "snapshot", "snapshot create", "snapshot list", "snapshot get", "snapshot activate",
+		"snapshot deactivate", "snapshot delete", "volume", "volume create", "volume list", "volume get", "volume delete",
+		"image", "image build", "doctor", "version",
 	} {
 		out := s.ok(append(strings.Fields(args), "--help")...)
 		if !strings.Contains(out, "Usage:\n  daytona") {

@@ -112,3 +112,28 @@ func (a *app) completeVolumes(cmd *cobra.Command, args []string, prefix string) 
 	})
 	return names, cobra.ShellCompDirectiveNoFileComp
 }
+
+// completeSnapshots completes up to max names (any number if it is negative) of
+// snapshots.
+func (a *app) completeSnapshots(max int) cobra.CompletionFunc {
+	return func(cmd *cobra.Command, args []string, prefix string) (names []cobra.Completion, _ cobra.ShellCompDirective) {
+		if max >= 0 && len(args) >= max {
+			return nil, cobra.ShellCompDirectiveNoFileComp
+		}
+		a.forCompletion(cmd, func(ctx context.Context, c *daytona.Client) {
+			s, err := c.Snapshots()
+			if err != nil {
+				return
+			}
+			for sn, err := range s.ListSnapshots(ctx) {
+				if err != nil {
+					return
+				}
+				if strings.HasPrefix(sn.Name, prefix) && printable(sn.Name) == sn.Name && !slices.Contains(args, sn.Name) {
+					names = append(names, sn.Name)
+				}
+			}
+		})
+		return names, cobra.ShellCompDirectiveNoFileComp
+	}
+}

@@ -24,6 +24,7 @@ type specFlags struct {
 	env     []string
 	envFile []string
 	labels  []string
+	build   buildFlags
 }
 
 // flagOfField names the flag behind a field of daytona.Spec, so that the
@@ -31,6 +32,9 @@ type specFlags struct {
 var flagOfField = []struct{ field, flag string }{
 	{"Name", "--name"},
 	{"Image", "--image"},
+	{"Build", "--dockerfile"},
+	{"Dockerfile", "--dockerfile"},
+	{"Contexts", "--context"},
 	{"Snapshot", "--snapshot"},
 	{"User", "--user"},
 	{"WorkDir", "--workdir"},
@@ -45,6 +49,8 @@ var flagOfField = []struct{ field, flag string }{
 	{"Volumes", "--volume"},
 	{"TTL", "--ttl"},
 	{"AutoStop", "--auto-stop"},
+	{"AutoPause", "--auto-pause"},
+	{"AutoArchive", "--auto-archive"},
 	{"AutoDelete", "--auto-delete"},
 }
 
@@ -65,11 +71,12 @@ func flagNames(err error) error {
 }
 
 // register adds the flags to cmd.
-func (f *specFlags) register(cmd *cobra.Command) {
+func (f *specFlags) register(a *app, cmd *cobra.Command) {
 	flags := cmd.Flags()
 	flags.SortFlags = false
 	flags.StringVar(&f.spec.Name, "name", "", "`name` of the sandbox (default: a generated one)")
 	flags.StringVar(&f.spec.Image, "image", "", "root filesystem: host, an `image` such as debian:12, oci:/dir:tag, docker-archive:/file, dir:/path or tar:/file (default: the backend's; for local, host)")
+	f.build.register(cmd)
 	flags.StringVar(&f.spec.Snapshot, "snapshot", "", "start from this `snapshot` instead of an image")
 	flags.Float64Var(&f.spec.Resources.CPU, "cpus", 0, "number of CPU `cores`, such as 0.5 (default: all, shared fairly)")
 	flags.Var((*sizeValue)(&f.spec.Resources.Memory), "memory", "memory limit, such as 512m, 2g or 1.5 (GiB) (default: the backend's)")
@@ -82,9 +89,10 @@ func (f *specFlags) register(cmd *cobra.Command) {
 	flags.StringVarP(&f.spec.WorkDir, "workdir", "w", "", "`directory` to start in, made if missing (default: the image's, or the home directory)")
 	flags.StringVarP(&f.spec.User, "user", "u", "", "run as this `user` of the image: a name, UID or UID:GID")
 	flags.StringArrayVar(&f.labels, "label", nil, "attach a label: `KEY=VALUE`")
-	for _, name := range []string{"name", "image", "snapshot", "cpus", "memory", "disk", "pids", "env", "workdir", "user", "label"} {
+	for _, name := range []string{"name", "image", "cpus", "memory", "disk", "pids", "env", "workdir", "user", "label"} {
 		must(cmd.RegisterFlagCompletionFunc(name, cobra.NoFileCompletions))
 	}
+	must(cmd.RegisterFlagCompletionFunc("snapshot", a.completeSnapshots(-1)))
 	must(cmd.RegisterFlagCompletionFunc("net", cobra.FixedCompletions([]string{"default", "none"}, cobra.ShellCompDirectiveNoFileComp)))
 }
 
@@ -97,6 +105,9 @@ func (f *specFlags) resolve() (daytona.Spec, error) {
 	}
 	spec.Env = env
 	if spec.Labels, err = keyValues("--label", f.labels); err != nil {
+		return spec, err
+	}
+	if spec.Build, err = f.build.image(); err != nil {
 		return spec, err
 	}
 	return spec, flagNames(spec.Validate())

@@ -72,10 +72,18 @@ func (b *hostBackend) Create(ctx context.Context, s daytona.Spec) (daytona.Info,
 		ID: id, Name: cmp.Or(s.Name, "sb-"+strings.ToLower(id[:8])), State: daytona.StateStarted, Backend: "host",
 		Image: cmp.Or(s.Image, "host"), WorkDir: b.files(id), Env: s.Env, Labels: s.Labels, Language: "python",
 		Resources: s.Resources, Network: s.Network, Volumes: s.Volumes, Persistent: s.Persistent, TTL: s.TTL,
+		AutoPause: s.AutoPause, AutoArchive: s.AutoArchive,
 		CreatedAt: time.Now(), StartedAt: time.Now(),
 	}
 	if _, err := b.find(i.Name); err == nil {
 		return i, &daytona.Error{Kind: daytona.KindConflict, Op: "create sandbox", Subject: i.Name, Message: "the name is taken"}
+	}
+	if s.Snapshot != "" {
+		sn, err := b.GetSnapshot(ctx, s.Snapshot)
+		if err != nil {
+			return i, err
+		}
+		i.Snapshot, i.Image, i.Resources = sn.Name, sn.Image, sn.Resources
 	}
 	if s.Image == "missing" {
 		return i, &daytona.Error{Kind: daytona.KindNotFound, Op: "create sandbox", Subject: i.Image, Message: "there is no such image"}
@@ -187,12 +195,41 @@ func (b *hostBackend) CreateVolume(_ context.Context, spec daytona.VolumeSpec) (
 	if errors.Is(err, fs.ErrExist) {
 		err = &daytona.Error{Kind: daytona.KindConflict, Op: "create volume", Subject: name, Message: "the name is taken"}
 	}
-	return daytona.Volume{ID: name, Name: name, CreatedAt: time.Now()}, err
+	v := daytona.Volume{ID: name, Name: name, Kind: cmp.Or(spec.Kind, daytona.VolumeDirectory), Quota: spec.Quota, CreatedAt: time.Now()}
+	if err == nil && spec.S3 != nil {
+		v.ID = fmt.Sprint(*spec.S3)
+	}
+	if err == nil {
+		err = b.record("volume", name, v)
+	}
+	return v, err
 }
 
-func (b *hostBackend) GetVolume(_ context.Context, name string) (daytona.Volume, error) {
-	_, err := os.Stat(b.volume(name))
-	return daytona.Volume{ID: name, Name: name}, err
+// record keeps what is known of a thing.
+func (b *hostBackend) record(kind, name string, v any) error {
+	data, err := json.Marshal(v)
+	if err == nil {
+		err = os.MkdirAll(filepath.Join(b.dir, kind), 0o755)
+	}
+	if err == nil {
+		err = os.WriteFile(filepath.Join(b.dir, kind, url.PathEscape(name)), data, 0o600)
+	}
+	return err
+}
+
+func (b *hostBackend) recorded(kind, name string, v any) error {
+	data, err := os.ReadFile(filepath.Join(b.dir, kind, url.PathEscape(name)))
+	if errors.Is(err, fs.ErrNotExist) {
+		return &daytona.Error{Kind: daytona.KindNotFound, Op: "find " + kind, Subject: name, Message: "there is no such " + kind}
+	}
+	if err != nil {
+		return err
+	}
+	return json.Unmarshal(data, v)
+}
+
+func (b *hostBackend) GetVolume(_ context.Context, name string) (v daytona.Volume, err error) {
+	return v, b.recorded("volume", name, &v)
 }
 
 func (b *hostBackend) ListVolumes(context.Context) iter.Seq2[daytona.Volume, error] {
@@ -203,7 +240,7 @@ func (b *hostBackend) ListVolumes(context.Context) iter.Seq2[daytona.Volume, err
 			return
 		}
 		for _, e := range entries {
-			if !yield(daytona.Volume{ID: e.Name(), Name: e.Name()}, nil) {
+			if !yield(b.GetVolume(context.Background(), e.Name())) {
 				return
 			}
 		}
@@ -504,4 +541,10 @@ func (r *hostCommand) Wait() (daytona.ExitStatus, error) {
 var (
 	_ daytona.Backend       = (*hostBackend)(nil)
 	_ daytona.VolumeManager = (*hostBackend)(nil)
+	_ daytona.Pauser        = (*hostBackend)(nil)
+	_ daytona.Forker        = (*hostBackend)(nil)
+	_ daytona.Archiver      = (*hostBackend)(nil)
+	_ daytona.Resizer       = (*hostBackend)(nil)
+	_ daytona.Snapshotter   = (*hostBackend)(nil)
+	_ daytona.ImageBuilder  = (*hostBackend)(nil)
 )

@@ -49,6 +49,7 @@ found; 128 + N after signal N.`,
   daytona run --net none --memory 512m --timeout 30s -- node untrusted.js
   daytona run -U . -w /work -- make test
   daytona run --image debian:12 -it -- bash
+  daytona run --dockerfile Dockerfile -- ./app
   daytona run -d --name web -- python3 -m http.server`,
 		Args: cobra.ArbitraryArgs,
 		RunE: func(cmd *cobra.Command, args []string) error {
@@ -91,7 +92,7 @@ found; 128 + N after signal N.`,
 	flags := cmd.Flags()
 	// What follows COMMAND is the program's, flags included.
 	flags.SetInterspersed(false)
-	spec.register(cmd)
+	spec.register(a, cmd)
 	attach.register(cmd)
 	flags.StringArrayVarP(&uploads, "upload", "U", nil, "copy a file or directory in first: `PATH` or PATH:REMOTE")
 	flags.BoolVar(&noAutoUpload, "no-auto-upload", false, "do not copy in the files that COMMAND names")
@@ -148,6 +149,13 @@ func (r *run) do(ctx context.Context) error {
 
 // create makes a sandbox and shows what takes long about it.
 func (a *app) create(ctx context.Context, client *daytona.Client, spec daytona.Spec) (daytona.Sandbox, error) {
+	if spec.Build != nil {
+		built, err := a.buildImage(ctx, client, spec.Build, daytona.BuildOptions{})
+		if err != nil {
+			return nil, err
+		}
+		spec.Image, spec.Build = built.Ref, nil
+	}
 	p := a.startProgress("creating sandbox")
 	last := ""
 	spec.OnProgress = func(u daytona.Progress) {
@@ -173,6 +181,9 @@ func createError(err error, spec daytona.Spec) error {
 	case daytona.KindConflict:
 		return withHint(err, `choose another --name, use that sandbox by "daytona sandbox exec %[1]s", or delete it by "daytona sandbox delete %[1]s"`, spec.Name)
 	case daytona.KindNotFound:
+		if spec.Snapshot != "" && len(spec.Volumes) == 0 {
+			return withHint(err, `"daytona snapshot list" shows the snapshots there are`)
+		}
 		if len(spec.Volumes) > 0 {
 			return withHint(err, `check the names of image and volumes; "daytona volume create" makes a volume`)
 		}

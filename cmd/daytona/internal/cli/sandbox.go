@@ -28,7 +28,8 @@ func (a *app) sandboxCommand() *cobra.Command {
 	},
 		a.createCommand(), a.listCommand(), a.infoCommand(),
 		a.execCommand(), a.shellCommand(), a.copyCommand(), a.logsCommand(),
-		a.stopCommand(), a.startCommand(), a.deleteCommand())
+		a.stopCommand(), a.startCommand(), a.pauseCommand(), a.resumeCommand(), a.forkCommand(), a.resizeCommand(),
+		a.archiveCommand(), a.restoreCommand(), a.deleteCommand())
 }
 
 // withSandbox finds a sandbox, calls f with it, and explains f's error.
@@ -60,6 +61,7 @@ ENTRYPOINT is a program that runs whenever the sandbox does; "daytona sandbox
 logs" shows what it prints. It defaults to that of a server image.`,
 		Example: `  daytona sandbox create --name dev --image debian:12 --memory 2g
   daytona sandbox create --ttl 1h --label task=42
+  daytona sandbox create --dockerfile Dockerfile
   daytona sandbox create --name web -- python3 -m http.server 8080`,
 		Args: func(cmd *cobra.Command, args []string) error {
 			if len(args) > 0 && cmd.ArgsLenAtDash() != 0 {
@@ -89,12 +91,14 @@ logs" shows what it prints. It defaults to that of a server image.`,
 			})
 		},
 	}
-	spec.register(cmd)
+	spec.register(a, cmd)
 	flags := cmd.Flags()
 	flags.StringVar(&spec.spec.Language, "language", "", "`language` of code given to it: python (the default), typescript or javascript")
 	flags.BoolVar(&spec.spec.Ephemeral, "ephemeral", false, "delete it as soon as it stops")
 	durationFlag(flags, &spec.spec.TTL, "ttl", "delete it after this `time`, running or not")
 	durationFlag(flags, &spec.spec.AutoStop, "auto-stop", "stop it when it was not used for this `time`")
+	durationFlag(flags, &spec.spec.AutoPause, "auto-pause", "pause it when it was not used for this `time`")
+	durationFlag(flags, &spec.spec.AutoArchive, "auto-archive", "archive it when it was stopped for this `time`")
 	durationFlag(flags, &spec.spec.AutoDelete, "auto-delete", "delete it when it was stopped for this `time`")
 	must(cmd.RegisterFlagCompletionFunc("language", cobra.FixedCompletions([]string{"python", "typescript", "javascript"}, cobra.ShellCompDirectiveNoFileComp)))
 	return cmd
@@ -236,12 +240,6 @@ func infoText(w io.Writer, i daytona.Info) error {
 		}
 		return d.String()
 	}
-	when := func(t time.Time) string {
-		if t.IsZero() {
-			return ""
-		}
-		return t.Local().Format(time.DateTime) + " (" + age(t, time.Now()) + " ago)"
-	}
 	kept := "no: deleted with the program that made it"
 	if i.Persistent {
 		kept = "yes"
@@ -254,6 +252,7 @@ func infoText(w io.Writer, i daytona.Info) error {
 		[2]string{"Backend", i.Backend},
 		[2]string{"Image", i.Image},
 		[2]string{"Snapshot", i.Snapshot},
+		[2]string{"Forked from", i.Parent},
 		[2]string{"User", i.User},
 		[2]string{"Directory", i.WorkDir},
 		[2]string{"Entrypoint", strings.Join(i.Entrypoint, " ")},
@@ -268,11 +267,21 @@ func infoText(w io.Writer, i daytona.Info) error {
 		[2]string{"Kept", kept},
 		[2]string{"Deleted after", span(i.TTL)},
 		[2]string{"Stopped if idle for", span(i.AutoStop)},
+		[2]string{"Paused if idle for", span(i.AutoPause)},
+		[2]string{"Archived if stopped for", span(i.AutoArchive)},
 		[2]string{"Deleted if stopped for", span(i.AutoDelete)},
 		[2]string{"Created", when(i.CreatedAt)},
 		[2]string{"Started", when(i.StartedAt)},
 		[2]string{"Stopped", when(i.StoppedAt)},
 	)
+}
+
+// when writes a time, if there is one.
+func when(t time.Time) string {
+	if t.IsZero() {
+		return ""
+	}
+	return t.Local().Format(time.DateTime) + " (" + age(t, time.Now()) + " ago)"
 }
 
 func (a *app) execCommand() *cobra.Command {
