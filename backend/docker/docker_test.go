@@ -3,14 +3,8 @@
 package docker_test
 
 import (
-	"context"
 	"errors"
-	"fmt"
-	"log/slog"
 	"os"
-	"os/exec"
-	"path/filepath"
-	"strings"
 	"testing"
 
 	"github.com/google/go-containerregistry/pkg/authn"
@@ -18,93 +12,28 @@ import (
 	"github.com/daytona-go/daytona"
 	"github.com/daytona-go/daytona/backend/backendtest"
 	"github.com/daytona-go/daytona/backend/docker"
+	suites "github.com/daytona-go/daytona/backend/docker/internal/harness"
 )
 
-// imagesVariable lists images made by image/sandbox, with commas between.
-const imagesVariable = "DAYTONA_TEST_IMAGES"
-
-// sandboxImage is the first of them.
-func sandboxImage() string {
-	first, _, _ := strings.Cut(os.Getenv(imagesVariable), ",")
-	return first
-}
+// sandboxImage is what sandboxes are made from.
+func sandboxImage() string { return suites.Image(os.Getenv(suites.ImagesVariable)) }
 
 // transportVariable has all suites reach agents in one way. Without it, that is
 // what is best for this machine: the socket.
 const transportVariable = "DAYTONA_TEST_DOCKER_TRANSPORT"
 
 // missing says what these tests lack on this machine; "" if nothing.
-func missing() string {
-	switch {
-	case os.Geteuid() != 0:
-		return "the docker backend needs root"
-	case exec.Command("docker", "info").Run() != nil:
-		return "no Docker engine answers (docker info)"
-	case sandboxImage() == "":
-		return "no image: run `make image` and set " + imagesVariable + " to what it prints"
-	}
-	return ""
-}
+func missing() string { return suites.Missing(os.Getenv(suites.ImagesVariable)) }
 
 func harness() *backendtest.Harness {
-	h := &backendtest.Harness{
-		Open: func(ctx context.Context, state string) (daytona.Backend, error) {
-			return docker.New(ctx, &docker.Options{Dir: state, Image: sandboxImage(), Transport: os.Getenv(transportVariable),
-				Logger: slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: slog.LevelWarn}))})
-		},
-		Spec:      daytona.Spec{Image: sandboxImage()},
-		Leftovers: leftovers,
-		ForgetImage: func(ctx context.Context, ref string) error {
-			return exec.CommandContext(ctx, "docker", "rmi", "-f", ref).Run()
-		},
-		DockerImage: func(ctx context.Context, id string) (string, error) {
-			out, err := exec.CommandContext(ctx, "docker", "ps", "--filter", "label=io.github.daytona-go.sandbox="+id, "--format", "{{.Image}}").Output()
-			return strings.TrimSpace(string(out)), err
-		},
-		Slow: 3,
-		Lacks: map[backendtest.Capability]string{
-			backendtest.Git:         "the agent has no Git yet",
-			backendtest.Interpreter: "the agent has no interpreter yet",
-			backendtest.Disk:        "overlay2 on ext4 gives containers no limit",
-			backendtest.UserLimits:  "without user namespaces the users of all containers are the same to the kernel",
-			"NetworkPolicer":        "the agent puts the policy in force when the container starts, and gives up the right to change it",
-		},
-	}
+	h := suites.New(sandboxImage(), os.Getenv(transportVariable))
 	if os.Getenv(diskVariable) != "" {
 		delete(h.Lacks, backendtest.Disk)
 	}
 	return h
 }
 
-// leftovers lists what the engine and the disk have because of a state
-// directory.
-func leftovers(ctx context.Context, state string) ([]string, error) {
-	var found []string
-	for _, dir := range []string{"sandboxes", "names"} {
-		entries, err := os.ReadDir(filepath.Join(state, dir))
-		if err != nil && !os.IsNotExist(err) {
-			return nil, err
-		}
-		for _, e := range entries {
-			found = append(found, filepath.Join(state, dir, e.Name()))
-		}
-	}
-	out, err := exec.CommandContext(ctx, "docker", "ps", "-a", "--filter", "label=io.github.daytona-go.directory="+state, "--format", "{{.Names}} {{.Status}}").Output()
-	if err != nil {
-		return nil, fmt.Errorf("docker ps: %w", err)
-	}
-	for line := range strings.Lines(string(out)) {
-		found = append(found, "container "+strings.TrimSpace(line))
-	}
-	return found, nil
-}
-
-func TestMain(m *testing.M) {
-	if len(os.Args) == 2 && os.Args[1] == servePlugin {
-		servePluginMain()
-	}
-	os.Exit(backendtest.Main(m, harness()))
-}
+func TestMain(m *testing.M) { os.Exit(backendtest.Main(m, harness())) }
 
 func run(t *testing.T, suite func(*testing.T, *backendtest.Harness)) {
 	if why := missing(); why != "" {

@@ -277,7 +277,7 @@ func (s *server) BuildImage(c grpc.BidiStreamingServer[pb.BuildImageRequest, pb.
 			return daytona.BuiltImage{}, err
 		}
 		// The host removes this directory if this process does not live to.
-		dir, err := os.MkdirTemp(os.Getenv(socketDirVar), "build-")
+		dir, err := os.MkdirTemp(s.dir, "build-")
 		if err != nil {
 			return daytona.BuiltImage{}, unpackError(err)
 		}

@@ -61,6 +61,7 @@ type server struct {
 	open   func(ctx context.Context, config url.Values) (daytona.Backend, error)
 	level  *slog.LevelVar
 	agents *agents
+	dir    string // of this process's sockets, and of files for a while
 
 	// stopping ends all calls.
 	stopping context.Context
@@ -87,9 +88,9 @@ func serve(open func(ctx context.Context, config url.Values) (daytona.Backend, e
 		return &daytona.Error{Kind: daytona.KindState, Op: serveOp,
 			Message: `this program is a plugin and not to be started by hand: open it as "plugin:///path/of/it"`}
 	}
-	dir := os.Getenv(socketDirVar)
+	s.dir = os.Getenv(socketDirVar)
 	var err error
-	if s.agents, err = listenForHost(dir); err != nil {
+	if s.agents, err = listenForHost(s.dir); err != nil {
 		_ = s.shutdown()
 		return &daytona.Error{Kind: daytona.KindUnavailable, Op: serveOp, Message: "listen for the host", Err: err}
 	}
@@ -133,9 +134,9 @@ func serve(open func(ctx context.Context, config url.Values) (daytona.Backend, e
 	})
 	err = s.shutdown()
 	// The host does this, if it lives. Only what is empty can be removed.
-	if strings.HasPrefix(filepath.Base(filepath.Dir(dir)), socketDirPrefix) {
-		os.Remove(dir)
-		os.Remove(filepath.Dir(dir))
+	if strings.HasPrefix(filepath.Base(filepath.Dir(s.dir)), socketDirPrefix) {
+		os.Remove(s.dir)
+		os.Remove(filepath.Dir(s.dir))
 	}
 	return err
 }

@@ -1,0 +1,94 @@
+//go:build linux
+
+// Package harness describes the docker backend to the suites of package
+// backendtest, for the test programs that run them: that of the backend itself,
+// and that of the backend as a plugin.
+package harness
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+
+	"github.com/daytona-go/daytona"
+	"github.com/daytona-go/daytona/backend/backendtest"
+	"github.com/daytona-go/daytona/backend/docker"
+)
+
+// ImagesVariable lists images made by image/sandbox, with commas between.
+const ImagesVariable = "DAYTONA_TEST_IMAGES"
+
+// Missing says what the suites lack on this machine, given the value of
+// ImagesVariable; "" if nothing.
+func Missing(images string) string {
+	switch {
+	case os.Geteuid() != 0:
+		return "the docker backend needs root"
+	case exec.Command("docker", "info").Run() != nil:
+		return "no Docker engine answers (docker info)"
+	case Image(images) == "":
+		return "no image: run `make image` and set " + ImagesVariable + " to what it prints"
+	}
+	return ""
+}
+
+// Image is the first of the images, which sandboxes are made from.
+func Image(images string) string {
+	first, _, _ := strings.Cut(images, ",")
+	return first
+}
+
+// New describes the backend with an image, and agents reached in one way; see
+// docker.Options.
+func New(image, transport string) *backendtest.Harness {
+	return &backendtest.Harness{
+		Open: func(ctx context.Context, state string) (daytona.Backend, error) {
+			return docker.New(ctx, &docker.Options{Dir: state, Image: image, Transport: transport,
+				Logger: slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: slog.LevelWarn}))})
+		},
+		Spec:      daytona.Spec{Image: image},
+		Leftovers: leftovers,
+		ForgetImage: func(ctx context.Context, ref string) error {
+			return exec.CommandContext(ctx, "docker", "rmi", "-f", ref).Run()
+		},
+		DockerImage: func(ctx context.Context, id string) (string, error) {
+			out, err := exec.CommandContext(ctx, "docker", "ps", "--filter", "label=io.github.daytona-go.sandbox="+id, "--format", "{{.Image}}").Output()
+			return strings.TrimSpace(string(out)), err
+		},
+		Slow: 3,
+		Lacks: map[backendtest.Capability]string{
+			backendtest.Git:         "the agent has no Git yet",
+			backendtest.Interpreter: "the agent has no interpreter yet",
+			backendtest.Disk:        "overlay2 on ext4 gives containers no limit",
+			backendtest.UserLimits:  "without user namespaces the users of all containers are the same to the kernel",
+			"NetworkPolicer":        "the agent puts the policy in force when the container starts, and gives up the right to change it",
+		},
+	}
+}
+
+// leftovers lists what the engine and the disk have because of a state
+// directory.
+func leftovers(ctx context.Context, state string) ([]string, error) {
+	var found []string
+	for _, dir := range []string{"sandboxes", "names"} {
+		entries, err := os.ReadDir(filepath.Join(state, dir))
+		if err != nil && !os.IsNotExist(err) {
+			return nil, err
+		}
+		for _, e := range entries {
+			found = append(found, filepath.Join(state, dir, e.Name()))
+		}
+	}
+	out, err := exec.CommandContext(ctx, "docker", "ps", "-a", "--filter", "label=io.github.daytona-go.directory="+state, "--format", "{{.Names}} {{.Status}}").Output()
+	if err != nil {
+		return nil, fmt.Errorf("docker ps: %w", err)
+	}
+	for line := range strings.Lines(string(out)) {
+		found = append(found, "container "+strings.TrimSpace(line))
+	}
+	return found, nil
+}
