@@ -134,6 +134,8 @@ func refuse(spec daytona.Spec) error {
 		{"User", spec.User, spec.User != "" && spec.User != fakeUser},
 		{"Entrypoint", spec.Entrypoint, len(spec.Entrypoint) > 0},
 		{"Volumes", len(spec.Volumes), len(spec.Volumes) > 0},
+		{"Build", nil, spec.Build != nil},
+		{"AutoPause", spec.AutoPause, spec.AutoPause != 0},
 		{"AutoArchive", spec.AutoArchive, spec.AutoArchive != 0},
 	} {
 		if x.set {
@@ -358,6 +360,9 @@ func (f *Fake) Update(ctx context.Context, id string, u daytona.Update) (daytona
 		if d != nil && *d != 0 && *d < time.Second {
 			return daytona.Info{}, &daytona.Error{Kind: daytona.KindInvalid, Op: op, Subject: id, Field: field, Value: *d, Message: "must be 0 (never) or at least 1s"}
 		}
+	}
+	if u.AutoPause != nil && *u.AutoPause != 0 {
+		return daytona.Info{}, &daytona.Error{Kind: daytona.KindUnsupported, Op: op, Subject: id, Field: "AutoPause", Value: *u.AutoPause, Message: "the fake backend does not support it"}
 	}
 	if u.AutoArchive != nil && *u.AutoArchive != 0 {
 		return daytona.Info{}, &daytona.Error{Kind: daytona.KindUnsupported, Op: op, Subject: id, Field: "AutoArchive", Value: *u.AutoArchive, Message: "the fake backend does not support it"}
