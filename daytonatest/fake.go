@@ -26,8 +26,9 @@ import (
 // echo, env, exit, export, false, printenv, pwd, sh, sleep, test, true) and
 // those added by [Fake.HandleCommand]; sh knows lists, quotes, variables and
 // redirections, and refuses the rest of the language. [Fake.HandlePort] serves
-// ports. Terminals, Git, LSP, the interpreter, volumes, snapshots and the
-// choice of a user are refused with KindUnsupported.
+// ports. It forks, archives and takes snapshots. Terminals, Git, LSP, the
+// interpreter, volumes, builds, pauses and the choice of a user are refused with
+// KindUnsupported.
 //
 // Limits of CPU, memory, processes and network are accepted and echoed: there
 // is nothing in a Fake that could exceed them. Resources.Disk is enforced. Any
@@ -76,6 +77,7 @@ type engine struct {
 	sandboxes map[string]*fakeSandbox
 	order     []string // ids, oldest first
 	made      int
+	snapshots []*fakeSnapshot // oldest first
 	commands  map[string]CommandFunc
 	ports     map[int]func(net.Conn)
 	waiting   []chan struct{} // closed at the next change
@@ -106,6 +108,9 @@ const (
 	fakeHome = "/home/daytona"
 )
 
+// fakeDirs are what every image has.
+var fakeDirs = []string{"/etc", "/tmp", "/var/tmp", "/usr/bin", fakeHome}
+
 func (f *Fake) error(kind daytona.Kind, op, subject, message string) error {
 	return &daytona.Error{Kind: kind, Op: op, Subject: subject, Message: message}
 }
@@ -130,13 +135,11 @@ func refuse(spec daytona.Spec) error {
 		value any
 		set   bool
 	}{
-		{"Snapshot", spec.Snapshot, spec.Snapshot != ""},
+		{"Build", nil, spec.Build != nil},
 		{"User", spec.User, spec.User != "" && spec.User != fakeUser},
 		{"Entrypoint", spec.Entrypoint, len(spec.Entrypoint) > 0},
 		{"Volumes", len(spec.Volumes), len(spec.Volumes) > 0},
-		{"Build", nil, spec.Build != nil},
 		{"AutoPause", spec.AutoPause, spec.AutoPause != 0},
-		{"AutoArchive", spec.AutoArchive, spec.AutoArchive != 0},
 	} {
 		if x.set {
 			return &daytona.Error{Kind: daytona.KindUnsupported, Op: "create sandbox", Field: x.field, Value: x.value, Message: "the fake backend does not support it"}
@@ -159,37 +162,30 @@ func (f *Fake) Create(ctx context.Context, spec daytona.Spec) (daytona.Info, err
 	e := f.engine
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	e.made++
-	id := fmt.Sprintf("fake-%08d", e.made)
-	name := cmp.Or(spec.Name, id)
-	for _, sb := range e.sandboxes {
-		if sb.info.Name == name {
-			return daytona.Info{}, f.error(daytona.KindConflict, op, name, "the name is taken; delete the sandbox that has it or choose another")
+	if spec.Name != "" && e.named(spec.Name) != nil {
+		return daytona.Info{}, e.taken(op, spec.Name)
+	}
+	info := daytona.Info{
+		Name: spec.Name, Backend: f.Name(), Image: spec.Image, User: fakeUser, WorkDir: path.Clean(cmp.Or(spec.WorkDir, fakeHome)),
+		Env: spec.Env, Labels: spec.Labels, Language: cmp.Or(spec.Language, "python"),
+		Resources: spec.Resources, Network: spec.Network, Persistent: spec.Persistent, Ephemeral: spec.Ephemeral,
+		TTL: spec.TTL, AutoStop: spec.AutoStop, AutoArchive: spec.AutoArchive, AutoDelete: spec.AutoDelete,
+	}
+	files := newTree(0, fakeDirs...)
+	if spec.Snapshot != "" {
+		sn := e.snapshot(spec.Snapshot)
+		switch {
+		case sn == nil:
+			return daytona.Info{}, f.error(daytona.KindNotFound, op, spec.Snapshot, "there is no such snapshot")
+		case sn.State != daytona.SnapshotActive:
+			return daytona.Info{}, f.error(daytona.KindState, op, spec.Snapshot, "the snapshot is "+string(sn.State)+"; activate it first")
 		}
+		info.Snapshot, info.Image, info.Resources = sn.Name, sn.Image, over(spec.Resources, sn.Resources)
+		files, sn.LastUsedAt = sn.files.clone(), time.Now()
 	}
-	now := time.Now()
-	wd := path.Clean(cmp.Or(spec.WorkDir, fakeHome))
-	sb := &fakeSandbox{
-		owner:    f,
-		files:    newTree(spec.Resources.DiskBytes(), "/etc", "/tmp", "/var/tmp", "/usr/bin", fakeHome, wd),
-		sessions: map[string]*fakeSession{},
-		timers:   map[string]*time.Timer{},
-		info: daytona.Info{
-			ID: id, Name: name, State: daytona.StateStarted, Backend: f.Name(), Image: spec.Image, User: fakeUser, WorkDir: wd,
-			Env: maps.Clone(spec.Env), Labels: maps.Clone(spec.Labels), Language: cmp.Or(spec.Language, "python"),
-			Resources: spec.Resources, Network: spec.Network, Persistent: spec.Persistent, Ephemeral: spec.Ephemeral,
-			TTL: spec.TTL, AutoStop: spec.AutoStop, AutoDelete: spec.AutoDelete, CreatedAt: now, StartedAt: now,
-		},
-	}
-	sb.life, sb.end = context.WithCancel(context.Background())
-	e.sandboxes[id] = sb
-	e.order = append(e.order, id)
-	if spec.TTL > 0 {
-		sb.timers["ttl"] = time.AfterFunc(spec.TTL, func() { _ = e.delete(id) })
-	}
-	e.touch(sb)
-	e.changed()
-	return sb.snapshot(), nil
+	files.limit = info.Resources.DiskBytes()
+	_ = files.mkdir(info.WorkDir, 0o755)
+	return e.add(f, info, files).snapshot(), nil
 }
 
 // snapshot copies the Info. The caller holds engine.mu.
@@ -234,8 +230,10 @@ func (f *Fake) Start(ctx context.Context, id string) (daytona.Info, error) {
 		sb.info.State, sb.info.StartedAt = daytona.StateStarted, time.Now()
 		sb.life, sb.end = context.WithCancel(context.Background())
 		sb.sessions = map[string]*fakeSession{}
-		if t := sb.timers["delete"]; t != nil {
-			t.Stop()
+		for _, name := range []string{"archive", "delete"} {
+			if t := sb.timers[name]; t != nil {
+				t.Stop()
+			}
 		}
 		e.touch(sb)
 		e.changed()
@@ -254,7 +252,7 @@ func (e *engine) stop(id string) (daytona.Info, error) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	sb, err := e.find("stop sandbox", id)
-	if err != nil || sb.info.State == daytona.StateStopped {
+	if err != nil || sb.info.State == daytona.StateStopped || sb.info.State == daytona.StateArchived {
 		if err != nil {
 			return daytona.Info{}, err
 		}
@@ -265,8 +263,13 @@ func (e *engine) stop(id string) (daytona.Info, error) {
 	if sb.info.Ephemeral {
 		e.remove(sb)
 		sb.info.State = daytona.StateDestroyed
-	} else if sb.info.AutoDelete > 0 {
-		sb.timers["delete"] = time.AfterFunc(sb.info.AutoDelete, func() { _ = e.delete(id) })
+	} else {
+		if sb.info.AutoArchive > 0 {
+			sb.timers["archive"] = time.AfterFunc(sb.info.AutoArchive, func() { _, _ = sb.owner.Archive(context.Background(), id) })
+		}
+		if sb.info.AutoDelete > 0 {
+			sb.timers["delete"] = time.AfterFunc(sb.info.AutoDelete, func() { _ = e.delete(id) })
+		}
 	}
 	e.changed()
 	return sb.snapshot(), nil
@@ -356,7 +359,7 @@ func (f *Fake) Update(ctx context.Context, id string, u daytona.Update) (daytona
 	if err != nil {
 		return daytona.Info{}, err
 	}
-	for field, d := range map[string]*time.Duration{"AutoStop": u.AutoStop, "AutoDelete": u.AutoDelete} {
+	for field, d := range map[string]*time.Duration{"AutoStop": u.AutoStop, "AutoArchive": u.AutoArchive, "AutoDelete": u.AutoDelete} {
 		if d != nil && *d != 0 && *d < time.Second {
 			return daytona.Info{}, &daytona.Error{Kind: daytona.KindInvalid, Op: op, Subject: id, Field: field, Value: *d, Message: "must be 0 (never) or at least 1s"}
 		}
@@ -364,14 +367,14 @@ func (f *Fake) Update(ctx context.Context, id string, u daytona.Update) (daytona
 	if u.AutoPause != nil && *u.AutoPause != 0 {
 		return daytona.Info{}, &daytona.Error{Kind: daytona.KindUnsupported, Op: op, Subject: id, Field: "AutoPause", Value: *u.AutoPause, Message: "the fake backend does not support it"}
 	}
-	if u.AutoArchive != nil && *u.AutoArchive != 0 {
-		return daytona.Info{}, &daytona.Error{Kind: daytona.KindUnsupported, Op: op, Subject: id, Field: "AutoArchive", Value: *u.AutoArchive, Message: "the fake backend does not support it"}
-	}
 	if u.Labels != nil {
 		sb.info.Labels = maps.Clone(u.Labels)
 	}
 	if u.AutoStop != nil {
 		sb.info.AutoStop = *u.AutoStop
+	}
+	if u.AutoArchive != nil {
+		sb.info.AutoArchive = *u.AutoArchive
 	}
 	if u.AutoDelete != nil {
 		sb.info.AutoDelete = *u.AutoDelete

@@ -2,6 +2,7 @@ package daytonatest_test
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -226,5 +227,70 @@ func TestSandbox(t *testing.T) {
 	out, err := sb.Process().Command(t.Context(), "echo", "real").Output()
 	if err != nil || string(out) != "real\n" {
 		t.Errorf("echo = %q, %v", out, err)
+	}
+}
+
+// TestFakeState is about what the suites do not ask for.
+func TestFakeState(t *testing.T) {
+	ctx := t.Context()
+	f := daytonatest.NewFake()
+	client := daytona.New(f)
+	sb, err := client.Create(ctx, daytona.Spec{Name: "parent", Resources: daytona.Resources{Disk: 1}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := sb.FileSystem().WriteFile(ctx, "f", []byte("parent's"), 0); err != nil {
+		t.Fatal(err)
+	}
+	children, err := sb.Fork(ctx, &daytona.ForkOptions{Names: []string{"a", "", "c"}})
+	if err != nil || len(children) != 3 || children[0].Info().Parent != sb.ID() || children[1].Name() != children[1].ID() {
+		t.Fatalf("%v, %v", children, err)
+	}
+	if _, err := sb.Fork(ctx, &daytona.ForkOptions{Names: []string{"d", "a"}}); !errors.Is(err, daytona.ErrConflict) {
+		t.Errorf("fork with a taken name: %v", err)
+	}
+	if _, err := client.Get(ctx, "d"); !errors.Is(err, daytona.ErrNotFound) {
+		t.Errorf("a fork that failed left a child: %v", err)
+	}
+	if err := sb.Resize(ctx, daytona.Resources{Disk: 2}); !errors.Is(err, daytona.ErrState) {
+		t.Errorf("a disk that grows in a started sandbox: %v", err)
+	}
+	if err := sb.Stop(ctx, nil); err != nil {
+		t.Fatal(err)
+	}
+	if err := sb.Resize(ctx, daytona.Resources{Disk: 0.5}); !errors.Is(err, daytona.ErrInvalid) {
+		t.Errorf("a disk that shrinks: %v", err)
+	}
+	if err := sb.Resize(ctx, daytona.Resources{Disk: 2}); err != nil || sb.Info().Resources.Disk != 2 {
+		t.Errorf("a disk that grows: %v, %+v", err, sb.Info().Resources)
+	}
+	if err := errors.Join(sb.Archive(ctx), sb.Archive(ctx)); err != nil || sb.Info().State != daytona.StateArchived {
+		t.Errorf("archive: %v, %s", err, sb.Info().State)
+	}
+	if err := sb.Restore(ctx); err != nil || sb.Info().State != daytona.StateStopped {
+		t.Errorf("restore: %v, %s", err, sb.Info().State)
+	}
+	sn, err := client.CreateSnapshot(ctx, daytona.SnapshotSpec{Name: "s/1", Sandbox: "parent", Resources: daytona.Resources{CPU: 3}})
+	if err != nil || sn.Resources != (daytona.Resources{CPU: 3, Disk: 2}) {
+		t.Fatalf("%+v, %v", sn, err)
+	}
+	if _, err := f.SetSnapshotActive(ctx, sn.ID, false); err != nil {
+		t.Error(err)
+	}
+	if _, err := client.Create(ctx, daytona.Spec{Snapshot: "s/1"}); !errors.Is(err, daytona.ErrState) {
+		t.Errorf("create from an inactive snapshot: %v", err)
+	}
+	if _, err := f.SetSnapshotActive(ctx, "s/1", true); err != nil {
+		t.Error(err)
+	}
+	from, err := client.Create(ctx, daytona.Spec{Snapshot: "s/1", Resources: daytona.Resources{CPU: 1}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if data, err := from.FileSystem().ReadFile(ctx, "f"); string(data) != "parent's" || from.Info().Snapshot != "s/1" || from.Info().Resources != (daytona.Resources{CPU: 1, Disk: 2}) {
+		t.Errorf("%q, %v, %+v", data, err, from.Info())
+	}
+	if sn, err = f.GetSnapshot(ctx, "s/1"); err != nil || sn.LastUsedAt.IsZero() || sn.SizeBytes != int64(len("parent's")) {
+		t.Errorf("%+v, %v", sn, err)
 	}
 }
