@@ -190,6 +190,25 @@ func TestUnknownFieldsAreRefused(t *testing.T) {
 			t.Errorf("%s: %v", name, err)
 		}
 	}
+	for _, m := range []proto.Message{
+		&pb.BuildImageRequest{Message: &pb.BuildImageRequest_Spec{Spec: &pb.BuildSpec{Contexts: []*pb.BuildContext{{Path: "."}}}}},
+		&pb.VolumeSpec{S3: &pb.S3Location{Bucket: "b"}}, &pb.SnapshotSpec{Name: "x"}, &pb.ForkRequest{Id: "x"}, &pb.PauseRequest{Id: "x"},
+	} {
+		if err := known("make", m); err != nil {
+			t.Errorf("%T of this version is refused: %v", m, err)
+		}
+		switch m := m.(type) {
+		case *pb.BuildImageRequest:
+			m.GetSpec().Contexts[0].ProtoReflect().SetUnknown(later)
+		case *pb.VolumeSpec:
+			m.S3.ProtoReflect().SetUnknown(later)
+		default:
+			m.ProtoReflect().SetUnknown(later)
+		}
+		if err := known("make", m); daytona.KindOf(err) != daytona.KindUnsupported {
+			t.Errorf("%T: %v", m, err)
+		}
+	}
 	n := 0
 	var s daytona.Spec
 	fill(t, reflect.ValueOf(&s).Elem(), &n)

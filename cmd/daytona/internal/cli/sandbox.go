@@ -458,7 +458,7 @@ func (a *app) stopCommand() *cobra.Command {
 		Use:               "stop NAME…",
 		Short:             "End all programs of sandboxes and keep their files",
 		Args:              someArgs("the NAME of at least one sandbox"),
-		ValidArgsFunction: a.completeSandboxes(-1, daytona.StateStarted),
+		ValidArgsFunction: a.completeSandboxes(-1, daytona.StateStarted, daytona.StatePaused),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			return a.each(cmd.Context(), "stopping", args, func(ctx context.Context, sb daytona.Sandbox) error {
 				return sb.Stop(ctx, &daytona.StopOptions{Force: force})
@@ -474,7 +474,7 @@ func (a *app) startCommand() *cobra.Command {
 		Use:               "start NAME…",
 		Short:             "Start stopped sandboxes with the files they had",
 		Args:              someArgs("the NAME of at least one sandbox"),
-		ValidArgsFunction: a.completeSandboxes(-1, daytona.StateStopped, daytona.StateArchived),
+		ValidArgsFunction: a.completeSandboxes(-1, daytona.StateStopped, daytona.StatePaused, daytona.StateArchived),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			return a.each(cmd.Context(), "starting", args, func(ctx context.Context, sb daytona.Sandbox) error {
 				return sb.Start(ctx)
