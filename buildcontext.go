@@ -232,7 +232,7 @@ func (w *contextWalk) tar(tw *tar.Writer, dir string, parents []func() error) er
 	if err != nil {
 		return err
 	}
-	if dir == "." && w.context.Path != "." {
+	if dir == "." {
 		info, err := fs.Stat(w.fsys, ".")
 		if err != nil {
 			return w.fail(dir, err)

@@ -36,7 +36,7 @@ async function archive(source, at) {
   await storage.uploadAsTar('key', source, at)
   const list = []
   await new Promise((done, fail) => {
-    const t = tar.list({ onentry: (e) => list.push(`${e.type} ${e.path}${e.linkpath ? ' ' + e.linkpath : ''} ${e.size}`) })
+    const t = tar.list({ onentry: (e) => list.push(`${e.type} ${e.path.replace(/^\.\/(?=.)/, '')}${e.linkpath ? ' ' + e.linkpath : ''} ${e.size}`) })
     t.on('end', done).on('error', fail)
     t.end(body)
   })
