@@ -5,6 +5,7 @@ import (
 	"regexp"
 	"slices"
 	"strings"
+	"unicode"
 )
 
 // instruction is one of a Dockerfile's, its continued lines joined.
@@ -249,14 +250,15 @@ func copySources(list []instruction, escape byte) (found []copySource) {
 			continue
 		}
 		var words []string
-		if !strings.HasPrefix(rest, "[") || json.Unmarshal([]byte(rest), &words) != nil {
+		array := strings.HasPrefix(rest, "[") && json.Unmarshal([]byte(rest), &words) == nil
+		if !array {
 			words = strings.FieldsFunc(rest, func(r rune) bool { return strings.ContainsRune(" \t\v\f\r", r) })
 		}
 		if len(words) < 2 {
 			continue
 		}
 		for _, w := range words[:len(words)-1] {
-			if heredocRule.MatchString(w) || in.name == "ADD" && remoteRule.MatchString(w) {
+			if !array && heredocRule.MatchString(w) || in.name == "ADD" && remoteRule.MatchString(w) {
 				continue
 			}
 			found = append(found, copySource{in.line, widen(w, escape)})
@@ -348,17 +350,20 @@ func singleQuote(s string) string { return "'" + strings.ReplaceAll(s, "'", `'"'
 
 // runWord quotes a word of a RUN instruction's shell command.
 func runWord(s string, escape byte) string {
-	if escape == backquote && strings.ContainsRune(s, backquote) {
-		return singleQuote(s) // as the last of a line it would continue it
+	q := shellQuote(s)
+	// The escape character would continue the line, and blanks that are none for
+	// a shell would be trimmed off its end.
+	if escape == backquote && strings.ContainsRune(s, backquote) || strings.TrimSpace(q) != q {
+		return singleQuote(s)
 	}
-	return shellQuote(s)
+	return q
 }
 
 // valueWord quotes a word that the Dockerfile itself reads, as ENV and WORKDIR
 // do. It is quoted as for a shell where that is read the same.
 func valueWord(s string, escape byte) string {
 	q := shellQuote(s)
-	if v, vars, ok := unquote(q, escape); ok && !vars && v == s {
+	if v, vars, ok := unquote(q, escape); ok && !vars && v == s && strings.TrimSpace(q) == q {
 		if _, more := cutContinuation(q, escape); !more {
 			return q
 		}
@@ -383,7 +388,7 @@ func jsonWords(words []string) string {
 func copyArgs(from, to string, escape byte) string {
 	plain := func(s string) bool {
 		return !strings.HasPrefix(s, "--") && !strings.ContainsFunc(s, func(r rune) bool {
-			return strings.ContainsRune("\"'$\\`<*?[", r) || scriptSpace(r) || r < ' '
+			return strings.ContainsRune("\"'$\\`<*?[", r) || scriptSpace(r) || unicode.IsSpace(r) || r < ' '
 		})
 	}
 	if plain(from) && plain(to) {
