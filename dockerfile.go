@@ -24,7 +24,7 @@ const (
 
 var (
 	directiveRule = regexp.MustCompile(`^#\s*([A-Za-z][A-Za-z0-9]*)\s*=\s*(.+?)\s*$`)
-	heredocRule   = regexp.MustCompile(`^[0-9]*<<(-?)([^<]+)$`)
+	heredocRule   = regexp.MustCompile(`^[0-9]*<<(-?)\s*([^<\s][^<]*)$`)
 	remoteRule    = regexp.MustCompile(`^([A-Za-z][A-Za-z0-9+.-]*://|git@|github\.com/)`)
 )
 
@@ -166,6 +166,9 @@ func rawWords(s string, escape byte) (words []string) {
 			quote = 0
 		case quote == 0 && (c == '"' || c == '\''):
 			quote = c
+		case quote == 0 && strings.HasPrefix(s[i:], "<<"):
+			// A heredoc's name may follow after blanks.
+			i = len(s) - len(strings.TrimLeft(s[i+2:], " \t\v\f\r")) - 1
 		}
 	}
 	if start >= 0 {

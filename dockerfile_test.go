@@ -30,6 +30,7 @@ func TestCopySources(t *testing.T) {
 		{"heredoc", "RUN <<EOF\nCOPY no x\nEOF\nCOPY a b", []string{"a"}},
 		{"heredoc quoted, indented", "RUN <<-'E F' cat\nCOPY no x\n\tE F\nCOPY a b", []string{"a"}},
 		{"heredocs", "COPY <<A <<B c /x/\nCOPY n x\nA\nCOPY n x\nB\nCOPY a b", []string{"c", "a"}},
+		{"heredoc after a blank", "RUN << EOF\nCOPY no x\nEOF\nCOPY a b", []string{"a"}},
 		{"no heredoc", "RUN echo \"<<EOF\" $((1<<2))\nCOPY a b\n2))\n", []string{"a"}},
 		{"add", "ADD a https://x/y git@github.com:a/b http://x ftp://x b", []string{"a"}},
 		{"copy knows no URLs", "COPY https://x b", []string{"https://x"}},
