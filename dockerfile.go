@@ -58,24 +58,25 @@ func parseDockerfile(text string, escape byte) (list []instruction, open bool) {
 		lines = lines[:len(lines)-1]
 	}
 	for i := 0; i < len(lines); i++ {
-		first, joined, more := i, "", true
+		first, more := i, true
+		var b strings.Builder
 		for ; i < len(lines); i++ {
 			line := strings.TrimSuffix(lines[i], "\r")
 			trimmed := strings.TrimSpace(line)
 			if trimmed == "" || trimmed[0] == '#' {
-				if joined == "" && first == i { // between instructions
+				if first == i { // between instructions
 					more = false
 					break
 				}
 				continue
 			}
 			line, more = cutContinuation(line, escape)
-			joined += line
+			b.WriteString(line)
 			if !more {
 				break
 			}
 		}
-		joined = strings.TrimSpace(joined)
+		joined := strings.TrimSpace(b.String())
 		if joined == "" {
 			open = open || more
 			continue
@@ -211,8 +212,13 @@ func unquote(word string, escape byte) (value string, vars, ok bool) {
 
 // cutFlags takes the flags off the beginning of an instruction's arguments.
 func cutFlags(args string, escape byte) (flags []string, rest string) {
-	for strings.HasPrefix(args, "--") {
-		w := rawWords(args, escape)[0]
+	if !strings.HasPrefix(args, "--") {
+		return nil, args
+	}
+	for _, w := range rawWords(args, escape) {
+		if !strings.HasPrefix(w, "--") {
+			break
+		}
 		args = strings.TrimSpace(args[len(w):])
 		if w == "--" {
 			break

@@ -7,6 +7,7 @@ import (
 	"reflect"
 	"strings"
 	"testing"
+	"time"
 )
 
 func TestCopySources(t *testing.T) {
@@ -65,6 +66,22 @@ func TestDockerfileLines(t *testing.T) {
 	for _, text := range []string{"RUN a \\", "RUN a \\\n", "RUN a \\\n# b\n", "RUN <<E", "RUN <<E\na\n", "RUN a\n\\\n"} {
 		if _, open := parseDockerfile(text, backslash); !open {
 			t.Errorf("%q is said to be complete", text)
+		}
+	}
+}
+
+// TestDockerfileIsReadInItsLength: the longest of texts take no longer than
+// their length says.
+func TestDockerfileIsReadInItsLength(t *testing.T) {
+	for _, part := range []string{"a\\\n", "\\\n", "COPY a b\n", "--a ", "<<A ", "'", "\"a\" ", "RUN <<A\n", "$", "/", "**"} {
+		for _, head := range []string{"", "COPY ", "RUN "} {
+			text := head + strings.Repeat(part, maxDescription/len(part))
+			start := time.Now()
+			list, _ := parseDockerfile(text, backslash)
+			copySources(list, backslash)
+			if took := time.Since(start); took > 10*time.Second {
+				t.Errorf("%q and many %q: %v", head, part, took)
+			}
 		}
 	}
 }

@@ -459,15 +459,15 @@ func (m *Image) with(contexts ...BuildContext) *Image {
 	if m.err != nil || len(contexts) == 0 {
 		return m
 	}
-	for i, c := range contexts {
-		for _, o := range slices.Concat(m.contexts, contexts[:i]) {
-			if o.Path == c.Path && o.Source != c.Source {
-				return m.fail(invalid(buildOp, "Contexts", c.Source, "has the same place in the build context as "+o.Source+": "+c.Path))
-			}
-		}
-	}
 	n := *m
 	n.contexts = slices.Concat(m.contexts, contexts)
+	sources := make(map[string]string, len(n.contexts))
+	for _, c := range n.contexts {
+		if source, taken := sources[c.Path]; taken && source != c.Source {
+			return m.fail(invalid(buildOp, "Contexts", c.Source, "has the same place in the build context as "+source+": "+c.Path))
+		}
+		sources[c.Path] = c.Source
+	}
 	return &n
 }
 
