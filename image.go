@@ -7,6 +7,8 @@ import (
 	"slices"
 	"strings"
 	"time"
+
+	"github.com/moby/patternmatcher"
 )
 
 // Images are named by strings in [Spec.Image]; package image describes the
@@ -36,10 +38,13 @@ const ImageHost = "host"
 //	sb, err := client.Create(ctx, daytona.Spec{Build: img})
 //
 // What is wrong with an argument, such as a local file that is not there, is
-// kept and returned by Err, and by whoever builds the image.
+// kept and returned by Err, and by whoever builds the image. Arguments are data:
+// none can end its instruction and begin another. Texts of Dockerfiles and of
+// shell commands are what they are, in the methods that say that they take them.
 type Image struct {
 	dockerfile string
 	contexts   []BuildContext
+	open       bool // dockerfile ends inside of an instruction
 	err        error
 }
 
@@ -53,6 +58,13 @@ type BuildContext struct {
 	// Path is its place in the build context, relative and clean; "." is the
 	// whole context.
 	Path string
+	// ArchivePath is Path as it was spelled by the caller, such as "./app.py" or
+	// "/srv/app.py": the SDKs compute their hash over it. Defaults to Path, and to
+	// "" for ".".
+	ArchivePath string
+	// Exclude are patterns of what is left out, as in a .dockerignore: of names
+	// in the whole context, which begin with Path. Defaults to none.
+	Exclude []string
 }
 
 // NewImage is the image of a Dockerfile's text. Its COPY and ADD find what is in
@@ -62,12 +74,16 @@ func NewImage(dockerfile string, contexts ...BuildContext) *Image {
 	if strings.TrimSpace(dockerfile) == "" {
 		m.err = invalid(buildOp, "Dockerfile", dockerfile, "must not be empty")
 	}
+	_, m.open = parseDockerfile(dockerfile, dockerfileEscape(dockerfile))
 	for _, c := range contexts {
 		if !fs.ValidPath(c.Path) {
 			m.err = cmp.Or(m.err, invalid(buildOp, "Contexts", c.Path, `must be relative and clean, without ".."`))
 		}
 		if (c.Source == "") == (c.Files == nil) {
 			m.err = cmp.Or(m.err, invalid(buildOp, "Contexts", c.Source, "must have either Source or Files"))
+		}
+		if _, err := patternmatcher.New(c.Exclude); err != nil {
+			m.err = cmp.Or(m.err, invalid(buildOp, "Contexts", c.Exclude, err.Error()))
 		}
 	}
 	return m
@@ -80,7 +96,7 @@ func (m *Image) Dockerfile() string { return m.dockerfile }
 func (m *Image) Contexts() []BuildContext { return slices.Clone(m.contexts) }
 
 // Err returns the first thing that was wrong with an argument, as an [*Error] of
-// KindInvalid.
+// KindInvalid, or of KindNotFound for a local file that is not there.
 func (m *Image) Err() error { return m.err }
 
 // BuildOptions are what an [Image] does not say.
