@@ -141,8 +141,16 @@ func (e *exporter) open(path string, flags int) (int, error) {
 // directory open, and then the directories, with nothing open, so that depth costs no descriptors.
 // They are found again by their paths, which lead nowhere else whatever happens to them meanwhile.
 func (e *exporter) directory(path string) error {
+	if len(path) >= maxName {
+		return fmt.Errorf("%w: %s has a path of more than %d bytes", ErrTooLarge, quoted(path), maxName)
+	}
 	fd, err := e.open(path, unix.O_RDONLY|unix.O_DIRECTORY)
-	if err != nil {
+	switch {
+	case err == unix.ENOENT && path != "":
+		return nil // gone meanwhile
+	case err == unix.ENOTDIR, err == unix.ELOOP:
+		return exportError(path, errChanged)
+	case err != nil:
 		return exportError(path, err)
 	}
 	f := os.NewFile(uintptr(fd), "layer")
