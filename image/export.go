@@ -290,7 +290,11 @@ func (e *exporter) entry(parent int, name, path string, xattrWhiteouts bool) (di
 	}
 	if h.Typeflag = tar.TypeFifo; isSymlink(&st) {
 		h.Typeflag, h.Mode = tar.TypeSymlink, 0o777
-		if h.Linkname, err = readlinkAt(parent, name); err != nil {
+		switch h.Linkname, err = readlinkAt(parent, name); err {
+		case nil:
+		case unix.EINVAL, unix.ENOENT:
+			return false, errChanged
+		default:
 			return false, err
 		}
 	}

@@ -46,6 +46,8 @@ func TestMain(m *testing.M) {
 		childPull()
 	case "overlay":
 		childOverlay()
+	case "collect":
+		childCollect()
 	default:
 		os.Exit(m.Run())
 	}
@@ -71,6 +73,18 @@ func childPull() {
 		}
 	}})
 	log.Fatal("not stopped: ", err)
+}
+
+// childCollect empties the store os.Args[1], and says when it begins.
+func childCollect() {
+	s, err := OpenStore(os.Args[1], nil)
+	if err != nil {
+		log.Fatal(err)
+	}
+	fmt.Println("now")
+	if _, err := s.Collect(context.Background(), CollectOptions{MaxBytes: 1, Grace: -1}); err != nil {
+		log.Fatal(err)
+	}
 }
 
 // childOverlay runs in new user and mount namespaces: it stacks the directories os.Args[2:], the
