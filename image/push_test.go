@@ -4,6 +4,7 @@ package image
 
 import (
 	"errors"
+	"io"
 	"net/http"
 	"os"
 	"path/filepath"
@@ -146,6 +147,7 @@ func TestPushFails(t *testing.T) {
 		if r.Method != http.MethodPatch {
 			return false
 		}
+		io.Copy(io.Discard, r.Body) // only then does the server notice that the client is gone
 		<-r.Context().Done()
 		panic(http.ErrAbortHandler)
 	}
