@@ -290,7 +290,8 @@ func (s *Store) fromLayout(ctx context.Context, ses *session, ref Reference, pla
 }
 
 // openLayout opens a layout, a directory or an archive, and reads its index.
-func (s *Store) openLayout(ctx context.Context, ses *session, ref Reference) (f files, _ *v1.IndexManifest, err error) {
+func (s *Store) openLayout(ctx context.Context, ses *session, ref Reference) (_ files, _ *v1.IndexManifest, err error) {
+	var f files
 	if ref.scheme == SchemeOCIArchive {
 		f, err = s.openArchive(ctx, ses, ref.base)
 	} else {

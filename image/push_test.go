@@ -120,6 +120,7 @@ func TestPush(t *testing.T) {
 
 func TestPushFails(t *testing.T) {
 	reg := newRegistry(t)
+	around := reg.switchable()
 	img := twoLayers(t)
 	src, dir := layoutOf(t, img)
 	dest := mustParse(t, reg.host+"/a:1")
@@ -129,28 +130,28 @@ func TestPushFails(t *testing.T) {
 		if _, err := s.Push(t.Context(), src, dest, opts); !errors.Is(err, want) {
 			t.Errorf("%s: %v; want %v", what, err, want)
 		}
-		reg.around = nil
+		around(nil)
 		if _, err := s.Resolve(t.Context(), dest, PullAlways, nil); !errors.Is(err, ErrNotFound) {
 			t.Errorf("%s: the tag is there: %v", what, err)
 		}
 	}
-	reg.around = func(w http.ResponseWriter, r *http.Request) bool {
+	around(func(w http.ResponseWriter, r *http.Request) bool {
 		if user, _, _ := r.BasicAuth(); user == "u" {
 			return false
 		}
 		w.Header().Set("WWW-Authenticate", `Basic realm="x"`)
 		w.WriteHeader(http.StatusUnauthorized)
 		return true
-	}
+	})
 	try("credentials", ErrUnauthorized, &PushOptions{Auth: &authn.Basic{Username: "x", Password: "p"}})
-	reg.around = func(w http.ResponseWriter, r *http.Request) bool {
+	around(func(w http.ResponseWriter, r *http.Request) bool {
 		if r.Method != http.MethodPatch {
 			return false
 		}
 		io.Copy(io.Discard, r.Body) // only then does the server notice that the client is gone
 		<-r.Context().Done()
 		panic(http.ErrAbortHandler)
-	}
+	})
 	try("silence", ErrUnavailable, &PushOptions{StallTimeout: 50 * time.Millisecond})
 	// A layer that is not what it says, and one that is a link out of the layout.
 	layers, _ := img.Layers()
@@ -174,14 +175,14 @@ func TestPushFails(t *testing.T) {
 	// A registry that limits requests.
 	src, _ = layoutOf(t, img)
 	var n atomic.Int32
-	reg.around = func(w http.ResponseWriter, r *http.Request) bool {
+	around(func(w http.ResponseWriter, r *http.Request) bool {
 		if r.Method != http.MethodPost || n.Add(1) > 2 {
 			return false
 		}
 		w.Header().Set("Retry-After", "0")
 		w.WriteHeader(http.StatusTooManyRequests)
 		return true
-	}
+	})
 	if _, err := s.Push(t.Context(), src, dest, nil); err != nil {
 		t.Errorf("after a limit: %v", err)
 	}

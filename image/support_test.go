@@ -22,6 +22,7 @@ import (
 	"slices"
 	"sort"
 	"strings"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
@@ -225,6 +226,16 @@ func newRegistry(t testing.TB) *testRegistry {
 	t.Cleanup(srv.Close)
 	r.host = strings.TrimPrefix(srv.URL, "http://")
 	return r
+}
+
+// switchable returns what sets around while requests are still running.
+func (r *testRegistry) switchable() func(func(http.ResponseWriter, *http.Request) bool) {
+	var current atomic.Pointer[func(http.ResponseWriter, *http.Request) bool]
+	r.around = func(w http.ResponseWriter, req *http.Request) bool {
+		f := current.Load()
+		return f != nil && *f != nil && (*f)(w, req)
+	}
+	return func(f func(http.ResponseWriter, *http.Request) bool) { current.Store(&f) }
 }
 
 func (r *testRegistry) fetched() int {

@@ -25,25 +25,26 @@ func isBlob(r *http.Request, digest string) bool {
 
 func TestRateLimit(t *testing.T) {
 	reg := newRegistry(t)
+	around := reg.switchable()
 	one, _ := good2(t, reg)
 	var limited atomic.Int32
-	reg.around = func(w http.ResponseWriter, r *http.Request) bool {
+	around(func(w http.ResponseWriter, r *http.Request) bool {
 		if limited.Add(1)%2 == 0 {
 			return false
 		}
 		w.Header().Set("Retry-After", "0")
 		w.WriteHeader(http.StatusTooManyRequests)
 		return true
-	}
+	})
 	if _, err := newStore(t, nil).Resolve(t.Context(), one.ref, PullIfMissing, nil); err != nil {
 		t.Error(err)
 	}
 	for _, after := range []string{"7200", time.Now().Add(3 * time.Hour).UTC().Format(http.TimeFormat)} {
-		reg.around = func(w http.ResponseWriter, r *http.Request) bool {
+		around(func(w http.ResponseWriter, r *http.Request) bool {
 			w.Header().Set("Retry-After", after)
 			w.WriteHeader(http.StatusTooManyRequests)
 			return true
-		}
+		})
 		s := newStore(t, nil)
 		if _, err := s.Resolve(t.Context(), one.ref, PullIfMissing, nil); !errors.Is(err, ErrRateLimited) || !strings.Contains(err.Error(), "429") {
 			t.Errorf("Retry-After %s: %v", after, err)
@@ -53,12 +54,12 @@ func TestRateLimit(t *testing.T) {
 	// Whoever waits can give up.
 	ctx, cancel := context.WithCancelCause(t.Context())
 	why := errors.New("enough")
-	reg.around = func(w http.ResponseWriter, r *http.Request) bool {
+	around(func(w http.ResponseWriter, r *http.Request) bool {
 		w.Header().Set("Retry-After", "60")
 		w.WriteHeader(http.StatusTooManyRequests)
 		cancel(why)
 		return true
-	}
+	})
 	if _, err := newStore(t, nil).Resolve(ctx, one.ref, PullIfMissing, nil); !errors.Is(err, why) {
 		t.Errorf("cancelled: %v", err)
 	}
@@ -130,12 +131,13 @@ func TestResume(t *testing.T) {
 
 func TestStall(t *testing.T) {
 	reg := newRegistry(t)
+	around := reg.switchable()
 	one, _ := good2(t, reg)
 	for what, hang := range map[string]func(r *http.Request) bool{
 		"at once":     func(r *http.Request) bool { return true },
 		"at the blob": func(r *http.Request) bool { return isBlob(r, one.digest) },
 	} {
-		reg.around = func(w http.ResponseWriter, r *http.Request) bool {
+		around(func(w http.ResponseWriter, r *http.Request) bool {
 			if !hang(r) {
 				return false
 			}
@@ -148,7 +150,7 @@ func TestStall(t *testing.T) {
 			}
 			<-r.Context().Done()
 			panic(http.ErrAbortHandler)
-		}
+		})
 		s := newStore(t, nil)
 		ref := one.ref
 		if what == "at the blob" && testing.Short() {
