@@ -268,15 +268,7 @@ func layoutName(d v1.Descriptor) string {
 }
 
 func (s *Store) fromLayout(ctx context.Context, ses *session, ref Reference, platform v1.Platform) (_ *source, err error) {
-	var f files
-	if ref.scheme == SchemeOCIArchive {
-		f, err = s.openArchive(ctx, ses, ref.base)
-	} else {
-		var root *os.Root
-		root, err = os.OpenRoot(ref.base)
-		f = dirFiles{root}
-		err = localError(err)
-	}
+	f, index, err := s.openLayout(ctx, ses, ref)
 	if err != nil {
 		return nil, err
 	}
@@ -285,14 +277,6 @@ func (s *Store) fromLayout(ctx context.Context, ses *session, ref Reference, pla
 			f.close()
 		}
 	}()
-	raw, err := readAll(f, "index.json")
-	if err != nil {
-		return nil, fmt.Errorf("%s is no OCI image layout: %w", ref.base, err)
-	}
-	index, err := v1.ParseIndexManifest(bytes.NewReader(raw))
-	if err != nil {
-		return nil, fmt.Errorf("%w: %s: index.json: %w", ErrUnsafeLayer, ref.base, err)
-	}
 	desc, err := chooseInLayout(index.Manifests, ref, platform)
 	if err != nil {
 		return nil, err
@@ -303,6 +287,36 @@ func (s *Store) fromLayout(ctx context.Context, ses *session, ref Reference, pla
 	}
 	src.close = f.close
 	return src, nil
+}
+
+// openLayout opens a layout, a directory or an archive, and reads its index.
+func (s *Store) openLayout(ctx context.Context, ses *session, ref Reference) (_ files, _ *v1.IndexManifest, err error) {
+	var f files
+	if ref.scheme == SchemeOCIArchive {
+		f, err = s.openArchive(ctx, ses, ref.base)
+	} else {
+		var root *os.Root
+		root, err = os.OpenRoot(ref.base)
+		f = dirFiles{root}
+		err = localError(err)
+	}
+	if err != nil {
+		return nil, nil, err
+	}
+	defer func() {
+		if err != nil {
+			f.close()
+		}
+	}()
+	raw, err := readAll(f, "index.json")
+	if err != nil {
+		return nil, nil, fmt.Errorf("%s is no OCI image layout: %w", ref.base, err)
+	}
+	index, err := v1.ParseIndexManifest(bytes.NewReader(raw))
+	if err != nil {
+		return nil, nil, fmt.Errorf("%w: %s: index.json: %w", ErrUnsafeLayer, ref.base, err)
+	}
+	return f, index, nil
 }
 
 func chooseInLayout(manifests []v1.Descriptor, ref Reference, platform v1.Platform) (v1.Descriptor, error) {

@@ -17,7 +17,7 @@
 //	lock                   flock: shared to add, exclusive to remove
 //	layers/<hex>/fs        the root of one unpacked layer, named by its diffID
 //	layers/<hex>/layer.json
-//	images/<hex>.json      what an image is made of, named by its digest
+//	images/<hex>.json      what an image is made of, named by its digest; its time is the last use
 //	refs/<hex>.json        which image a reference last resolved to
 //	leases/<hex>-<hex>.json  who uses an image ([Image.Hold])
 //	locks/<hex>            flock: one process at a time unpacks a given layer; the others wait
@@ -65,6 +65,12 @@
 // [StoreOptions]. An image whose /proc, /sys or /dev is anything but a directory, or whose device
 // nodes and mount points below /dev are links, is refused by [Store.Resolve], because a runtime
 // that mounts there would be led astray ([Image.CheckMountPoints]).
+//
+// # Packing
+//
+// [Store.Push] copies blobs from where they came from, because an unpacked layer packed again is
+// another layer. [ExportLayer] packs what is new, the upper directory of an overlay, and
+// [Store.Commit] makes an image of it.
 //
 // The package knows nothing about sandboxes, backends or servers. It works on Linux only; parsing
 // references works everywhere.

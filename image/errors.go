@@ -19,4 +19,8 @@ var (
 	// ErrUnauthorized: the registry wants other credentials than those it was given, or none
 	// will do. Some registries give this answer for images that do not exist.
 	ErrUnauthorized = errors.New("registry denied access")
+	// ErrRateLimited: the registry wants a longer pause than a pull waits for.
+	ErrRateLimited = errors.New("registry limits requests")
+	// ErrUnavailable: the registry cannot be reached, is silent, or fails. Later it may work.
+	ErrUnavailable = errors.New("registry unavailable")
 )

@@ -88,9 +88,14 @@ type PullOptions struct {
 	// helpers named there. A service must set Auth or Keychain, if only to [authn.Anonymous].
 	Keychain authn.Keychain
 	// PlainHTTP permits to talk to the registry without TLS if it does not answer with it. This
-	// is always permitted for registries at localhost, at loopback addresses and at private IPv4
-	// addresses. Defaults to false.
+	// is always permitted for registries at localhost and at loopback addresses, and for those
+	// of [StoreOptions.PlainHTTP]. Defaults to false.
 	PlainHTTP bool
+	// Mirrors replaces [StoreOptions.Mirrors]; an empty map means none. Defaults to those.
+	Mirrors map[string][]string
+	// StallTimeout is how long a registry may keep silent while it is waited for. Defaults to one
+	// minute.
+	StallTimeout time.Duration
 	// Transport carries the requests. Registries redirect: to keep a client of a service from
 	// reaching into the service's network, dial through something that checks the address.
 	// Defaults to one that honours HTTPS_PROXY and NO_PROXY.
@@ -118,11 +123,13 @@ type blob struct {
 	size   int64  // as it will be read
 	open   func(context.Context) (io.ReadCloser, error)
 	remote bool // trying again may help
+	// elsewhere opens the same blob at other places, to try in order.
+	elsewhere []func(context.Context) (io.ReadCloser, error)
 }
 
 // Resolve finds an image and makes sure that it is unpacked in the store. The errors wrap the
-// kinds of this package: [ErrNotFound], [ErrUnauthorized], [ErrUnsafeLayer], [ErrTooLarge],
-// [ErrDigestMismatch], or [errors.ErrUnsupported] for an image of another platform or format.
+// kinds of this package: [ErrNotFound], [ErrUnauthorized], [ErrRateLimited], [ErrUnavailable],
+// [ErrUnsafeLayer], [ErrTooLarge], [ErrDigestMismatch], or [errors.ErrUnsupported] for an image of another platform or format.
 //
 // Several calls for the same layers, in this process or others, fetch each layer once: one does
 // the work and the others wait for it. A call that fails or is cancelled leaves the layers that it
@@ -254,6 +261,7 @@ func (s *Store) fromStore(ctx context.Context, ref Reference, platform v1.Platfo
 	if err != nil {
 		return nil, err
 	}
+	s.touch(rec.Digest)
 	if owner != "" {
 		err = s.addLease(owner, rec.Digest)
 	}
@@ -298,7 +306,7 @@ func (s *Store) pull(ctx context.Context, ses *session, ref Reference, platform 
 	var err error
 	switch ref.scheme {
 	case SchemeRegistry:
-		src, err = fromRegistry(ctx, ref, platform, opts)
+		src, err = s.fromRegistry(ctx, ref, platform, opts)
 	case SchemeOCI, SchemeOCIArchive:
 		src, err = s.fromLayout(ctx, ses, ref, platform)
 	case SchemeDockerArchive:
@@ -393,29 +401,46 @@ func (s *Store) ensureLayer(ctx context.Context, ses *session, b blob, limits *b
 	if ok, err := done(); ok || err != nil {
 		return err
 	}
-	for _, delay := range append(retryDelays(), 0) {
-		err = s.fetchLayer(ctx, ses, b, limits, meter)
-		broken := false
-		if _, ok := errors.AsType[*sourceError](err); ok {
-			broken = b.remote
-		}
-		if !broken || delay == 0 {
+	err = s.fetchTried(ctx, ses, b, limits, meter)
+	for _, open := range b.elsewhere {
+		if err == nil || ctx.Err() != nil || errors.Is(err, ErrTooLarge) {
 			break
 		}
-		s.log.Warn("image store: fetching a layer again", "layer", b.diffID, "error", err, "delay", delay)
-		select {
-		case <-ctx.Done():
-			return context.Cause(ctx)
-		case <-time.After(delay):
+		_, broken := errors.AsType[*sourceError](err)
+		if _, failed := errors.AsType[*openError](err); !broken && !failed && !errors.Is(err, ErrDigestMismatch) {
+			break // the layer itself is at fault, and is the same everywhere
 		}
+		s.log.Warn("image store: fetching a layer elsewhere", "layer", b.diffID, "error", err)
+		b.open = open
+		err = s.fetchTried(ctx, ses, b, limits, meter)
 	}
 	return err
+}
+
+// An openError is a failure to begin with a blob.
+type openError struct{ error }
+
+func (e *openError) Unwrap() error { return e.error }
+
+// fetchTried fetches a layer from one place, again if it breaks off.
+func (s *Store) fetchTried(ctx context.Context, ses *session, b blob, limits *budget, meter *meter) error {
+	for _, delay := range append(retryDelays(), 0) {
+		err := s.fetchLayer(ctx, ses, b, limits, meter)
+		if _, broken := errors.AsType[*sourceError](err); !broken || !b.remote || delay == 0 {
+			return err
+		}
+		s.log.Warn("image store: fetching a layer again", "layer", b.diffID, "error", err, "delay", delay)
+		if err := pause(ctx, delay); err != nil {
+			return err
+		}
+	}
+	panic("unreachable: the last delay is 0")
 }
 
 func (s *Store) fetchLayer(ctx context.Context, ses *session, b blob, limits *budget, meter *meter) error {
 	raw, err := b.open(ctx)
 	if err != nil {
-		return err
+		return &openError{err}
 	}
 	defer raw.Close()
 	src := &stream{
@@ -597,6 +622,14 @@ func platformOf(os, arch string) string {
 	return os + "/" + arch
 }
 
+// normal says v8 of 64-bit ARM outright, which images leave out as often as not.
+func normal(p v1.Platform) v1.Platform {
+	if p.Architecture == "arm64" && p.Variant == "" {
+		p.Variant = "v8"
+	}
+	return p
+}
+
 // choose picks the manifest for a platform from an index.
 func choose(manifests []v1.Descriptor, want v1.Platform) (v1.Descriptor, error) {
 	var fallback, unlabelled *v1.Descriptor
@@ -609,7 +642,7 @@ func choose(manifests []v1.Descriptor, want v1.Platform) (v1.Descriptor, error) 
 			continue
 		}
 		have = append(have, d.Platform.String())
-		if !d.Platform.Satisfies(want) {
+		if !normal(*d.Platform).Satisfies(normal(want)) {
 			continue
 		}
 		// Of several variants, the one that every machine of the architecture can run.

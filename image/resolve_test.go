@@ -366,7 +366,7 @@ func TestResolveRetries(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if broken.Load() != 2 || last.Done != last.Total || img.Size != 300_000 {
+	if n := broken.Load(); n < 2 || n > 3 || last.Done != last.Total || img.Size != 300_000 {
 		t.Errorf("%d fetches, progress %+v, size %d", broken.Load(), last, img.Size)
 	}
 	assertClean(t, s)

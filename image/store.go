@@ -50,6 +50,16 @@ type StoreOptions struct {
 	// Sync writes each layer to the disk before it counts as complete, so that the store survives
 	// a power failure too. It costs a sync of the whole file system per layer. Defaults to false.
 	Sync bool
+	// Mirrors lists, for the host of a registry such as docker.io, where to look for its images
+	// first: host[:port][/prefix], the prefix being put before the name of the repository, and
+	// http:// before it all to do without TLS. They are tried in order, and the registry itself
+	// last; a layer that one lacks or that arrives damaged is taken from the next. A mirror decides
+	// what a tag means, but not what a digest does. [PullOptions.Auth] is not sent to mirrors,
+	// what PullOptions.Keychain has for the mirror's own host is. Defaults to none.
+	Mirrors map[string][]string
+	// PlainHTTP lists registries, host or host:port, that may be talked to without TLS. Those on
+	// this machine may anyway. Defaults to none.
+	PlainHTTP []string
 	// Logger gets a record of what is cleaned up and retried. Defaults to no logging.
 	Logger *slog.Logger
 }
@@ -61,6 +71,8 @@ type Store struct {
 	opts   StoreOptions
 	owners ownership
 	log    *slog.Logger
+
+	mirrors map[string][]endpoint
 }
 
 const storeVersion = 1
@@ -108,6 +120,14 @@ func openStore(dir string, opts *StoreOptions) (*Store, error) {
 	}
 	if s.opts.Logger != nil {
 		s.log = s.opts.Logger
+	}
+	if s.mirrors, err = parseMirrors(s.opts.Mirrors); err != nil {
+		return nil, fmt.Errorf("StoreOptions.Mirrors: %w", err)
+	}
+	for _, host := range s.opts.PlainHTTP {
+		if !reRegistry.MatchString(host) {
+			return nil, fmt.Errorf("StoreOptions.PlainHTTP: %s is not a host name, optionally with a port", quoted(host))
+		}
 	}
 	s.owners = ownership{root: os.Geteuid() == 0, mapOwner: s.opts.MapOwner}
 
@@ -453,6 +473,7 @@ func (s *Store) Get(ctx context.Context, digest string) (*Image, error) {
 	if err == errIncomplete {
 		return nil, notInStore(digest)
 	}
+	s.touch(digest)
 	return img, err
 }
 
@@ -554,6 +575,7 @@ func (s *Store) addLease(owner, digest string) error {
 	if owner == "" || len(owner) > maxOwner {
 		return fmt.Errorf("hold image %s: the owner's name has %d bytes; want between 1 and %d", digest, len(owner), maxOwner)
 	}
+	s.touch(digest)
 	path := s.leasePath(owner, digest)
 	if _, err := os.Lstat(path); err == nil {
 		return nil
@@ -606,6 +628,10 @@ func (s *Store) Release(ctx context.Context, owner string) error {
 		return err
 	}
 	for _, p := range paths {
+		var rec leaseRecord
+		if readJSON(p, &rec) == nil {
+			s.touch(rec.Digest) // it was in use until now
+		}
 		if err := os.Remove(p); err != nil && !errors.Is(err, fs.ErrNotExist) {
 			return err
 		}
@@ -618,100 +644,4 @@ type PruneReport struct {
 	Images []string // digests
 	Layers []string // diffIDs
 	Size   int64    // bytes of regular files in those layers
-}
-
-// Prune removes the images that no reference names and nobody holds, the layers that no remaining
-// image has and no running pull wants, and what killed processes left.
-func (s *Store) Prune(ctx context.Context) (PruneReport, error) {
-	var report PruneReport
-	trash, err := s.begin(ctx)
-	if err != nil {
-		return report, err
-	}
-	defer trash.end() // and with it the layers, after the lock has been released
-	var dead []*session
-	defer func() {
-		for _, ses := range dead {
-			ses.end()
-		}
-	}()
-	l, err := lock(ctx, s.path("lock"), true)
-	if err != nil {
-		return report, err
-	}
-	defer l.unlock()
-	var keep map[string]bool
-	dead, keep, err = s.sessions()
-	if err != nil {
-		return report, err
-	}
-
-	digests := map[string]bool{}
-	recs, err := s.refs()
-	if err != nil {
-		return report, err
-	}
-	for _, rec := range recs {
-		digests[fileID(rec.Digest)] = true
-	}
-	leases, err := s.leases()
-	if err != nil {
-		return report, err
-	}
-	for _, lease := range leases {
-		digests[fileID(lease.Digest)] = true
-	}
-	images, err := filepath.Glob(s.path("images", "*.json"))
-	if err != nil {
-		return report, err
-	}
-	for _, p := range images {
-		var rec imageRecord
-		if err := readJSON(p, &rec); err != nil {
-			return report, err
-		}
-		if !digests[strings.TrimSuffix(filepath.Base(p), ".json")] {
-			if err := os.Remove(p); err != nil {
-				return report, err
-			}
-			report.Images = append(report.Images, rec.Digest)
-			continue
-		}
-		for _, layer := range rec.Layers {
-			keep[layer.DiffID] = true
-		}
-	}
-
-	layers, err := os.ReadDir(s.path("layers"))
-	if err != nil {
-		return report, err
-	}
-	for _, e := range layers {
-		dir := s.path("layers", e.Name())
-		var rec layerRecord
-		if err := readJSON(filepath.Join(dir, "layer.json"), &rec); err != nil {
-			return report, err
-		}
-		if keep[rec.DiffID] {
-			continue
-		}
-		if err := os.Rename(dir, filepath.Join(trash.dir, e.Name())); err != nil {
-			return report, err
-		}
-		report.Layers = append(report.Layers, rec.DiffID)
-		report.Size += rec.Size
-	}
-
-	locks, err := os.ReadDir(s.path("locks"))
-	if err != nil {
-		return report, err
-	}
-	for _, e := range locks {
-		path := s.path("locks", e.Name())
-		if unused, err := tryLock(path, true); err == nil {
-			os.Remove(path)
-			unused.unlock()
-		}
-	}
-	return report, nil
 }

@@ -22,6 +22,7 @@ import (
 	"slices"
 	"sort"
 	"strings"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
@@ -46,6 +47,8 @@ func TestMain(m *testing.M) {
 		childPull()
 	case "overlay":
 		childOverlay()
+	case "collect":
+		childCollect()
 	default:
 		os.Exit(m.Run())
 	}
@@ -71,6 +74,18 @@ func childPull() {
 		}
 	}})
 	log.Fatal("not stopped: ", err)
+}
+
+// childCollect empties the store os.Args[1], and says when it begins.
+func childCollect() {
+	s, err := OpenStore(os.Args[1], nil)
+	if err != nil {
+		log.Fatal(err)
+	}
+	fmt.Println("now")
+	if _, err := s.Collect(context.Background(), CollectOptions{MaxBytes: 1, Grace: -1}); err != nil {
+		log.Fatal(err)
+	}
 }
 
 // childOverlay runs in new user and mount namespaces: it stacks the directories os.Args[2:], the
@@ -211,6 +226,16 @@ func newRegistry(t testing.TB) *testRegistry {
 	t.Cleanup(srv.Close)
 	r.host = strings.TrimPrefix(srv.URL, "http://")
 	return r
+}
+
+// switchable returns what sets around while requests are still running.
+func (r *testRegistry) switchable() func(func(http.ResponseWriter, *http.Request) bool) {
+	var current atomic.Pointer[func(http.ResponseWriter, *http.Request) bool]
+	r.around = func(w http.ResponseWriter, req *http.Request) bool {
+		f := current.Load()
+		return f != nil && *f != nil && (*f)(w, req)
+	}
+	return func(f func(http.ResponseWriter, *http.Request) bool) { current.Store(&f) }
 }
 
 func (r *testRegistry) fetched() int {

@@ -76,6 +76,16 @@ type Options struct {
 	// are persistent, or have volumes, a disk limit, an entrypoint, a TTL or
 	// an auto-stop interval, are never taken from there. Defaults to 0.
 	Warm int
+	// ImageMaxAge removes images that no sandbox holds and that have not been
+	// used for longer, at the start and once a day. Defaults to 0: they stay.
+	ImageMaxAge time.Duration
+	// ImageHighWatermark is the part of the file system, between 0 and 1, from
+	// which on the least recently used images that no sandbox holds are removed,
+	// down to ImageLowWatermark. It is looked at at the start and once a day.
+	// Defaults to 0: never.
+	ImageHighWatermark float64
+	// ImageLowWatermark defaults to ImageHighWatermark.
+	ImageLowWatermark float64
 	// Logger gets what goes on. Defaults to discarding it.
 	Logger *slog.Logger
 }
@@ -147,6 +157,7 @@ type engine struct {
 	spawner  *spawner
 	cgroups  *cgroups
 	images   *image.Store
+	collect  context.CancelFunc // ends the collection of old images
 	ioDevice string
 	memory   int64      // of the machine, in bytes
 	subIDs   *idMapping // for rootless use with newuidmap
@@ -201,7 +212,7 @@ func newEngine(ctx context.Context, opts *Options) (_ *engine, err error) {
 	if e.cgroups, err = findCgroups(e.Tag()); err != nil {
 		return nil, fail(daytona.KindUnavailable, "", "", err)
 	}
-	if e.images, err = image.OpenStore(e.Dir("images"), nil); err != nil {
+	if e.images, err = image.OpenStore(e.Dir("images"), &image.StoreOptions{Logger: e.log}); err != nil {
 		return nil, fail(daytona.KindUnavailable, dir, "open the image store", err)
 	}
 	if e.hostNet, err = os.Open("/proc/thread-self/ns/net"); err != nil {
@@ -222,6 +233,12 @@ func newEngine(ctx context.Context, opts *Options) (_ *engine, err error) {
 	e.warm = newWarmPool(e)
 	if err := e.keeper.Open(ctx, driver{e}); err != nil {
 		return nil, fail(daytona.KindUnavailable, dir, "recover what earlier processes left", err)
+	}
+	// Not before: what sandboxes hold is known now.
+	if limits := (image.CollectOptions{MaxAge: e.opts.ImageMaxAge, HighWatermark: e.opts.ImageHighWatermark, LowWatermark: e.opts.ImageLowWatermark}); limits != (image.CollectOptions{}) {
+		var ctx context.Context
+		ctx, e.collect = context.WithCancel(context.Background())
+		go e.images.KeepCollected(ctx, 24*time.Hour, limits)
 	}
 	return e, nil
 }
@@ -292,6 +309,9 @@ func (e *engine) Close() error {
 
 // free releases what this process holds.
 func (e *engine) free() {
+	if e.collect != nil {
+		e.collect()
+	}
 	if e.spawner != nil {
 		e.spawner.close()
 	}

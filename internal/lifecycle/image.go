@@ -26,6 +26,8 @@ func ImageError(op, ref string, err error) error {
 		kind = daytona.KindUnauthorized
 	case errors.Is(err, image.ErrInvalidReference), errors.Is(err, image.ErrUnsafeLayer), errors.Is(err, image.ErrTooLarge), errors.Is(err, image.ErrDigestMismatch):
 		kind = daytona.KindInvalid
+	case errors.Is(err, image.ErrUnavailable), errors.Is(err, image.ErrRateLimited):
+		kind = daytona.KindUnavailable
 	}
 	return &daytona.Error{Kind: kind, Op: op, Field: "Image", Value: ref, Err: err}
 }
