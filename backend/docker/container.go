@@ -11,6 +11,7 @@ import (
 	"io/fs"
 	"net"
 	"os"
+	"path/filepath"
 	"strconv"
 	"strings"
 	"time"
@@ -77,6 +78,8 @@ type own struct {
 	// Key and Port are of the present run, with transport "port".
 	Key  string `json:"key,omitempty"`
 	Port uint16 `json:"port,omitempty"`
+	// Volumes are the ids of the volumes of the spec, in its order.
+	Volumes []string `json:"volumes,omitempty"`
 }
 
 // containerName is what a sandbox's container is called, and found by.
@@ -133,7 +136,10 @@ func (d driver) Release(ctx context.Context, r *record) error {
 	return d.b.explain(lifecycle.DeleteOp, r.Name, err)
 }
 
-func (d driver) RemoveTree(dir string) error { return image.RemoveAll(dir) }
+func (d driver) RemoveTree(dir string) error {
+	unmountAll(filepath.Join(dir, places)) // of a start that was killed
+	return image.RemoveAll(dir)
+}
 
 func (d driver) Reap(exists func(id string) bool) {
 	ctx, cancel := context.WithTimeout(context.Background(), engineTimeout)
@@ -149,6 +155,9 @@ func (d driver) Reap(exists func(id string) bool) {
 				d.b.log.Warn("container of a sandbox that is gone could not be removed", "container", c.ID, "err", err)
 			}
 		}
+	}
+	if err := d.b.reapVolumes(ctx); err != nil {
+		d.b.log.Warn("what is left of volumes that are gone could not be removed", "err", err)
 	}
 }
 
@@ -332,6 +341,11 @@ func (b *backend) run(ctx context.Context, op string, r *record) (_ *proc, err e
 			}
 		}
 	}()
+	clear, err := b.fillPlaces(ctx, r)
+	if err != nil {
+		return nil, err
+	}
+	defer clear()
 	done, err := b.startContainer(ctx, r.ID, config)
 	if err != nil && haunted(err) {
 		done()
@@ -369,6 +383,7 @@ func (b *backend) run(ctx context.Context, op string, r *record) (_ *proc, err e
 	if r.WorkDir, err = b.Greet(ctx, r.ID, p.done); err != nil {
 		return nil, b.diagnose(ctx, r, p, err)
 	}
+	b.useVolumes(r)
 	return p, nil
 }
 
@@ -469,6 +484,9 @@ func (b *backend) createContainer(ctx context.Context, r *record) error {
 			return err
 		}
 	}
+	if err := b.makePlaces(r); err != nil {
+		return err
+	}
 	for range 3 {
 		volume, err := b.agentVolume(ctx, r.Own.Image)
 		if err != nil {
@@ -566,6 +584,7 @@ func (b *backend) specify(r *record, volume string) (*container.Config, *contain
 		// The image's health checks are for its own programs.
 		Healthcheck: &container.HealthConfig{Test: []string{"NONE"}},
 	}
+	host.Mounts = append(host.Mounts, b.mountsOf(r)...)
 	if r.Own.Transport == viaSocket {
 		host.Mounts = append(host.Mounts, mount.Mount{Type: mount.TypeBind, Source: b.File(r.ID, shared), Target: sharedDir})
 	} else {
@@ -727,4 +746,6 @@ func (b *backend) explain(op, subject string, err error) error {
 var _ interface {
 	daytona.Backend
 	daytona.Updater
+	daytona.Resizer
+	daytona.VolumeManager
 } = (*backend)(nil)

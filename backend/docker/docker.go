@@ -57,6 +57,7 @@ import (
 	"net/url"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -177,6 +178,7 @@ type backend struct {
 	// Where the engine is: on this machine, as far as can be told, or else at
 	// these addresses; desktop says that it is in a virtual machine.
 	here, desktop bool
+	mounts        bool // the engine sees what this process mounts
 	elsewhere     []netip.Prefix
 
 	netOnce   sync.Mutex
@@ -262,6 +264,7 @@ func New(ctx context.Context, opts *Options) (_ daytona.Backend, err error) {
 	if b.here, b.elsewhere, err = whereIs(ctx, host); err != nil {
 		return nil, fail(daytona.KindUnavailable, host, "look up the engine's address", err)
 	}
+	b.mounts = b.sharesMounts(ctx)
 	if err := b.refuseTransport(); err != nil {
 		return nil, err
 	}
@@ -277,7 +280,7 @@ func New(ctx context.Context, opts *Options) (_ daytona.Backend, err error) {
 	if dir, err = filepath.Abs(dir); err != nil {
 		return nil, fail(daytona.KindInvalid, dir, "", err)
 	}
-	if b.keeper, err = lifecycle.New[own](lifecycle.Options{Name: "docker", Dir: dir, Dirs: []string{"agent"}, Log: b.log}); err != nil {
+	if b.keeper, err = lifecycle.New[own](lifecycle.Options{Name: "docker", Dir: dir, Dirs: []string{"agent", "volumes"}, Log: b.log}); err != nil {
 		return nil, fail(daytona.KindUnavailable, dir, "make its state directory", err)
 	}
 	defer func() {
@@ -353,7 +356,6 @@ func (b *backend) admit(spec *daytona.Spec) error {
 		return &daytona.Error{Kind: daytona.KindUnsupported, Op: lifecycle.CreateOp, Field: field, Value: value, Message: why}
 	}
 	r := &spec.Resources
-	const noCgroup = "the engine cannot limit it: its machine lacks the cgroup controller"
 	switch {
 	case spec.Snapshot != "":
 		return refuse("Snapshot", spec.Snapshot, "the docker backend has no snapshots yet; use Image")
@@ -363,10 +365,33 @@ func (b *backend) admit(spec *daytona.Spec) error {
 		return refuse("AutoPause", spec.AutoPause, "the docker backend cannot pause; use AutoStop")
 	case spec.AutoArchive != 0:
 		return refuse("AutoArchive", spec.AutoArchive, "the docker backend cannot archive; use AutoDelete")
-	case len(spec.Volumes) > 0:
-		return refuse("Volumes", spec.Volumes, "the docker backend has no volumes yet")
+	case slices.ContainsFunc(spec.Volumes, func(v daytona.VolumeMount) bool { return ours(v.MountPath) }):
+		return &daytona.Error{Kind: daytona.KindInvalid, Op: lifecycle.CreateOp, Field: "Volumes", Value: spec.Volumes,
+			Message: agentDir + " and " + sharedDir + " are the agent's"}
+	case !b.mounts && slices.ContainsFunc(spec.Volumes, func(v daytona.VolumeMount) bool { return v.Subpath != "" }):
+		return refuse("Volumes.Subpath", spec.Volumes, "the engine must see what this process mounts: it must be on this machine, reached through a Unix socket, and this process root")
 	case spec.Network.AllowDomains != nil:
 		return refuse("Network.AllowDomains", spec.Network.AllowDomains, "the docker backend cannot filter by host name; use Network.Allow")
+	}
+	if err := b.admitResources(lifecycle.CreateOp, *r); err != nil {
+		return err
+	}
+	if _, err := lifecycle.PolicyOf(spec.Network); err != nil {
+		return &daytona.Error{Kind: daytona.KindInvalid, Op: lifecycle.CreateOp, Field: "Network.Allow", Value: spec.Network.Allow, Err: err}
+	}
+	if r.Processes == 0 {
+		r.Processes = lifecycle.DefaultProcesses
+	}
+	return nil
+}
+
+// admitResources refuses limits that the engine cannot enforce.
+func (b *backend) admitResources(op string, r daytona.Resources) error {
+	refuse := func(field string, value any, why string) error {
+		return &daytona.Error{Kind: daytona.KindUnsupported, Op: op, Field: field, Value: value, Message: why}
+	}
+	const noCgroup = "the engine cannot limit it: its machine lacks the cgroup controller"
+	switch {
 	case r.GPU != 0:
 		return refuse("Resources.GPU", r.GPU, "the docker backend gives no access to GPUs")
 	case r.Disk != 0 && b.can.storage != diskDriver:
@@ -382,13 +407,14 @@ func (b *backend) admit(spec *daytona.Spec) error {
 	case !b.can.processes:
 		return refuse("Resources.Processes", r.Processes, noCgroup)
 	}
-	if _, err := lifecycle.PolicyOf(spec.Network); err != nil {
-		return &daytona.Error{Kind: daytona.KindInvalid, Op: lifecycle.CreateOp, Field: "Network.Allow", Value: spec.Network.Allow, Err: err}
-	}
-	if r.Processes == 0 {
-		r.Processes = lifecycle.DefaultProcesses
-	}
 	return nil
+}
+
+// ours reports whether a place in a container is the agent's.
+func ours(path string) bool {
+	return slices.ContainsFunc([]string{agentDir, sharedDir}, func(dir string) bool {
+		return path == dir || strings.HasPrefix(path, dir+"/") || strings.HasPrefix(dir, path+"/")
+	})
 }
 
 // diskDriver is the storage driver that can limit a container's disk, on an XFS

@@ -33,6 +33,9 @@ const importName = "daytona.local/import"
 // what the image decides.
 func (b *backend) prepare(ctx context.Context, r *record, progress func(daytona.Progress)) error {
 	const op = lifecycle.CreateOp
+	if err := b.findVolumes(ctx, r); err != nil {
+		return err
+	}
 	ref, err := image.ParseReference(r.Image)
 	if err != nil {
 		return &daytona.Error{Kind: daytona.KindInvalid, Op: op, Field: "Image", Value: r.Image, Err: err}
