@@ -80,6 +80,10 @@ type own struct {
 	Port uint16 `json:"port,omitempty"`
 	// Volumes are the ids of the volumes of the spec, in its order.
 	Volumes []string `json:"volumes,omitempty"`
+	// Files is the name of Image where that is of this package's making and
+	// perhaps others'; Pending is that of one which is being made.
+	Files   string `json:"files,omitempty"`
+	Pending string `json:"pending,omitempty"`
 }
 
 // containerName is what a sandbox's container is called, and found by.
@@ -128,6 +132,12 @@ func (d driver) Release(ctx context.Context, r *record) error {
 	ctx, cancel := context.WithTimeout(ctx, engineTimeout)
 	defer cancel()
 	err := d.b.removeContainer(ctx, d.b.containerName(r.ID))
+	if err == nil {
+		err = d.Forget(ctx, r)
+	}
+	if err == nil && (r.Own.Files != "" || r.Own.Pending != "") {
+		err = d.b.collectFiles(ctx)
+	}
 	if err == nil && r.Own.Kept {
 		if _, err = d.b.api.ImageRemove(ctx, keptName+":"+r.ID, client.ImageRemoveOptions{PruneChildren: true}); errdefs.IsNotFound(err) {
 			err = nil
@@ -156,6 +166,13 @@ func (d driver) Reap(exists func(id string) bool) {
 			}
 		}
 	}
+	err = d.b.snaps.Recover(ctx)
+	if err == nil {
+		err = d.b.collectFiles(ctx)
+	}
+	if err != nil {
+		d.b.log.Warn("images that are gone could not be removed", "err", err)
+	}
 	if err := d.b.reapVolumes(ctx); err != nil {
 		d.b.log.Warn("what is left of volumes that are gone could not be removed", "err", err)
 	}
@@ -183,6 +200,10 @@ func (b *backend) state(ctx context.Context, id string) (*container.State, error
 }
 
 func (b *backend) kill(ctx context.Context, id string) error {
+	// Some engines do not kill what is paused.
+	if state, err := b.state(ctx, id); err == nil && state.Paused {
+		_, _ = b.api.ContainerUnpause(ctx, b.containerName(id), client.ContainerUnpauseOptions{})
+	}
 	_, err := b.api.ContainerKill(ctx, b.containerName(id), client.ContainerKillOptions{Signal: "KILL"})
 	if errdefs.IsNotFound(err) || errdefs.IsConflict(err) { // not there, or not running
 		return nil
@@ -327,6 +348,11 @@ func (b *backend) makeAndRun(ctx context.Context, op string, r *record) (*proc, 
 func (b *backend) run(ctx context.Context, op string, r *record) (_ *proc, err error) {
 	if err := b.checkFiles(ctx, op, r); err != nil {
 		return nil, err
+	}
+	if r.Fresh {
+		if err := b.refresh(ctx, r); err != nil {
+			return nil, err
+		}
 	}
 	config, err := b.configure(r)
 	if err != nil {
@@ -746,6 +772,10 @@ func (b *backend) explain(op, subject string, err error) error {
 var _ interface {
 	daytona.Backend
 	daytona.Updater
+	daytona.Pauser
+	daytona.Forker
+	daytona.Snapshotter
 	daytona.Resizer
+	daytona.Archiver
 	daytona.VolumeManager
 } = (*backend)(nil)

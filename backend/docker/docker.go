@@ -72,6 +72,7 @@ import (
 	"github.com/daytona-go/daytona/internal/link"
 	"github.com/daytona-go/daytona/internal/network"
 	"github.com/daytona-go/daytona/internal/network/policy"
+	"github.com/daytona-go/daytona/internal/objects"
 )
 
 func init() {
@@ -118,6 +119,9 @@ type Options struct {
 	// KeepImported is how long an image that was imported from a file is kept
 	// unused. Older ones go when the next is imported. Defaults to a week.
 	KeepImported time.Duration
+	// Archives is the directory that archived sandboxes are moved to; backends on
+	// several machines may share it. Defaults to "archives" in Dir.
+	Archives string
 	// Logger gets what goes on. Defaults to discarding it.
 	Logger *slog.Logger
 }
@@ -143,8 +147,10 @@ func parseURL(u *url.URL) (*Options, error) {
 			o.Transport = v[0]
 		case "agent":
 			o.Agent = v[0]
+		case "archives":
+			o.Archives = v[0]
 		default:
-			return nil, bad(k, v[0], `unknown parameter; there are "host", "image", "runtime", "transport" and "agent"`)
+			return nil, bad(k, v[0], `unknown parameter; there are "host", "image", "runtime", "transport", "agent" and "archives"`)
 		}
 	}
 	return o, nil
@@ -165,9 +171,14 @@ const openOp = "open docker"
 // keeper has the methods of daytona.Backend and daytona.Updater.
 type keeper = lifecycle.Keeper[own]
 
-// backend implements daytona.Backend and the optional Updater.
+// backend implements daytona.Backend and most of what is optional.
 type backend struct {
 	*keeper
+	lifecycle.Pausing[own]
+	lifecycle.Archiving[own]
+	snaps lifecycle.Snapshots[own, template]
+	store *objects.Dir
+
 	opts  Options
 	log   *slog.Logger
 	api   *client.Client
@@ -280,7 +291,7 @@ func New(ctx context.Context, opts *Options) (_ daytona.Backend, err error) {
 	if dir, err = filepath.Abs(dir); err != nil {
 		return nil, fail(daytona.KindInvalid, dir, "", err)
 	}
-	if b.keeper, err = lifecycle.New[own](lifecycle.Options{Name: "docker", Dir: dir, Dirs: []string{"agent", "volumes"}, Log: b.log}); err != nil {
+	if b.keeper, err = lifecycle.New[own](lifecycle.Options{Name: "docker", Dir: dir, Dirs: []string{"agent", "volumes", "snapshots", "snapshot-names"}, Log: b.log}); err != nil {
 		return nil, fail(daytona.KindUnavailable, dir, "make its state directory", err)
 	}
 	defer func() {
@@ -289,6 +300,15 @@ func New(ctx context.Context, opts *Options) (_ daytona.Backend, err error) {
 		}
 	}()
 	b.tag = tagOf(dir)
+	b.Pausing.Keeper, b.Archiving.Keeper = b.keeper, b.keeper
+	b.snaps = lifecycle.Snapshots[own, template]{Keeper: b.keeper, Free: func(ctx context.Context, _ *lifecycle.SnapshotRecord[template]) error { return b.collectFiles(ctx) }}
+	archives := b.opts.Archives
+	if archives == "" {
+		archives = filepath.Join(dir, "archives")
+	}
+	if b.store, err = objects.OpenDir(archives); err != nil {
+		return nil, fail(daytona.KindUnavailable, archives, "open the archives", err)
+	}
 	if err := b.loadAgent(ctx); err != nil {
 		return nil, fail(daytona.KindUnavailable, "", "", err)
 	}
@@ -334,15 +354,25 @@ func (b *backend) Create(ctx context.Context, spec daytona.Spec) (daytona.Info, 
 	if b.Closed() {
 		return daytona.Info{}, &daytona.Error{Kind: daytona.KindState, Op: lifecycle.CreateOp, Message: "the backend is closed"}
 	}
+	if spec.Snapshot != "" {
+		s, err := b.snaps.Find(lifecycle.CreateOp, spec.Snapshot)
+		if err != nil {
+			return daytona.Info{}, err
+		}
+		spec.Resources = lifecycle.Merge(spec.Resources, s.Resources)
+		if len(spec.Entrypoint) == 0 {
+			spec.Entrypoint = s.Entrypoint
+		}
+	}
 	if err := b.admit(&spec); err != nil {
 		return daytona.Info{}, err
 	}
 	r := b.NewRecord(spec)
-	if r.Image == "" {
+	if r.Image == "" && spec.Snapshot == "" {
 		r.Image = b.opts.Image
 	}
 	err := b.Make(ctx, r, lifecycle.PhaseLive, func(ctx context.Context) error {
-		return b.prepare(ctx, r, spec.OnProgress)
+		return b.prepare(ctx, r, spec.Snapshot, spec.OnProgress)
 	})
 	if err != nil {
 		return daytona.Info{}, err
@@ -357,14 +387,8 @@ func (b *backend) admit(spec *daytona.Spec) error {
 	}
 	r := &spec.Resources
 	switch {
-	case spec.Snapshot != "":
-		return refuse("Snapshot", spec.Snapshot, "the docker backend has no snapshots yet; use Image")
 	case spec.Image == daytona.ImageHost:
 		return refuse("Image", spec.Image, "a container has an image of its own; name one")
-	case spec.AutoPause != 0:
-		return refuse("AutoPause", spec.AutoPause, "the docker backend cannot pause; use AutoStop")
-	case spec.AutoArchive != 0:
-		return refuse("AutoArchive", spec.AutoArchive, "the docker backend cannot archive; use AutoDelete")
 	case slices.ContainsFunc(spec.Volumes, func(v daytona.VolumeMount) bool { return ours(v.MountPath) }):
 		return &daytona.Error{Kind: daytona.KindInvalid, Op: lifecycle.CreateOp, Field: "Volumes", Value: spec.Volumes,
 			Message: agentDir + " and " + sharedDir + " are the agent's"}

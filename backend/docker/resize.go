@@ -12,73 +12,57 @@ import (
 	"github.com/moby/moby/client"
 
 	"github.com/daytona-go/daytona"
+	"github.com/daytona-go/daytona/internal/lifecycle"
 )
-
-const resizeOp = "resize sandbox"
 
 // Resize implements daytona.Resizer. The engine keeps the limits with the
 // container, so that they hold after its next start as well.
 func (b *backend) Resize(ctx context.Context, id string, want daytona.Resources) (daytona.Info, error) {
-	if err := want.Validate(resizeOp); err != nil {
-		return daytona.Info{}, err
-	}
 	if want.Disk != 0 {
-		return daytona.Info{}, &daytona.Error{Kind: daytona.KindUnsupported, Op: resizeOp, Field: "Resources.Disk", Value: want.Disk,
+		return daytona.Info{}, &daytona.Error{Kind: daytona.KindUnsupported, Op: lifecycle.ResizeOp, Field: "Resources.Disk", Value: want.Disk,
 			Message: "the engine gives a container its disk limit when it makes it, and cannot change it"}
 	}
-	if err := b.admitResources(resizeOp, want); err != nil {
+	if err := want.Validate(lifecycle.ResizeOp); err != nil {
 		return daytona.Info{}, err
 	}
-	return b.Change(ctx, resizeOp, id, func(r *record) error {
-		switch r.State {
-		case daytona.StateStarted, daytona.StateStopped:
-		default:
-			return &daytona.Error{Kind: daytona.KindState, Op: resizeOp, Subject: r.Name, Message: "it is " + string(r.State) + "; it must be started or stopped"}
-		}
-		limits, err := b.limitsOf(ctx, r, want)
-		if err != nil {
-			return b.explain(resizeOp, r.Name, err)
-		}
+	if err := b.admitResources(lifecycle.ResizeOp, want); err != nil {
+		return daytona.Info{}, err
+	}
+	return b.ChangeResources(ctx, id, want, func(r *record, before daytona.Resources) error {
 		uncut, cancel := uncut(ctx)
 		defer cancel()
-		if _, err := b.api.ContainerUpdate(uncut, b.containerName(r.ID), client.ContainerUpdateOptions{Resources: limits}); err != nil {
-			// The kernel does not set a limit that more than is in use.
-			if want.Memory != 0 && (errdefs.IsConflict(err) || strings.Contains(err.Error(), "device or resource busy")) {
-				return tooMuchInUse(r.Name, want.Memory, err)
-			}
-			return b.explain(resizeOp, r.Name, err)
+		if err := b.fits(uncut, r, before); err != nil {
+			return b.explain(lifecycle.ResizeOp, r.Name, err)
 		}
-		r.Resources = merged(r.Resources, want)
-		return nil
+		_, err := b.api.ContainerUpdate(uncut, b.containerName(r.ID), client.ContainerUpdateOptions{Resources: limitsOf(r.Resources)})
+		switch {
+		case errdefs.IsNotFound(err): // it was restored: the next start makes it with them
+			return nil
+		case err != nil && r.Resources.Memory != before.Memory && strings.Contains(err.Error(), "device or resource busy"):
+			// The kernel does not set a limit that more than is in use.
+			return tooMuchInUse(r.Name, r.Resources.Memory, err)
+		}
+		return b.explain(lifecycle.ResizeOp, r.Name, err)
 	})
 }
 
 func tooMuchInUse(name string, memory float64, err error) error {
-	return &daytona.Error{Kind: daytona.KindConflict, Op: resizeOp, Subject: name, Field: "Resources.Memory", Value: memory,
+	return &daytona.Error{Kind: daytona.KindConflict, Op: lifecycle.ResizeOp, Subject: name, Field: "Resources.Memory", Value: memory,
 		Message: "more is in use: end some programs first", Err: err}
 }
 
-// limitsOf is what the engine is told to change.
-func (b *backend) limitsOf(ctx context.Context, r *record, want daytona.Resources) (*container.Resources, error) {
-	limits := &container.Resources{NanoCPUs: int64(want.CPU * 1e9)}
-	if want.Processes != 0 {
-		limits.PidsLimit = new(int64(want.Processes))
+// fits refuses less memory than is in use: with control groups of the second
+// version the kernel would take the limit and kill programs until it holds.
+func (b *backend) fits(ctx context.Context, r *record, before daytona.Resources) error {
+	want := r.Resources.MemoryBytes()
+	if r.Was != daytona.StateStarted || want == 0 || before.Memory != 0 && r.Resources.Memory >= before.Memory {
+		return nil
 	}
-	m := want.MemoryBytes()
-	if m == 0 {
-		return limits, nil
-	}
-	limits.Memory, limits.MemorySwap = m, m
-	if r.State != daytona.StateStarted || r.Resources.Memory != 0 && want.Memory >= r.Resources.Memory {
-		return limits, nil
-	}
-	// With control groups of the second version the kernel would take the limit
-	// and kill programs until it holds.
 	use, err := b.memoryUse(ctx, r)
-	if err == nil && use > m {
-		err = tooMuchInUse(r.Name, want.Memory, nil)
+	if err == nil && use > want {
+		err = tooMuchInUse(r.Name, r.Resources.Memory, nil)
 	}
-	return limits, err
+	return err
 }
 
 // memoryUse is what a sandbox's programs have, in bytes, without what the kernel
@@ -102,21 +86,4 @@ func (b *backend) memoryUse(ctx context.Context, r *record) (int64, error) {
 		}
 	}
 	return int64(use), nil
-}
-
-// merged is what resources are after a change: zero fields keep what is.
-func merged(now, want daytona.Resources) daytona.Resources {
-	if want.CPU != 0 {
-		now.CPU = want.CPU
-	}
-	if want.Memory != 0 {
-		now.Memory = want.Memory
-	}
-	if want.Disk != 0 {
-		now.Disk = want.Disk
-	}
-	if want.Processes != 0 {
-		now.Processes = want.Processes
-	}
-	return now
 }

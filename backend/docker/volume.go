@@ -286,7 +286,7 @@ func (b *backend) removeVolume(ctx context.Context, id string) error {
 	return err
 }
 
-// reapVolumes removes what was killed in the middle of the making or the removal
+// reapVolumes removes what a process that was killed in the middle of the making or the removal
 // of a volume has left.
 func (b *backend) reapVolumes(ctx context.Context) error {
 	lock, err := b.lockVolumes()
@@ -382,6 +382,11 @@ func (b *backend) mountsOf(r *record) []mount.Mount {
 // makePlaces makes the directories that a container is made with.
 func (b *backend) makePlaces(r *record) error {
 	for i, m := range r.Volumes {
+		// The engine would make one that is not there.
+		if _, err := b.loadVolume(r.Own.Volumes[i]); err != nil {
+			return &daytona.Error{Kind: daytona.KindNotFound, Op: lifecycle.StartOp, Field: fmt.Sprintf("Volumes[%d].Volume", i), Value: m.Volume,
+				Message: "the volume is not here (any more)"}
+		}
 		if m.Subpath == "" {
 			continue
 		}
