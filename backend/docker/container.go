@@ -17,6 +17,7 @@ import (
 	"time"
 
 	"github.com/containerd/errdefs"
+	dockerspec "github.com/moby/docker-image-spec/specs-go/v1"
 	"github.com/moby/moby/api/types/container"
 	"github.com/moby/moby/api/types/mount"
 	apinetwork "github.com/moby/moby/api/types/network"
@@ -84,6 +85,8 @@ type own struct {
 	// perhaps others'; Pending is that of one which is being made.
 	Files   string `json:"files,omitempty"`
 	Pending string `json:"pending,omitempty"`
+	// Build is set for a step of a build: the configuration of its image.
+	Build *dockerspec.DockerOCIImageConfig `json:"build,omitempty"`
 }
 
 // containerName is what a sandbox's container is called, and found by.
@@ -450,6 +453,9 @@ func (b *backend) configure(r *record) ([]byte, error) {
 		},
 		AddUser: lifecycle.UserToAdd(r.User, r.Own.AddUser),
 	}
+	if r.Own.Build != nil {
+		config.AddUser = nil // its files are the image's alone
+	}
 	if r.TTL > 0 {
 		config.Agent.TTL = max(time.Until(r.CreatedAt.Add(r.TTL)), time.Millisecond)
 	}
@@ -617,6 +623,22 @@ func (b *backend) specify(r *record, volume string) (*container.Config, *contain
 		host.Mounts = append(host.Mounts, mount.Mount{Type: mount.TypeTmpfs, Target: sharedDir,
 			TmpfsOptions: &mount.TmpfsOptions{SizeBytes: 64 << 10, Mode: 0o700}})
 	}
+	if c := r.Own.Build; c != nil {
+		// What the image lacks is taken from the container when it is committed.
+		// (Without a user it is root.)
+		if c.User == "" {
+			config.User = ""
+		}
+		if c.WorkingDir == "" {
+			config.WorkingDir = ""
+		}
+		if c.StopSignal == "" {
+			config.StopSignal = ""
+		}
+		if c.Healthcheck == nil {
+			config.Healthcheck = nil
+		}
+	}
 	if r.Own.Transport == viaPort {
 		config.ExposedPorts = apinetwork.PortSet{agentPort: {}}
 		host.PortBindings = apinetwork.PortMap{agentPort: {{HostIP: loopback}}}
@@ -777,5 +799,6 @@ var _ interface {
 	daytona.Snapshotter
 	daytona.Resizer
 	daytona.Archiver
+	daytona.ImageBuilder
 	daytona.VolumeManager
 } = (*backend)(nil)

@@ -112,7 +112,9 @@ func (b *backend) commit(ctx context.Context, r *record, ref string) (id string,
 	if err != nil {
 		return "", err
 	}
-	made, err := b.api.ContainerCommit(ctx, b.containerName(r.ID), client.ContainerCommitOptions{Reference: ref})
+	made, err := b.api.ContainerCommit(ctx, b.containerName(r.ID), client.ContainerCommitOptions{Reference: ref,
+		// A container that somebody makes of it is not to be taken for a sandbox.
+		Changes: []string{"LABEL " + sandboxLabel + "="}})
 	return made.ID, err
 }
 
@@ -197,7 +199,7 @@ func (b *backend) Fork(ctx context.Context, id string, opts daytona.ForkOptions)
 				b.log.Warn("what a fork has left could not be removed; it will be tried again", "sandbox", parent.ID, "err", err)
 			}
 		}
-		uncut, cancel := uncut(ctx)
+		uncut, cancel := uncutFor(ctx, commitTimeout)
 		defer cancel()
 		var err error
 		made, err = b.commit(uncut, parent, ref)
@@ -271,7 +273,7 @@ func (b *backend) CreateSnapshot(ctx context.Context, spec daytona.SnapshotSpec)
 				if err := b.snaps.Save(s); err != nil {
 					return err
 				}
-				uncut, cancel := uncut(ctx)
+				uncut, cancel := uncutFor(ctx, commitTimeout)
 				defer cancel()
 				var err error
 				if s.Own.Image, err = b.commit(uncut, r, s.Own.Files); err != nil {
@@ -402,7 +404,7 @@ func (d driver) Pack(ctx context.Context, r *record) (err error) {
 		}
 		err = b.explain(lifecycle.ArchiveOp, r.Name, err)
 	}()
-	uncut, cancel := uncut(ctx)
+	uncut, cancel := uncutFor(ctx, commitTimeout)
 	defer cancel()
 	if a.Image, err = b.commit(uncut, r, a.Name); err != nil {
 		return err
