@@ -103,6 +103,11 @@ func (e *engine) capture(ctx context.Context, op string, r *record) (layers []st
 	if err := e.dropPending(r); err != nil {
 		return nil, nil, err
 	}
+	if r.Was == daytona.StateStopped && !r.Own.HasDisk {
+		if _, err := os.Lstat(filepath.Join(e.File(r.ID, "fs"), "upper")); errors.Is(err, fs.ErrNotExist) {
+			return slices.Clone(r.Own.Layers), nil, nil // it has not been started since
+		}
+	}
 	id := lifecycle.NewID()
 	r.Own.Pending = id
 	if err := e.Save(r, true); err != nil {
