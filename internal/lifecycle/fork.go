@@ -102,6 +102,9 @@ func (k *Keeper[T]) discard(id string) {
 // childOf is the record of a fork: the parent's but for what is its own.
 func (k *Keeper[T]) childOf(parent *Record[T], name string) *Record[T] {
 	r := *parent
+	// What the parent has is not the child's: a removal must not take it.
+	var none T
+	r.Own = none
 	r.ID, r.Name, r.State, r.Phase, r.Owner, r.Parent = NewID(), name, daytona.StateCreating, PhaseCreating, k.id, parent.ID
 	if r.Name == "" {
 		r.Name = "sandbox-" + r.ID

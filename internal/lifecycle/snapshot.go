@@ -35,7 +35,7 @@ type SnapshotRecord[S any] struct {
 //	snapshot-names/<digest>      a file with the id of the snapshot of that name
 //
 // "snapshots" and "snapshot-names" are among the keeper's Options.Dirs. An
-// engine embeds it for the methods that list and find; making is [Snapshots.Make].
+// engine embeds it for the methods that list and find; making is [Snapshots.MakeSnapshot].
 type Snapshots[T, S any] struct {
 	Keeper *Keeper[T]
 	// Free gives up what a snapshot holds outside its directory. It may be called
@@ -72,8 +72,8 @@ func (s Snapshots[T, S]) load(id string) (*SnapshotRecord[S], error) {
 	return r, nil
 }
 
-// Save writes a snapshot's record.
-func (s Snapshots[T, S]) Save(r *SnapshotRecord[S]) error {
+// SaveSnapshot writes a snapshot's record.
+func (s Snapshots[T, S]) SaveSnapshot(r *SnapshotRecord[S]) error {
 	data, err := json.Marshal(r)
 	if err != nil {
 		return err
@@ -81,8 +81,8 @@ func (s Snapshots[T, S]) Save(r *SnapshotRecord[S]) error {
 	return writeAtomic(filepath.Join(s.Keeper.SnapshotDir(r.ID), "record.json"), data, true)
 }
 
-// Find loads a snapshot by id, or else by name.
-func (s Snapshots[T, S]) Find(op, key string) (*SnapshotRecord[S], error) {
+// FindSnapshot loads a snapshot by id, or else by name.
+func (s Snapshots[T, S]) FindSnapshot(op, key string) (*SnapshotRecord[S], error) {
 	r, err := s.load(key)
 	if err != nil {
 		data, rerr := os.ReadFile(s.Keeper.snapshotName(key))
@@ -101,7 +101,7 @@ func (s Snapshots[T, S]) Find(op, key string) (*SnapshotRecord[S], error) {
 
 // locked finds a snapshot and locks it.
 func (s Snapshots[T, S]) locked(op, key string) (*SnapshotRecord[S], func(), error) {
-	r, err := s.Find(op, key)
+	r, err := s.FindSnapshot(op, key)
 	if err != nil {
 		return nil, nil, err
 	}
@@ -109,16 +109,16 @@ func (s Snapshots[T, S]) locked(op, key string) (*SnapshotRecord[S], func(), err
 	if err != nil {
 		return nil, nil, s.notFound(op, key)
 	}
-	if r, err = s.Find(op, r.ID); err != nil {
+	if r, err = s.FindSnapshot(op, r.ID); err != nil {
 		lock.Close()
 		return nil, nil, err
 	}
 	return r, func() { lock.Close() }, nil
 }
 
-// Use finds an active snapshot to make a sandbox from, and keeps it from being
+// UseSnapshot finds an active snapshot to make a sandbox from, and keeps it from being
 // removed until done is called.
-func (s Snapshots[T, S]) Use(op, key string) (r *SnapshotRecord[S], done func(), err error) {
+func (s Snapshots[T, S]) UseSnapshot(op, key string) (r *SnapshotRecord[S], done func(), err error) {
 	r, unlock, err := s.locked(op, key)
 	if err != nil {
 		return nil, nil, err
@@ -128,18 +128,18 @@ func (s Snapshots[T, S]) Use(op, key string) (r *SnapshotRecord[S], done func(),
 		return nil, nil, &daytona.Error{Kind: daytona.KindState, Op: op, Field: "Snapshot", Value: key, Message: fmt.Sprintf("it is %s; activate it first", r.State)}
 	}
 	r.LastUsedAt = time.Now().UTC()
-	_ = s.Save(r) // when it was used last is not worth a failure
+	_ = s.SaveSnapshot(r) // when it was used last is not worth a failure
 	return r, unlock, nil
 }
 
-// Make makes a snapshot: fill sees to what it consists of and completes the
+// MakeSnapshot makes a snapshot: fill sees to what it consists of and completes the
 // record. On error nothing is left.
-func (s Snapshots[T, S]) Make(ctx context.Context, spec daytona.SnapshotSpec, fill func(r *SnapshotRecord[S]) error) (_ daytona.Snapshot, err error) {
+func (s Snapshots[T, S]) MakeSnapshot(ctx context.Context, spec daytona.SnapshotSpec, fill func(r *SnapshotRecord[S]) error) (_ daytona.Snapshot, err error) {
 	k := s.Keeper
 	now := time.Now().UTC()
 	r := &SnapshotRecord[S]{Phase: PhaseCreating, Owner: k.id, Snapshot: daytona.Snapshot{ID: NewID(), Name: spec.Name, State: daytona.SnapshotSnapshotting,
 		Image: spec.Image, Entrypoint: spec.Entrypoint, Resources: spec.Resources, CreatedAt: now, UpdatedAt: now}}
-	if _, err := s.Find(SnapshotOp, spec.Name); err == nil {
+	if _, err := s.FindSnapshot(SnapshotOp, spec.Name); err == nil {
 		return daytona.Snapshot{}, s.conflict(spec.Name)
 	}
 	if err := os.Mkdir(k.SnapshotDir(r.ID), 0o700); err != nil {
@@ -158,7 +158,7 @@ func (s Snapshots[T, S]) Make(ctx context.Context, spec daytona.SnapshotSpec, fi
 			err = KernelError(SnapshotOp, spec.Name, err)
 		}
 	}()
-	if err := s.Save(r); err != nil {
+	if err := s.SaveSnapshot(r); err != nil {
 		return daytona.Snapshot{}, err
 	}
 	if err := s.claim(r); err != nil {
@@ -168,7 +168,7 @@ func (s Snapshots[T, S]) Make(ctx context.Context, spec daytona.SnapshotSpec, fi
 		return daytona.Snapshot{}, err
 	}
 	r.Phase, r.State, r.Owner, r.UpdatedAt = PhaseLive, daytona.SnapshotActive, "", time.Now().UTC()
-	if err := s.Save(r); err != nil {
+	if err := s.SaveSnapshot(r); err != nil {
 		return daytona.Snapshot{}, err
 	}
 	return r.Snapshot, nil
@@ -195,7 +195,7 @@ func (s Snapshots[T, S]) claim(r *SnapshotRecord[S]) error {
 func (s Snapshots[T, S]) remove(ctx context.Context, r *SnapshotRecord[S]) error {
 	if r.Phase != PhaseDeleting {
 		r.Phase, r.State = PhaseDeleting, daytona.SnapshotRemoving
-		if err := s.Save(r); err != nil {
+		if err := s.SaveSnapshot(r); err != nil {
 			return err
 		}
 	}
@@ -212,9 +212,9 @@ func (s Snapshots[T, S]) remove(ctx context.Context, r *SnapshotRecord[S]) error
 	return os.RemoveAll(s.Keeper.SnapshotDir(r.ID))
 }
 
-// Recover removes what dead processes left half made or half removed. It is
+// RecoverSnapshots removes what dead processes left half made or half removed. It is
 // called when the keeper is open.
-func (s Snapshots[T, S]) Recover(ctx context.Context) error {
+func (s Snapshots[T, S]) RecoverSnapshots(ctx context.Context) error {
 	k := s.Keeper
 	entries, err := os.ReadDir(k.Dir("snapshots"))
 	if err != nil {
@@ -259,7 +259,7 @@ func (s Snapshots[T, S]) GetSnapshot(ctx context.Context, idOrName string) (dayt
 	if err := ctx.Err(); err != nil {
 		return daytona.Snapshot{}, err
 	}
-	r, err := s.Find(snapshotOp, idOrName)
+	r, err := s.FindSnapshot(snapshotOp, idOrName)
 	if err != nil {
 		return daytona.Snapshot{}, err
 	}
@@ -331,7 +331,7 @@ func (s Snapshots[T, S]) SetSnapshotActive(ctx context.Context, idOrName string,
 		return r.Snapshot, nil
 	}
 	r.State, r.UpdatedAt = state, time.Now().UTC()
-	if err := s.Save(r); err != nil {
+	if err := s.SaveSnapshot(r); err != nil {
 		return daytona.Snapshot{}, KernelError(op, idOrName, err)
 	}
 	return r.Snapshot, nil
