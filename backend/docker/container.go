@@ -169,7 +169,7 @@ func (d driver) Reap(exists func(id string) bool) {
 			}
 		}
 	}
-	err = d.b.snaps.Recover(ctx)
+	err = d.b.RecoverSnapshots(ctx)
 	if err == nil {
 		err = d.b.collectFiles(ctx)
 	}

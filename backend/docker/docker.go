@@ -176,7 +176,7 @@ type backend struct {
 	*keeper
 	lifecycle.Pausing[own]
 	lifecycle.Archiving[own]
-	snaps lifecycle.Snapshots[own, template]
+	lifecycle.Snapshots[own, template]
 	store *objects.Dir
 
 	opts  Options
@@ -301,7 +301,7 @@ func New(ctx context.Context, opts *Options) (_ daytona.Backend, err error) {
 	}()
 	b.tag = tagOf(dir)
 	b.Pausing.Keeper, b.Archiving.Keeper = b.keeper, b.keeper
-	b.snaps = lifecycle.Snapshots[own, template]{Keeper: b.keeper, Free: func(ctx context.Context, _ *lifecycle.SnapshotRecord[template]) error { return b.collectFiles(ctx) }}
+	b.Snapshots = lifecycle.Snapshots[own, template]{Keeper: b.keeper, Free: func(ctx context.Context, _ *lifecycle.SnapshotRecord[template]) error { return b.collectFiles(ctx) }}
 	archives := b.opts.Archives
 	if archives == "" {
 		archives = filepath.Join(dir, "archives")
@@ -355,7 +355,7 @@ func (b *backend) Create(ctx context.Context, spec daytona.Spec) (daytona.Info, 
 		return daytona.Info{}, &daytona.Error{Kind: daytona.KindState, Op: lifecycle.CreateOp, Message: "the backend is closed"}
 	}
 	if spec.Snapshot != "" {
-		s, err := b.snaps.Find(lifecycle.CreateOp, spec.Snapshot)
+		s, err := b.FindSnapshot(lifecycle.CreateOp, spec.Snapshot)
 		if err != nil {
 			return daytona.Info{}, err
 		}

@@ -15,10 +15,10 @@ import (
 	"hash"
 	"io"
 	"io/fs"
-	"iter"
 	"os"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/containerd/errdefs"
 	"github.com/moby/moby/api/types/container"
@@ -84,7 +84,43 @@ func (d driver) Recover(r *record) error {
 	case daytona.StateRestoring:
 		return d.Discard(ctx, r)
 	}
-	return d.dropPending(ctx, r)
+	pending := r.Own.Pending
+	if pending == "" {
+		return nil
+	}
+	// The engine goes on with a commit whose caller has died, and has the
+	// container paused until the image is there.
+	for {
+		state, err := d.b.state(ctx, r.ID)
+		if err != nil || !state.Paused {
+			break
+		}
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-time.After(50 * time.Millisecond):
+		}
+	}
+	if err := d.dropPending(ctx, r); err != nil {
+		return err
+	}
+	go d.b.collectLate()
+	return nil
+}
+
+// collectLate removes what a commit of a stopped container, which nothing tells
+// of, makes after its caller has died. What it misses, the next Open removes.
+func (b *backend) collectLate() {
+	for range 30 {
+		time.Sleep(2 * time.Second)
+		if b.Closed() {
+			return
+		}
+		if err := b.collectFiles(context.Background()); err != nil {
+			b.log.Warn("images that are gone could not be removed", "err", err)
+			return
+		}
+	}
 }
 
 // dropPending gives up an image that was to be of use to others than this
@@ -237,13 +273,13 @@ func (b *backend) CreateSnapshot(ctx context.Context, spec daytona.SnapshotSpec)
 		return daytona.Snapshot{}, &daytona.Error{Kind: daytona.KindUnsupported, Op: op, Field: "Image", Value: spec.Image, Message: "a container has an image of its own; name one"}
 	}
 	if spec.Sandbox == "" {
-		return b.snaps.Make(ctx, spec, func(s *lifecycle.SnapshotRecord[template]) error {
+		return b.MakeSnapshot(ctx, spec, func(s *lifecycle.SnapshotRecord[template]) error {
 			r := &record{Info: daytona.Info{Image: spec.Image}}
 			if err := b.findImage(ctx, op, r, spec.OnProgress); err != nil {
 				return err
 			}
 			s.Own = template{Files: b.newFiles(), Image: r.Own.Image, Config: r.Own.Config}
-			if err := b.snaps.Save(s); err != nil {
+			if err := b.SaveSnapshot(s); err != nil {
 				return err
 			}
 			uncut, cancel := uncut(ctx)
@@ -254,7 +290,7 @@ func (b *backend) CreateSnapshot(ctx context.Context, spec daytona.SnapshotSpec)
 			return b.measure(uncut, s)
 		})
 	}
-	if _, err := b.snaps.Find(op, spec.Name); err == nil {
+	if _, err := b.FindSnapshot(op, spec.Name); err == nil {
 		return daytona.Snapshot{}, &daytona.Error{Kind: daytona.KindConflict, Op: op, Field: "Name", Value: spec.Name, Message: "another snapshot has this name"}
 	}
 	var sn daytona.Snapshot
@@ -263,14 +299,14 @@ func (b *backend) CreateSnapshot(ctx context.Context, spec daytona.SnapshotSpec)
 			return &daytona.Error{Kind: daytona.KindState, Op: op, Subject: r.Name, Message: "it is " + string(r.State) + "; it must be started or stopped"}
 		}
 		return b.Step(r, daytona.StateSnapshotting, func() (err error) {
-			sn, err = b.snaps.Make(ctx, spec, func(s *lifecycle.SnapshotRecord[template]) error {
+			sn, err = b.MakeSnapshot(ctx, spec, func(s *lifecycle.SnapshotRecord[template]) error {
 				s.Sandbox, s.Image = r.ID, r.Image
 				s.Resources = lifecycle.Merge(spec.Resources, r.Resources)
 				if len(s.Entrypoint) == 0 {
 					s.Entrypoint = r.Entrypoint
 				}
 				s.Own = template{Files: b.newFiles(), Config: r.Own.Config, Foreign: true}
-				if err := b.snaps.Save(s); err != nil {
+				if err := b.SaveSnapshot(s); err != nil {
 					return err
 				}
 				uncut, cancel := uncutFor(ctx, commitTimeout)
@@ -293,30 +329,10 @@ func (b *backend) measure(ctx context.Context, s *lifecycle.SnapshotRecord[templ
 	return err
 }
 
-// GetSnapshot implements daytona.Snapshotter.
-func (b *backend) GetSnapshot(ctx context.Context, idOrName string) (daytona.Snapshot, error) {
-	return b.snaps.GetSnapshot(ctx, idOrName)
-}
-
-// ListSnapshots implements daytona.Snapshotter.
-func (b *backend) ListSnapshots(ctx context.Context) iter.Seq2[daytona.Snapshot, error] {
-	return b.snaps.ListSnapshots(ctx)
-}
-
-// DeleteSnapshot implements daytona.Snapshotter.
-func (b *backend) DeleteSnapshot(ctx context.Context, idOrName string) error {
-	return b.snaps.DeleteSnapshot(ctx, idOrName)
-}
-
-// SetSnapshotActive implements daytona.Snapshotter.
-func (b *backend) SetSnapshotActive(ctx context.Context, idOrName string, active bool) (daytona.Snapshot, error) {
-	return b.snaps.SetSnapshotActive(ctx, idOrName, active)
-}
-
 // fromSnapshot puts what a snapshot decides into a new record. The snapshot is
 // locked meanwhile; afterwards the record is what keeps its image.
 func (b *backend) fromSnapshot(r *record, key string) error {
-	s, done, err := b.snaps.Use(lifecycle.CreateOp, key)
+	s, done, err := b.UseSnapshot(lifecycle.CreateOp, key)
 	if err != nil {
 		return err
 	}
