@@ -126,7 +126,7 @@ type Options struct {
 	Logger *slog.Logger
 }
 
-// parseURL reads docker:///state/directory?image=…&host=…&runtime=…&transport=….
+// parseURL reads docker:///state/directory?image=…&host=…&runtime=…&transport=…&archives=….
 func parseURL(u *url.URL) (*Options, error) {
 	bad := func(field, value, rule string) error {
 		return &daytona.Error{Kind: daytona.KindInvalid, Op: "open backend", Subject: u.String(), Field: field, Value: value, Message: rule}
