@@ -76,7 +76,7 @@ func (b *backend) BuildImage(ctx context.Context, img *daytona.Image, opts dayto
 	if err := b.admitBuild(ctx, opts); err != nil {
 		return daytona.BuiltImage{}, err
 	}
-	x := &builder{b: b, img: img, opts: opts, stages: map[string]string{}, global: map[string]string{}, cached: true}
+	x := &builder{b: b, escape: '\\', img: img, opts: opts, stages: map[string]string{}, global: map[string]string{}, cached: true}
 	if err := x.parse(); err != nil {
 		return daytona.BuiltImage{}, err
 	}
@@ -191,11 +191,21 @@ func (x *builder) parse() error {
 			}
 		case "ADD":
 			for a := n.Next; a != nil && a.Next != nil; a = a.Next {
-				if strings.Contains(a.Value, "://") || strings.HasPrefix(a.Value, "git@") {
+				// What the engine makes of it, quotes and all.
+				source, err := x.expand(n, a.Value, variables{})
+				if err != nil {
+					return err
+				}
+				if strings.Contains(a.Value, "$") {
+					return unsupportedAt(n, "ADD "+a.Value, "what it stands for is not known before the build, and must not be a URL; write it out, or use COPY")
+				}
+				if strings.Contains(source, "://") || strings.Contains(a.Value, "://") || strings.HasPrefix(source, "git@") {
 					return unsupportedAt(n, "ADD "+a.Value, "the engine would fetch it from where sandboxes may not go; use RUN with a program that fetches it")
 				}
 			}
-		case "COPY", "RUN", "ENV", "LABEL", "EXPOSE", "CMD", "ENTRYPOINT", "WORKDIR", "USER", "VOLUME", "STOPSIGNAL", "HEALTHCHECK", "SHELL", "MAINTAINER", "ARG", "ONBUILD":
+		case "COPY", "RUN", "ENV", "LABEL", "EXPOSE", "CMD", "ENTRYPOINT", "WORKDIR", "USER", "VOLUME", "STOPSIGNAL", "HEALTHCHECK", "SHELL", "MAINTAINER", "ARG":
+		case "ONBUILD":
+			return unsupportedAt(n, "ONBUILD", "the engine would do it in the next steps of this build already, and not as sandboxes do")
 		default:
 			return invalidAt(n.StartLine, n.Value, "there is no such instruction")
 		}
@@ -502,7 +512,10 @@ func (x *builder) byEngine(ctx context.Context, id string, batch []step, args ma
 				if src == "" {
 					return "", invalidAt(s.node.StartLine, from, "there are no files in it")
 				}
-				line = strings.Replace(line, "--from="+from, "--from="+src, 1)
+				given := line
+				if line = strings.Replace(line, "--from="+from, "--from="+src, 1); line == given && from != src {
+					return "", unsupportedAt(s.node, "--from="+from, "write it without quotes")
+				}
 			}
 		}
 		text.WriteString(line + "\n")
@@ -626,6 +639,9 @@ func (x *builder) run(ctx context.Context, id string, s step, args map[string]st
 	}
 	x.cached = false
 	spec := daytona.Spec{Env: env, Network: x.opts.Network, Resources: x.opts.Resources}
+	if err := spec.Validate(); err != nil {
+		return "", x.failed(s, 0, err)
+	}
 	if err := b.admit(&spec); err != nil {
 		return "", err
 	}

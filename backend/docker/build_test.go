@@ -86,6 +86,9 @@ func TestBuildRefused(t *testing.T) {
 		"FROM scratch\nRUN --mount=type=cache,target=/x true\n": "Dockerfile line 2",
 		"FROM scratch\n\nCOPY --chmod=755 a b\n":                "Dockerfile line 3",
 		"FROM scratch\nADD https://example.com/ /x\n":           "Dockerfile line 2",
+		"FROM scratch\nADD https:\\/\\/example.com /x\n":        "Dockerfile line 2",
+		"FROM scratch\nARG U=http://x/\nADD $U /x\n":            "Dockerfile line 3",
+		"FROM scratch\nONBUILD RUN true\n":                      "Dockerfile line 2",
 		"FROM scratch\nRUN <<EOF\ntrue\nEOF\n":                  "Dockerfile line 2",
 	} {
 		_, err := c.Build(t.Context(), daytona.NewImage(text), daytona.BuildOptions{})
