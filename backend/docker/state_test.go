@@ -363,3 +363,65 @@ func TestKilledInTheMiddle(t *testing.T) {
 		}
 	}
 }
+
+// TestResizeInUse: less memory than programs have is refused, and they go on.
+func TestResizeInUse(t *testing.T) {
+	c := openDocker(t)
+	sb, err := c.Create(t.Context(), daytona.Spec{User: "root", Resources: daytona.Resources{Memory: 0.5}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	inside(t, sb, `sh -c 'exec python3 -c "
+import time
+x = bytearray(200 << 20)
+for i in range(0, len(x), 4096): x[i] = 1
+open(\"/root/there\", \"w\").close()
+time.sleep(600)"' >/dev/null 2>&1 & while ! test -e /root/there; do sleep 0.1; done`)
+	if err := sb.Resize(t.Context(), daytona.Resources{Memory: 0.0625}); !errors.Is(err, daytona.ErrConflict) {
+		t.Errorf("%v", err)
+	}
+	if err := sb.Resize(t.Context(), daytona.Resources{Memory: 1, Processes: 99}); err != nil {
+		t.Fatal(err)
+	}
+	out, err := exec.CommandContext(t.Context(), "docker", "ps", "-q", "--filter", "label=io.github.daytona-go.sandbox="+sb.ID()).Output()
+	if err != nil {
+		t.Fatal(err)
+	}
+	limits, err := exec.CommandContext(t.Context(), "docker", "inspect", "-f", "{{.HostConfig.Memory}} {{.HostConfig.PidsLimit}}", strings.TrimSpace(string(out))).Output()
+	if got := strings.TrimSpace(string(limits)); err != nil || got != "1073741824 99" {
+		t.Errorf("%q, %v", got, err)
+	}
+	if got := inside(t, sb, "grep -l python3 /proc/[0-9]*/comm"); got == "" {
+		t.Error("its program is gone")
+	}
+}
+
+// TestHostileSubpath: what a sandbox puts in the way of a Subpath leads nowhere.
+func TestHostileSubpath(t *testing.T) {
+	c := openDocker(t)
+	volumes, err := c.Volumes()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := volumes.CreateVolume(t.Context(), daytona.VolumeSpec{Name: "v"}); err != nil {
+		t.Fatal(err)
+	}
+	sb, err := c.Create(t.Context(), daytona.Spec{User: "root", Volumes: []daytona.VolumeMount{{Volume: "v", MountPath: "/v"}}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	inside(t, sb, "ln -s /etc /v/sub")
+	_, err = c.Create(t.Context(), daytona.Spec{Volumes: []daytona.VolumeMount{{Volume: "v", MountPath: "/s", Subpath: "sub/x"}}})
+	if !errors.Is(err, daytona.ErrInvalid) {
+		t.Errorf("%v", err)
+	}
+	if _, err := os.Stat("/etc/x"); err == nil {
+		t.Error("a directory was made outside of the volume")
+	}
+	if err := sb.Delete(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if err := volumes.DeleteVolume(t.Context(), "v"); err != nil {
+		t.Error(err)
+	}
+}
