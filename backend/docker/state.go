@@ -84,10 +84,6 @@ func (d driver) Recover(r *record) error {
 	case daytona.StateRestoring:
 		return d.Discard(ctx, r)
 	}
-	pending := r.Own.Pending
-	if pending == "" {
-		return nil
-	}
 	// The engine goes on with a commit whose caller has died, and has the
 	// container paused until the image is there.
 	for {
