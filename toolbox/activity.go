@@ -3,6 +3,8 @@ package toolbox
 import (
 	"sync"
 	"time"
+
+	"github.com/daytona-go/daytona/toolbox/wire"
 )
 
 // activity notices when there was no request for some time. Nothing ticks: a
@@ -43,6 +45,16 @@ func (a *activity) begin() (end func()) {
 			a.timer.Reset(a.timeout)
 		}
 	}
+}
+
+// now is how idle it is.
+func (a *activity) now() wire.Activity {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if a.open > 0 {
+		return wire.Activity{Open: a.open}
+	}
+	return wire.Activity{IdleMilliseconds: time.Since(a.last).Milliseconds()}
 }
 
 // set changes the timeout; 0 is none.

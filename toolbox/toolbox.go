@@ -175,6 +175,9 @@ func (s *Server) register() {
 	s.mux.HandleFunc("POST /init", s.initialize)
 	s.mux.HandleFunc("POST /env", s.updateEnv)
 	s.mux.HandleFunc("POST "+wire.IdleTimeoutPath, s.setIdleTimeout)
+	s.mux.HandleFunc("GET "+wire.ActivityPath, func(w http.ResponseWriter, r *http.Request) {
+		wire.WriteJSON(w, http.StatusOK, s.activity.now())
+	})
 	s.mux.HandleFunc("POST "+wire.ShutdownPath, s.shutDown)
 	for prefix, what := range map[string]string{
 		"/git/": "git", "/lsp/": "language servers", "/process/interpreter/": "the code interpreter", "/computeruse/": "computer use",

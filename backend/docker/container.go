@@ -11,11 +11,13 @@ import (
 	"io/fs"
 	"net"
 	"os"
+	"path/filepath"
 	"strconv"
 	"strings"
 	"time"
 
 	"github.com/containerd/errdefs"
+	dockerspec "github.com/moby/docker-image-spec/specs-go/v1"
 	"github.com/moby/moby/api/types/container"
 	"github.com/moby/moby/api/types/mount"
 	apinetwork "github.com/moby/moby/api/types/network"
@@ -77,6 +79,14 @@ type own struct {
 	// Key and Port are of the present run, with transport "port".
 	Key  string `json:"key,omitempty"`
 	Port uint16 `json:"port,omitempty"`
+	// Volumes are the ids of the volumes of the spec, in its order.
+	Volumes []string `json:"volumes,omitempty"`
+	// Files is the name of Image where that is of this package's making and
+	// perhaps others'; Pending is that of one which is being made.
+	Files   string `json:"files,omitempty"`
+	Pending string `json:"pending,omitempty"`
+	// Build is set for a step of a build: the configuration of its image.
+	Build *dockerspec.DockerOCIImageConfig `json:"build,omitempty"`
 }
 
 // containerName is what a sandbox's container is called, and found by.
@@ -125,6 +135,12 @@ func (d driver) Release(ctx context.Context, r *record) error {
 	ctx, cancel := context.WithTimeout(ctx, engineTimeout)
 	defer cancel()
 	err := d.b.removeContainer(ctx, d.b.containerName(r.ID))
+	if err == nil {
+		err = d.Forget(ctx, r)
+	}
+	if err == nil && (r.Own.Files != "" || r.Own.Pending != "") {
+		err = d.b.collectFiles(ctx)
+	}
 	if err == nil && r.Own.Kept {
 		if _, err = d.b.api.ImageRemove(ctx, keptName+":"+r.ID, client.ImageRemoveOptions{PruneChildren: true}); errdefs.IsNotFound(err) {
 			err = nil
@@ -133,7 +149,10 @@ func (d driver) Release(ctx context.Context, r *record) error {
 	return d.b.explain(lifecycle.DeleteOp, r.Name, err)
 }
 
-func (d driver) RemoveTree(dir string) error { return image.RemoveAll(dir) }
+func (d driver) RemoveTree(dir string) error {
+	unmountAll(filepath.Join(dir, places)) // of a start that was killed
+	return image.RemoveAll(dir)
+}
 
 func (d driver) Reap(exists func(id string) bool) {
 	ctx, cancel := context.WithTimeout(context.Background(), engineTimeout)
@@ -149,6 +168,16 @@ func (d driver) Reap(exists func(id string) bool) {
 				d.b.log.Warn("container of a sandbox that is gone could not be removed", "container", c.ID, "err", err)
 			}
 		}
+	}
+	err = d.b.RecoverSnapshots(ctx)
+	if err == nil {
+		err = d.b.collectFiles(ctx)
+	}
+	if err != nil {
+		d.b.log.Warn("images that are gone could not be removed", "err", err)
+	}
+	if err := d.b.reapVolumes(ctx); err != nil {
+		d.b.log.Warn("what is left of volumes that are gone could not be removed", "err", err)
 	}
 }
 
@@ -174,6 +203,10 @@ func (b *backend) state(ctx context.Context, id string) (*container.State, error
 }
 
 func (b *backend) kill(ctx context.Context, id string) error {
+	// Some engines do not kill what is paused.
+	if state, err := b.state(ctx, id); err == nil && state.Paused {
+		_, _ = b.api.ContainerUnpause(ctx, b.containerName(id), client.ContainerUnpauseOptions{})
+	}
 	_, err := b.api.ContainerKill(ctx, b.containerName(id), client.ContainerKillOptions{Signal: "KILL"})
 	if errdefs.IsNotFound(err) || errdefs.IsConflict(err) { // not there, or not running
 		return nil
@@ -319,6 +352,11 @@ func (b *backend) run(ctx context.Context, op string, r *record) (_ *proc, err e
 	if err := b.checkFiles(ctx, op, r); err != nil {
 		return nil, err
 	}
+	if r.Fresh {
+		if err := b.refresh(ctx, r); err != nil {
+			return nil, err
+		}
+	}
 	config, err := b.configure(r)
 	if err != nil {
 		return nil, err
@@ -332,6 +370,11 @@ func (b *backend) run(ctx context.Context, op string, r *record) (_ *proc, err e
 			}
 		}
 	}()
+	clear, err := b.fillPlaces(ctx, r)
+	if err != nil {
+		return nil, err
+	}
+	defer clear()
 	done, err := b.startContainer(ctx, r.ID, config)
 	if err != nil && haunted(err) {
 		done()
@@ -369,6 +412,7 @@ func (b *backend) run(ctx context.Context, op string, r *record) (_ *proc, err e
 	if r.WorkDir, err = b.Greet(ctx, r.ID, p.done); err != nil {
 		return nil, b.diagnose(ctx, r, p, err)
 	}
+	b.useVolumes(r)
 	return p, nil
 }
 
@@ -408,6 +452,9 @@ func (b *backend) configure(r *record) ([]byte, error) {
 			Entrypoint: r.Entrypoint, IdleTimeout: r.AutoStop, IgnoreSignals: true,
 		},
 		AddUser: lifecycle.UserToAdd(r.User, r.Own.AddUser),
+	}
+	if r.Own.Build != nil {
+		config.AddUser = nil // its files are the image's alone
 	}
 	if r.TTL > 0 {
 		config.Agent.TTL = max(time.Until(r.CreatedAt.Add(r.TTL)), time.Millisecond)
@@ -468,6 +515,9 @@ func (b *backend) createContainer(ctx context.Context, r *record) error {
 		if err := b.emptyShared(r.ID); err != nil {
 			return err
 		}
+	}
+	if err := b.makePlaces(r); err != nil {
+		return err
 	}
 	for range 3 {
 		volume, err := b.agentVolume(ctx, r.Own.Image)
@@ -566,11 +616,28 @@ func (b *backend) specify(r *record, volume string) (*container.Config, *contain
 		// The image's health checks are for its own programs.
 		Healthcheck: &container.HealthConfig{Test: []string{"NONE"}},
 	}
+	host.Mounts = append(host.Mounts, b.mountsOf(r)...)
 	if r.Own.Transport == viaSocket {
 		host.Mounts = append(host.Mounts, mount.Mount{Type: mount.TypeBind, Source: b.File(r.ID, shared), Target: sharedDir})
 	} else {
 		host.Mounts = append(host.Mounts, mount.Mount{Type: mount.TypeTmpfs, Target: sharedDir,
 			TmpfsOptions: &mount.TmpfsOptions{SizeBytes: 64 << 10, Mode: 0o700}})
+	}
+	if c := r.Own.Build; c != nil {
+		// What the image lacks is taken from the container when it is committed.
+		// (Without a user it is root.)
+		if c.User == "" {
+			config.User = ""
+		}
+		if c.WorkingDir == "" {
+			config.WorkingDir = ""
+		}
+		if c.StopSignal == "" {
+			config.StopSignal = ""
+		}
+		if c.Healthcheck == nil {
+			config.Healthcheck = nil
+		}
 	}
 	if r.Own.Transport == viaPort {
 		config.ExposedPorts = apinetwork.PortSet{agentPort: {}}
@@ -727,4 +794,11 @@ func (b *backend) explain(op, subject string, err error) error {
 var _ interface {
 	daytona.Backend
 	daytona.Updater
+	daytona.Pauser
+	daytona.Forker
+	daytona.Snapshotter
+	daytona.Resizer
+	daytona.Archiver
+	daytona.ImageBuilder
+	daytona.VolumeManager
 } = (*backend)(nil)

@@ -57,6 +57,7 @@ import (
 	"net/url"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -71,6 +72,7 @@ import (
 	"github.com/daytona-go/daytona/internal/link"
 	"github.com/daytona-go/daytona/internal/network"
 	"github.com/daytona-go/daytona/internal/network/policy"
+	"github.com/daytona-go/daytona/internal/objects"
 )
 
 func init() {
@@ -117,11 +119,14 @@ type Options struct {
 	// KeepImported is how long an image that was imported from a file is kept
 	// unused. Older ones go when the next is imported. Defaults to a week.
 	KeepImported time.Duration
+	// Archives is the directory that archived sandboxes are moved to; backends on
+	// several machines may share it. Defaults to "archives" in Dir.
+	Archives string
 	// Logger gets what goes on. Defaults to discarding it.
 	Logger *slog.Logger
 }
 
-// parseURL reads docker:///state/directory?image=…&host=…&runtime=…&transport=….
+// parseURL reads docker:///state/directory?image=…&host=…&runtime=…&transport=…&archives=….
 func parseURL(u *url.URL) (*Options, error) {
 	bad := func(field, value, rule string) error {
 		return &daytona.Error{Kind: daytona.KindInvalid, Op: "open backend", Subject: u.String(), Field: field, Value: value, Message: rule}
@@ -142,8 +147,10 @@ func parseURL(u *url.URL) (*Options, error) {
 			o.Transport = v[0]
 		case "agent":
 			o.Agent = v[0]
+		case "archives":
+			o.Archives = v[0]
 		default:
-			return nil, bad(k, v[0], `unknown parameter; there are "host", "image", "runtime", "transport" and "agent"`)
+			return nil, bad(k, v[0], `unknown parameter; there are "host", "image", "runtime", "transport", "agent" and "archives"`)
 		}
 	}
 	return o, nil
@@ -164,9 +171,14 @@ const openOp = "open docker"
 // keeper has the methods of daytona.Backend and daytona.Updater.
 type keeper = lifecycle.Keeper[own]
 
-// backend implements daytona.Backend and the optional Updater.
+// backend implements daytona.Backend and most of what is optional.
 type backend struct {
 	*keeper
+	lifecycle.Pausing[own]
+	lifecycle.Archiving[own]
+	lifecycle.Snapshots[own, template]
+	store *objects.Dir
+
 	opts  Options
 	log   *slog.Logger
 	api   *client.Client
@@ -177,6 +189,7 @@ type backend struct {
 	// Where the engine is: on this machine, as far as can be told, or else at
 	// these addresses; desktop says that it is in a virtual machine.
 	here, desktop bool
+	mounts        bool // the engine sees what this process mounts
 	elsewhere     []netip.Prefix
 
 	netOnce   sync.Mutex
@@ -262,6 +275,7 @@ func New(ctx context.Context, opts *Options) (_ daytona.Backend, err error) {
 	if b.here, b.elsewhere, err = whereIs(ctx, host); err != nil {
 		return nil, fail(daytona.KindUnavailable, host, "look up the engine's address", err)
 	}
+	b.mounts = b.sharesMounts(ctx)
 	if err := b.refuseTransport(); err != nil {
 		return nil, err
 	}
@@ -277,7 +291,7 @@ func New(ctx context.Context, opts *Options) (_ daytona.Backend, err error) {
 	if dir, err = filepath.Abs(dir); err != nil {
 		return nil, fail(daytona.KindInvalid, dir, "", err)
 	}
-	if b.keeper, err = lifecycle.New[own](lifecycle.Options{Name: "docker", Dir: dir, Dirs: []string{"agent"}, Log: b.log}); err != nil {
+	if b.keeper, err = lifecycle.New[own](lifecycle.Options{Name: "docker", Dir: dir, Dirs: []string{"agent", "volumes", "snapshots", "snapshot-names"}, Log: b.log}); err != nil {
 		return nil, fail(daytona.KindUnavailable, dir, "make its state directory", err)
 	}
 	defer func() {
@@ -286,6 +300,15 @@ func New(ctx context.Context, opts *Options) (_ daytona.Backend, err error) {
 		}
 	}()
 	b.tag = tagOf(dir)
+	b.Pausing.Keeper, b.Archiving.Keeper = b.keeper, b.keeper
+	b.Snapshots = lifecycle.Snapshots[own, template]{Keeper: b.keeper, Free: func(ctx context.Context, _ *lifecycle.SnapshotRecord[template]) error { return b.collectFiles(ctx) }}
+	archives := b.opts.Archives
+	if archives == "" {
+		archives = filepath.Join(dir, "archives")
+	}
+	if b.store, err = objects.OpenDir(archives); err != nil {
+		return nil, fail(daytona.KindUnavailable, archives, "open the archives", err)
+	}
 	if err := b.loadAgent(ctx); err != nil {
 		return nil, fail(daytona.KindUnavailable, "", "", err)
 	}
@@ -331,15 +354,25 @@ func (b *backend) Create(ctx context.Context, spec daytona.Spec) (daytona.Info, 
 	if b.Closed() {
 		return daytona.Info{}, &daytona.Error{Kind: daytona.KindState, Op: lifecycle.CreateOp, Message: "the backend is closed"}
 	}
+	if spec.Snapshot != "" {
+		s, err := b.FindSnapshot(lifecycle.CreateOp, spec.Snapshot)
+		if err != nil {
+			return daytona.Info{}, err
+		}
+		spec.Resources = lifecycle.Merge(spec.Resources, s.Resources)
+		if len(spec.Entrypoint) == 0 {
+			spec.Entrypoint = s.Entrypoint
+		}
+	}
 	if err := b.admit(&spec); err != nil {
 		return daytona.Info{}, err
 	}
 	r := b.NewRecord(spec)
-	if r.Image == "" {
+	if r.Image == "" && spec.Snapshot == "" {
 		r.Image = b.opts.Image
 	}
 	err := b.Make(ctx, r, lifecycle.PhaseLive, func(ctx context.Context) error {
-		return b.prepare(ctx, r, spec.OnProgress)
+		return b.prepare(ctx, r, spec.Snapshot, spec.OnProgress)
 	})
 	if err != nil {
 		return daytona.Info{}, err
@@ -353,20 +386,36 @@ func (b *backend) admit(spec *daytona.Spec) error {
 		return &daytona.Error{Kind: daytona.KindUnsupported, Op: lifecycle.CreateOp, Field: field, Value: value, Message: why}
 	}
 	r := &spec.Resources
-	const noCgroup = "the engine cannot limit it: its machine lacks the cgroup controller"
 	switch {
-	case spec.Snapshot != "":
-		return refuse("Snapshot", spec.Snapshot, "the docker backend has no snapshots yet; use Image")
 	case spec.Image == daytona.ImageHost:
 		return refuse("Image", spec.Image, "a container has an image of its own; name one")
-	case spec.AutoPause != 0:
-		return refuse("AutoPause", spec.AutoPause, "the docker backend cannot pause; use AutoStop")
-	case spec.AutoArchive != 0:
-		return refuse("AutoArchive", spec.AutoArchive, "the docker backend cannot archive; use AutoDelete")
-	case len(spec.Volumes) > 0:
-		return refuse("Volumes", spec.Volumes, "the docker backend has no volumes yet")
+	case slices.ContainsFunc(spec.Volumes, func(v daytona.VolumeMount) bool { return ours(v.MountPath) }):
+		return &daytona.Error{Kind: daytona.KindInvalid, Op: lifecycle.CreateOp, Field: "Volumes", Value: spec.Volumes,
+			Message: agentDir + " and " + sharedDir + " are the agent's"}
+	case !b.mounts && slices.ContainsFunc(spec.Volumes, func(v daytona.VolumeMount) bool { return v.Subpath != "" }):
+		return refuse("Volumes.Subpath", spec.Volumes, "the engine must see what this process mounts: it must be on this machine, reached through a Unix socket, and this process root")
 	case spec.Network.AllowDomains != nil:
 		return refuse("Network.AllowDomains", spec.Network.AllowDomains, "the docker backend cannot filter by host name; use Network.Allow")
+	}
+	if err := b.admitResources(lifecycle.CreateOp, *r); err != nil {
+		return err
+	}
+	if _, err := lifecycle.PolicyOf(spec.Network); err != nil {
+		return &daytona.Error{Kind: daytona.KindInvalid, Op: lifecycle.CreateOp, Field: "Network.Allow", Value: spec.Network.Allow, Err: err}
+	}
+	if r.Processes == 0 {
+		r.Processes = lifecycle.DefaultProcesses
+	}
+	return nil
+}
+
+// admitResources refuses limits that the engine cannot enforce.
+func (b *backend) admitResources(op string, r daytona.Resources) error {
+	refuse := func(field string, value any, why string) error {
+		return &daytona.Error{Kind: daytona.KindUnsupported, Op: op, Field: field, Value: value, Message: why}
+	}
+	const noCgroup = "the engine cannot limit it: its machine lacks the cgroup controller"
+	switch {
 	case r.GPU != 0:
 		return refuse("Resources.GPU", r.GPU, "the docker backend gives no access to GPUs")
 	case r.Disk != 0 && b.can.storage != diskDriver:
@@ -382,13 +431,14 @@ func (b *backend) admit(spec *daytona.Spec) error {
 	case !b.can.processes:
 		return refuse("Resources.Processes", r.Processes, noCgroup)
 	}
-	if _, err := lifecycle.PolicyOf(spec.Network); err != nil {
-		return &daytona.Error{Kind: daytona.KindInvalid, Op: lifecycle.CreateOp, Field: "Network.Allow", Value: spec.Network.Allow, Err: err}
-	}
-	if r.Processes == 0 {
-		r.Processes = lifecycle.DefaultProcesses
-	}
 	return nil
+}
+
+// ours reports whether a place in a container is the agent's.
+func ours(path string) bool {
+	return slices.ContainsFunc([]string{agentDir, sharedDir}, func(dir string) bool {
+		return path == dir || strings.HasPrefix(path, dir+"/") || strings.HasPrefix(dir, path+"/")
+	})
 }
 
 // diskDriver is the storage driver that can limit a container's disk, on an XFS

@@ -33,7 +33,15 @@ func harness() *backendtest.Harness {
 	return h
 }
 
-func TestMain(m *testing.M) { os.Exit(backendtest.Main(m, harness())) }
+func TestMain(m *testing.M) {
+	if step, dir, ok := strings.Cut(os.Getenv(stepVariable), " "); ok {
+		if err := killedStep(dir, step); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			os.Exit(1)
+		}
+	}
+	os.Exit(backendtest.Main(m, harness()))
+}
 
 func run(t *testing.T, suite func(*testing.T, *backendtest.Harness)) {
 	if why := missing(); why != "" {

@@ -31,8 +31,30 @@ const importName = "daytona.local/import"
 
 // prepare sees to it that the engine has the image, and puts into the record
 // what the image decides.
-func (b *backend) prepare(ctx context.Context, r *record, progress func(daytona.Progress)) error {
-	const op = lifecycle.CreateOp
+func (b *backend) prepare(ctx context.Context, r *record, snapshot string, progress func(daytona.Progress)) error {
+	if err := b.findVolumes(ctx, r); err != nil {
+		return err
+	}
+	var err error
+	if snapshot != "" {
+		err = b.fromSnapshot(r, snapshot)
+	} else {
+		err = b.findImage(ctx, lifecycle.CreateOp, r, progress)
+	}
+	if err != nil {
+		return err
+	}
+	r.User, r.Own.AddUser = lifecycle.UserOf(r.SpecUser, r.Own.Config)
+	r.WorkDir = r.SpecWorkDir
+	if r.WorkDir == "" {
+		r.WorkDir = r.Own.Config.WorkingDir
+	}
+	r.Entrypoint = lifecycle.EntrypointOf(r.Entrypoint, r.Own.Config)
+	return nil
+}
+
+// findImage sees to it that the engine has the image.
+func (b *backend) findImage(ctx context.Context, op string, r *record, progress func(daytona.Progress)) error {
 	ref, err := image.ParseReference(r.Image)
 	if err != nil {
 		return &daytona.Error{Kind: daytona.KindInvalid, Op: op, Field: "Image", Value: r.Image, Err: err}
@@ -73,12 +95,6 @@ func (b *backend) prepare(ctx context.Context, r *record, progress func(daytona.
 	if c := found.Config; c != nil {
 		r.Own.Config = image.Config{Env: c.Env, Entrypoint: c.Entrypoint, Cmd: c.Cmd, WorkingDir: c.WorkingDir, User: c.User}
 	}
-	r.User, r.Own.AddUser = lifecycle.UserOf(r.SpecUser, r.Own.Config)
-	r.WorkDir = r.SpecWorkDir
-	if r.WorkDir == "" {
-		r.WorkDir = r.Own.Config.WorkingDir
-	}
-	r.Entrypoint = lifecycle.EntrypointOf(r.Entrypoint, r.Own.Config)
 	return nil
 }
 

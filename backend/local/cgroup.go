@@ -2,6 +2,7 @@ package local
 
 import (
 	"bufio"
+	"context"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -11,6 +12,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"time"
 
 	"github.com/daytona-go/daytona"
 	"github.com/daytona-go/daytona/internal/lifecycle"
@@ -68,7 +70,7 @@ func findCgroups(tag string) (*cgroups, error) {
 		case "cgroup":
 			for _, opt := range strings.Split(tail[2], ",") {
 				switch opt {
-				case "cpu", "memory", "pids", "blkio":
+				case "cpu", "memory", "pids", "blkio", "freezer":
 					base := filepath.Join(mount, cgroupName)
 					if os.Geteuid() == 0 && os.MkdirAll(base, 0o755) == nil {
 						c.v1[opt] = base
@@ -196,6 +198,11 @@ type limit struct{ dir, file, value string }
 // create makes the groups with their limits. uid and gid get the box.
 func (g group) create(r daytona.Resources, ioDevice string, uid, gid int) error {
 	limits := g.limits(r, ioDevice)
+	if dir := g.v1freezer(); dir != "" {
+		if err := os.Mkdir(dir, 0o755); err != nil && !errors.Is(err, fs.ErrExist) {
+			return fmt.Errorf("make cgroup: %w", err)
+		}
+	}
 	// Of version 1 only the hierarchies that limit something: each costs time.
 	for _, l := range limits {
 		if err := os.Mkdir(l.dir, 0o755); err != nil && !errors.Is(err, fs.ErrExist) {
@@ -341,4 +348,213 @@ func (g group) remove() error {
 		dirs = append(dirs, filepath.Join(base, g.name))
 	}
 	return lifecycle.RemoveCgroups(dirs...)
+}
+
+// v1freezer is the group of the version 1 freezer; "" if there is none, or no
+// need for one: version 2 has a freezer without any controller.
+func (g group) v1freezer() string {
+	if g.c.v2 != "" || g.c.v1["freezer"] == "" {
+		return ""
+	}
+	return filepath.Join(g.c.v1["freezer"], g.name)
+}
+
+// canFreeze says why sandboxes cannot be frozen; nil if they can.
+func (c *cgroups) canFreeze() error {
+	if c.v2 == "" && c.v1["freezer"] == "" {
+		return errors.New("this machine gives the engine no writable cgroup to freeze the processes of a sandbox with; run as root or see `daytona doctor`")
+	}
+	return nil
+}
+
+// freezeWait is how long the processes have to stop; twice, as the freezer of
+// version 1 can miss a group that forks without end.
+const freezeWait = 5 * time.Second
+
+// freeze stops all processes, and returns when none runs.
+func (g group) freeze(ctx context.Context) error {
+	var err error
+	for range 2 {
+		if err = g.tryFreeze(ctx); err == nil {
+			return nil
+		}
+		if terr := g.thaw(); terr != nil {
+			return errors.Join(err, terr)
+		}
+		if ctx.Err() != nil {
+			return ctx.Err()
+		}
+	}
+	return err
+}
+
+func (g group) tryFreeze(ctx context.Context) error {
+	file, value, state, done := filepath.Join(g.v2dir(), "cgroup.freeze"), "1", filepath.Join(g.v2dir(), "cgroup.events"), "frozen 1"
+	if dir := g.v1freezer(); dir != "" {
+		file, value, done = filepath.Join(dir, "freezer.state"), "FROZEN", "FROZEN"
+		state = file
+	}
+	if err := os.WriteFile(file, []byte(value), 0); err != nil {
+		return fmt.Errorf("freeze the sandbox: %w", err)
+	}
+	deadline := time.Now().Add(freezeWait)
+	for wait := 50 * time.Microsecond; ; wait = min(2*wait, 20*time.Millisecond) {
+		data, err := os.ReadFile(state)
+		if err != nil {
+			return fmt.Errorf("freeze the sandbox: %w", err)
+		}
+		for line := range strings.Lines(string(data)) {
+			if strings.TrimSpace(line) == done {
+				return nil
+			}
+		}
+		if time.Now().After(deadline) {
+			return &daytona.Error{Kind: daytona.KindUnavailable, Op: lifecycle.PauseOp, Message: "its processes did not stop within " + freezeWait.String() + "; is one of them waiting for a disk?"}
+		}
+		t := time.NewTimer(wait)
+		select {
+		case <-t.C:
+		case <-ctx.Done():
+			t.Stop()
+			return ctx.Err()
+		}
+	}
+}
+
+// thaw lets the processes go on. Groups that are not there are no error.
+func (g group) thaw() error {
+	file, value := filepath.Join(g.v2dir(), "cgroup.freeze"), "0"
+	if dir := g.v1freezer(); dir != "" {
+		file, value = filepath.Join(dir, "freezer.state"), "THAWED"
+	} else if g.c.v2 == "" {
+		return nil
+	}
+	if err := os.WriteFile(file, []byte(value), 0); err != nil && !errors.Is(err, fs.ErrNotExist) && !errors.Is(err, unix.ENODEV) {
+		return fmt.Errorf("thaw the sandbox: %w", err)
+	}
+	return nil
+}
+
+// change puts other limits in force for processes that run.
+func (g group) change(ctx context.Context, r, before daytona.Resources) error {
+	if m := r.MemoryBytes(); m > 0 && m != before.MemoryBytes() {
+		used, err := g.memoryUsed()
+		if err != nil {
+			return err
+		}
+		if used > m {
+			return inUse(r.Memory, used)
+		}
+	}
+	// A device's limit is not changed.
+	r.DiskBandwidth = 0
+	limits := g.limits(r, "")
+	var missing []string
+	for _, l := range limits {
+		if _, err := os.Stat(l.dir); errors.Is(err, fs.ErrNotExist) && !slices.Contains(missing, l.dir) {
+			missing = append(missing, l.dir)
+		}
+	}
+	if len(missing) > 0 {
+		if err := g.extend(ctx, missing); err != nil {
+			return err
+		}
+	}
+	if len(g.c.v2controllers) > 0 {
+		for _, l := range limits {
+			if l.dir == g.v2dir() {
+				_ = os.WriteFile(filepath.Join(l.dir, "box", l.file), []byte(l.value), 0)
+			}
+		}
+	}
+	// Of memory with swap and memory, in version 1, the lower one must always
+	// be memory: which is to be written first depends on the direction.
+	again := limits[:0:0]
+	for _, l := range limits {
+		if err := os.WriteFile(filepath.Join(l.dir, l.file), []byte(l.value), 0); err != nil {
+			if strings.HasPrefix(l.file, "memory.") && (errors.Is(err, unix.EINVAL) || errors.Is(err, unix.EBUSY)) {
+				again = append(again, l)
+				continue
+			}
+			return fmt.Errorf("limit the sandbox: %s = %s: %w", l.file, l.value, err)
+		}
+	}
+	for _, l := range again {
+		err := os.WriteFile(filepath.Join(l.dir, l.file), []byte(l.value), 0)
+		if errors.Is(err, unix.EBUSY) {
+			used, _ := g.memoryUsed()
+			return inUse(r.Memory, used)
+		}
+		if err != nil {
+			return fmt.Errorf("limit the sandbox: %s = %s: %w", l.file, l.value, err)
+		}
+	}
+	return nil
+}
+
+func inUse(want float64, used int64) error {
+	return &daytona.Error{Kind: daytona.KindConflict, Op: lifecycle.ResizeOp, Field: "Memory", Value: want,
+		Message: fmt.Sprintf("%d MiB are in use", used>>20)}
+}
+
+// memoryUsed is the memory in use that the kernel cannot just drop.
+func (g group) memoryUsed() (int64, error) {
+	dir, current, cache := g.v2dir(), "memory.current", "inactive_file"
+	if !slices.Contains(g.c.v2controllers, "memory") {
+		dir, current, cache = filepath.Join(g.c.v1["memory"], g.name), "memory.usage_in_bytes", "total_inactive_file"
+	}
+	data, err := os.ReadFile(filepath.Join(dir, current))
+	if err != nil {
+		return 0, err
+	}
+	used, err := strconv.ParseInt(strings.TrimSpace(string(data)), 10, 64)
+	if err != nil {
+		return 0, err
+	}
+	stat, err := os.ReadFile(filepath.Join(dir, "memory.stat"))
+	if err != nil {
+		return used, nil
+	}
+	for line := range strings.Lines(string(stat)) {
+		if f := strings.Fields(line); len(f) == 2 && (f[0] == cache || f[0] == strings.Replace(cache, "inactive", "active", 1)) {
+			n, _ := strconv.ParseInt(f[1], 10, 64)
+			used -= n
+		}
+	}
+	return max(used, 0), nil
+}
+
+// extend puts the processes into groups of version 1 that there was no need for
+// when they started. They are frozen for it, so that none is missed.
+func (g group) extend(ctx context.Context, dirs []string) error {
+	if err := g.freeze(ctx); err != nil {
+		return err
+	}
+	defer func() { _ = g.thaw() }()
+	for _, dir := range dirs {
+		if err := os.Mkdir(dir, 0o755); err != nil && !errors.Is(err, fs.ErrExist) {
+			return fmt.Errorf("make cgroup: %w", err)
+		}
+	}
+	from := g.v2dir()
+	if dir := g.v1freezer(); dir != "" {
+		from = dir
+	}
+	return filepath.WalkDir(from, func(p string, e fs.DirEntry, err error) error {
+		if err != nil || e.IsDir() || e.Name() != "cgroup.procs" {
+			return err
+		}
+		data, err := os.ReadFile(p)
+		if err != nil {
+			return err
+		}
+		for pid := range strings.FieldsSeq(string(data)) {
+			for _, dir := range dirs {
+				if err := os.WriteFile(filepath.Join(dir, "cgroup.procs"), []byte(pid), 0); err != nil && !errors.Is(err, unix.ESRCH) {
+					return fmt.Errorf("put process %s into its cgroup: %w", pid, err)
+				}
+			}
+		}
+		return nil
+	})
 }

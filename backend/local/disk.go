@@ -66,9 +66,14 @@ func mountDisk(path string) (*disk, error) {
 	}
 	// The mount holds the device from here on.
 	defer loop.Close()
+	return mountDevice(name, path)
+}
+
+// mountDevice mounts the loop device that a file is bound to, detached.
+func mountDevice(name, path string) (*disk, error) {
 	var st unix.Stat_t
-	if err := unix.Fstat(int(loop.Fd()), &st); err != nil {
-		return nil, os.NewSyscallError("fstat", err)
+	if err := unix.Stat(name, &st); err != nil {
+		return nil, os.NewSyscallError("stat "+name, err)
 	}
 	fsfd, err := unix.Fsopen("ext4", unix.FSOPEN_CLOEXEC)
 	if err != nil {

@@ -96,7 +96,18 @@ type idMapping struct {
 }
 
 // proc is a running PID 1 of a sandbox.
-type proc struct{ *lifecycle.Process }
+type proc struct {
+	*lifecycle.Process
+	group group
+}
+
+// Kill ends the sandbox, even one that is frozen: there the signal waits until
+// it is thawed, but nothing else happens first.
+func (p *proc) Kill() {
+	_ = p.Signal(unix.SIGKILL)
+	_ = p.group.thaw()
+	<-p.Done()
+}
 
 func (p *proc) Is(r *record) bool { return p.PID == r.Own.PID }
 
@@ -360,7 +371,7 @@ func (e *engine) clone(l launch, null, config, sync *os.File) (*proc, error) {
 		pidfd = fd
 	}
 	_ = unix.SetNonblock(pidfd, true) // so that the runtime's poller takes it
-	return &proc{lifecycle.FollowProcess(pid, os.NewFile(uintptr(pidfd), "pidfd"))}, nil
+	return &proc{lifecycle.FollowProcess(pid, os.NewFile(uintptr(pidfd), "pidfd")), l.group}, nil
 }
 
 // mapIDs has the setuid tools of the distribution write the maps, from the

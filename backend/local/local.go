@@ -141,11 +141,13 @@ func New(ctx context.Context, opts *Options) (daytona.Backend, error) {
 // keeper is embedded for its methods of daytona.Backend and daytona.Updater.
 type keeper = lifecycle.Keeper[own]
 
-// engine implements daytona.Backend and the optional VolumeManager, Updater
-// and NetworkPolicer.
+// engine implements daytona.Backend and the optional VolumeManager, Updater,
+// NetworkPolicer, Pauser, Resizer, Forker and Snapshotter.
 type engine struct {
 	*keeper
 	lifecycle.Volumes[own]
+	lifecycle.Pausing[own]
+	lifecycle.Snapshots[own, ownSnapshot]
 	opts Options
 	log  *slog.Logger
 	root bool // it runs as root
@@ -168,6 +170,8 @@ type engine struct {
 
 	netOnce sync.Mutex
 	net     *network.Host
+
+	atStep func(step string) // for tests: called at each step of capture
 
 	mu     sync.Mutex
 	idmaps map[string]bool // directories whose mounts take an id mapping or not
@@ -196,10 +200,11 @@ func newEngine(ctx context.Context, opts *Options) (_ *engine, err error) {
 	if dir, err = filepath.Abs(dir); err != nil {
 		return nil, fail(daytona.KindInvalid, dir, "", err)
 	}
-	if e.keeper, err = lifecycle.New[own](lifecycle.Options{Name: "local", Dir: dir, Dirs: []string{"volumes", "empty"}, Log: e.log}); err != nil {
+	if e.keeper, err = lifecycle.New[own](lifecycle.Options{Name: "local", Dir: dir, Dirs: []string{"volumes", "empty", "layers", "snapshots", "snapshot-names"}, Log: e.log}); err != nil {
 		return nil, fail(daytona.KindUnavailable, dir, "make its state directory", err)
 	}
-	e.Volumes.Keeper = e.keeper
+	e.Volumes.Keeper, e.Pausing.Keeper = e.keeper, e.keeper
+	e.Snapshots = lifecycle.Snapshots[own, ownSnapshot]{Keeper: e.keeper, Free: e.freeSnapshot}
 	defer func() {
 		if err != nil {
 			e.keeper.Free()
@@ -233,6 +238,9 @@ func newEngine(ctx context.Context, opts *Options) (_ *engine, err error) {
 	e.warm = newWarmPool(e)
 	if err := e.keeper.Open(ctx, driver{e}); err != nil {
 		return nil, fail(daytona.KindUnavailable, dir, "recover what earlier processes left", err)
+	}
+	if err := e.Snapshots.RecoverSnapshots(ctx); err != nil {
+		return nil, fail(daytona.KindUnavailable, dir, "recover the snapshots that earlier processes left", err)
 	}
 	// Not before: what sandboxes hold is known now.
 	if limits := (image.CollectOptions{MaxAge: e.opts.ImageMaxAge, HighWatermark: e.opts.ImageHighWatermark, LowWatermark: e.opts.ImageLowWatermark}); limits != (image.CollectOptions{}) {

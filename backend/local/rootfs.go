@@ -246,8 +246,9 @@ type disk struct {
 	device string
 }
 
-// overlayDirs makes the upper and work directory beneath dir.
-func overlayDirs(dir *os.Root, uid, gid int) error {
+// overlayDirs makes the upper and work directory beneath dir. mode is that of the
+// upper one, which is the root of what the sandbox sees.
+func overlayDirs(dir *os.Root, mode fs.FileMode, uid, gid int) error {
 	for _, d := range []string{"upper", "work"} {
 		err := dir.Mkdir(d, 0o755)
 		if errors.Is(err, fs.ErrExist) {
@@ -258,6 +259,11 @@ func overlayDirs(dir *os.Root, uid, gid int) error {
 		}
 		if err := dir.Lchown(d, uid, gid); err != nil {
 			return err
+		}
+		if d == "upper" && mode != 0o755 {
+			if err := dir.Chmod(d, mode); err != nil {
+				return err
+			}
 		}
 	}
 	return nil

@@ -11,6 +11,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"reflect"
 	"slices"
 	"strconv"
 	"strings"
@@ -34,11 +35,10 @@ func (e *engine) admit(spec *daytona.Spec) error {
 	refuse := func(field string, value any, why string) error {
 		return &daytona.Error{Kind: daytona.KindUnsupported, Op: createOp, Field: field, Value: value, Message: why}
 	}
-	if spec.Snapshot != "" {
-		return refuse("Snapshot", spec.Snapshot, "the local backend has no snapshots yet; use Image")
-	}
 	if spec.AutoPause != 0 {
-		return refuse("AutoPause", spec.AutoPause, "the local backend cannot pause; use AutoStop")
+		if err := e.cgroups.canFreeze(); err != nil {
+			return refuse("AutoPause", spec.AutoPause, err.Error())
+		}
 	}
 	if spec.AutoArchive != 0 {
 		return refuse("AutoArchive", spec.AutoArchive, "the local backend cannot archive; use AutoDelete")
@@ -86,6 +86,9 @@ func (e *engine) Create(ctx context.Context, spec daytona.Spec) (daytona.Info, e
 	}
 	if e.Closed() {
 		return daytona.Info{}, &daytona.Error{Kind: daytona.KindState, Op: createOp, Message: "the engine is closed"}
+	}
+	if spec.Snapshot != "" {
+		return e.createFrom(ctx, spec)
 	}
 	if err := e.admit(&spec); err != nil {
 		return daytona.Info{}, err
@@ -387,6 +390,9 @@ func (e *engine) plan(r *record, ids idMapping) *boot.Plan {
 	if !ids.single {
 		p.NeedUser, p.NeedGroup, _ = strings.Cut(r.User, ":")
 	}
+	if r.Fresh {
+		p.MachineID = newMachineID()
+	}
 	p.Dirs = append(p.Dirs, boot.Dir{Path: "/tmp", Mode: 0o1777}, boot.Dir{Path: "/var/tmp", Mode: 0o1777})
 	return p
 }
@@ -409,8 +415,11 @@ func (e *engine) placeFiles(ctx context.Context, r *record, d *disk, l *launch) 
 	}
 	overlay := boot.Overlay{Target: "/"}
 	parents := map[string]int{} // layers of one directory share a mount
-	for _, dir := range slices.Backward(r.Own.Lowers) {
+	for _, dir := range slices.Backward(e.lowers(r)) {
 		parent, name := filepath.Split(dir)
+		if rest, ok := strings.CutPrefix(dir, e.Dir("layers")+"/"); ok {
+			parent, name = e.Dir("layers")+"/", rest
+		}
 		if parents[parent] == 0 {
 			// Files of a directory that is not ours keep belonging to nobody.
 			ours := strings.HasPrefix(dir, e.Root+"/")
@@ -440,7 +449,7 @@ func (e *engine) placeFiles(ctx context.Context, r *record, d *disk, l *launch) 
 	if err != nil {
 		return err
 	}
-	err = overlayDirs(root, owner, owner)
+	err = overlayDirs(root, e.rootMode(r), owner, owner)
 	root.Close()
 	if err != nil {
 		return err
@@ -645,4 +654,25 @@ var _ interface {
 	daytona.Backend
 	daytona.Updater
 	daytona.VolumeManager
+	daytona.Pauser
+	daytona.Forker
+	daytona.Resizer
+	daytona.Snapshotter
 } = (*engine)(nil)
+
+// As implements the rule of daytona.As: without cgroups there is nothing to pause
+// with, and no limit to change.
+func (e *engine) As(target any) bool {
+	switch target.(type) {
+	case *daytona.Pauser, *daytona.Resizer:
+		if e.cgroups.canFreeze() != nil {
+			return false
+		}
+	}
+	v := reflect.ValueOf(target).Elem()
+	if !reflect.TypeOf(e).Implements(v.Type()) {
+		return false
+	}
+	v.Set(reflect.ValueOf(e))
+	return true
+}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"net"
 
+	"github.com/daytona-go/daytona"
 	"github.com/daytona-go/daytona/image"
 	"github.com/daytona-go/daytona/internal/lifecycle"
 )
@@ -14,6 +15,8 @@ import (
 //	sandboxes/<id>/agent.log    what its agent had to say
 //	sandboxes/<id>/fs/          its files: overlay upper and work directories
 //	sandboxes/<id>/disk.img     instead, where it has a disk limit
+//	layers/<id>/                fs/upper/, and refs/ with a file for each sandbox or snapshot that has it
+//	snapshots/, snapshot-names/ see lifecycle.Snapshots
 //	volumes/<id>/               volume.json and data/
 //	images/                     the image store
 //	host/                       the skeleton of the "host" image
@@ -39,6 +42,12 @@ type own struct {
 	Digest string       `json:"digest,omitempty"`
 	Lowers []string     `json:"lowers,omitempty"`
 	Config image.Config `json:"config"`
+	// Layers are directories below layers/ that other sandboxes and snapshots may
+	// have as well, the lowest first: what its files were when it, or what it is a
+	// fork of, was forked. They are above Lowers.
+	Layers []string `json:"layers,omitempty"`
+	// Pending is a layer that is being made of its files.
+	Pending string `json:"pending,omitempty"`
 	// AddUser says that the default user is to be added to the image's.
 	AddUser bool `json:"addUser,omitempty"`
 	// Offline says that it was started without a network interface.
@@ -63,19 +72,47 @@ func (d driver) Adopt(r *record) (lifecycle.Proc[own], error) {
 	if err != nil {
 		return nil, err
 	}
-	return &proc{p}, nil
+	return &proc{p, d.e.cgroups.group(r.ID)}, nil
 }
 
 // Clear kills through the cgroup a process that had not been written down yet.
 func (d driver) Clear(r *record) error {
 	g := d.e.cgroups.group(r.ID)
 	g.kill()
+	_ = g.thaw() // what is frozen does not die in hierarchies of version 1
 	r.Own.ProcessID = lifecycle.ProcessID{}
 	return g.remove()
 }
 
 func (d driver) Release(ctx context.Context, r *record) error {
+	for _, l := range append(r.Own.Layers, r.Own.Pending) {
+		if err := d.e.dropLayer(l, r.ID); err != nil {
+			return err
+		}
+	}
 	return d.e.images.Release(ctx, r.ID)
+}
+
+func (d driver) CanFreeze() error { return d.e.cgroups.canFreeze() }
+
+func (d driver) Freeze(ctx context.Context, r *record) error {
+	return d.e.cgroups.group(r.ID).freeze(ctx)
+}
+
+func (d driver) Thaw(r *record) error { return d.e.cgroups.group(r.ID).thaw() }
+
+// Recover finishes or takes back what a dead process was at.
+func (d driver) Recover(r *record) error {
+	switch r.State {
+	case daytona.StateForking, daytona.StateSnapshotting:
+		return d.e.recoverLayer(r)
+	case daytona.StateResizing:
+		// What cannot be put in force now is at the next start.
+		if err := d.e.applyResources(context.Background(), r, r.Resources); err != nil {
+			d.e.log.Warn("limits that were being changed may not be in force", "sandbox", r.ID, "err", err)
+		}
+	}
+	return nil
 }
 
 func (d driver) RemoveTree(dir string) error { return d.e.removeTree(dir) }
@@ -87,6 +124,7 @@ func (d driver) Reap(exists func(id string) bool) {
 		}
 		g := d.e.cgroups.group(id)
 		g.kill()
+		_ = g.thaw()
 		if err := g.remove(); err != nil {
 			d.e.log.Warn("cgroup could not be removed", "sandbox", id, "err", err)
 		}

@@ -38,7 +38,7 @@ func newWarmPool(e *engine) *warmPool {
 // that cannot come from a pool.
 func (w *warmPool) key(spec daytona.Spec) (key string, ok bool) {
 	if w.e.opts.Warm == 0 || spec.Persistent || len(spec.Volumes) > 0 || spec.Resources.Disk > 0 ||
-		len(spec.Entrypoint) > 0 || spec.TTL > 0 || spec.AutoStop > 0 {
+		len(spec.Entrypoint) > 0 || spec.TTL > 0 || spec.AutoStop > 0 || spec.AutoPause > 0 || spec.Snapshot != "" {
 		return "", false
 	}
 	data, err := json.Marshal([]any{spec.Image, spec.User, spec.WorkDir, spec.Resources, spec.Network})

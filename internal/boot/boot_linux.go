@@ -449,6 +449,9 @@ func (b *booter) populate() error {
 			return step(err, "write %s", f.Path)
 		}
 	}
+	if err := b.renew(); err != nil {
+		return step(err, "replace the machine's identity")
+	}
 	if u := b.plan.EnsureUser; u != nil {
 		if err := b.ensureUser(*u); err != nil {
 			return step(err, "add user %s", u.Name)
@@ -464,6 +467,47 @@ func (b *booter) populate() error {
 		}
 		if err != nil {
 			return step(err, StepUser)
+		}
+	}
+	return nil
+}
+
+// renew replaces what identifies the machine that the files are a copy of.
+func (b *booter) renew() error {
+	if b.plan.MachineID == "" {
+		return nil
+	}
+	for _, p := range []string{"/etc/machine-id", "/var/lib/dbus/machine-id"} {
+		fd, err := b.resolve(p, unix.O_PATH|unix.O_NOFOLLOW, 0)
+		if err != nil {
+			continue // there is none
+		}
+		var st unix.Stat_t
+		err = unix.Fstat(fd, &st)
+		unix.Close(fd)
+		if err != nil || st.Mode&unix.S_IFMT != unix.S_IFREG || st.Size == 0 {
+			continue
+		}
+		if err := b.writeFile(File{Path: p, Mode: 0o444, Content: b.plan.MachineID + "\n"}); err != nil {
+			return err
+		}
+	}
+	fd, err := b.resolve("/etc/ssh", unix.O_RDONLY|unix.O_DIRECTORY, 0)
+	if err != nil {
+		return nil
+	}
+	dir := os.NewFile(uintptr(fd), "/etc/ssh")
+	defer dir.Close()
+	names, err := dir.Readdirnames(4096)
+	if err != nil && !errors.Is(err, io.EOF) {
+		return err
+	}
+	for _, name := range names {
+		if !strings.HasPrefix(name, "ssh_host_") || !strings.Contains(name, "_key") {
+			continue
+		}
+		if err := unix.Unlinkat(fd, name, 0); err != nil && !errors.Is(err, unix.ENOENT) && !errors.Is(err, unix.EISDIR) {
+			return err
 		}
 	}
 	return nil

@@ -34,6 +34,10 @@ type Plan struct {
 	Dirs     []Dir
 	Symlinks map[string]string
 	Files    []File
+	// MachineID, if set, makes a copy of another sandbox's files a machine of its
+	// own: it replaces what identifies a machine, as far as it is there, and host
+	// keys of SSH are removed. Defaults to "": nothing is replaced.
+	MachineID string
 	// EnsureUser is added to /etc/passwd and /etc/group, with a home, if no
 	// user has its name. nil adds none.
 	EnsureUser *User

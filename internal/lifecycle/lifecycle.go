@@ -127,6 +127,7 @@ type Keeper[T any] struct {
 	mu     sync.Mutex
 	procs  map[string]Proc[T] // by sandbox: what this keeper follows
 	timers map[string]*time.Timer
+	later  map[string]time.Time // by sandbox: not before is an interval looked at again
 	closed bool
 	done   chan struct{} // closed with it
 }
@@ -135,7 +136,7 @@ type Keeper[T any] struct {
 func New[T any](opts Options) (*Keeper[T], error) {
 	k := &Keeper[T]{
 		State: State{Root: opts.Dir}, name: opts.Name, log: opts.Log,
-		procs: map[string]Proc[T]{}, timers: map[string]*time.Timer{}, done: make(chan struct{}),
+		procs: map[string]Proc[T]{}, timers: map[string]*time.Timer{}, later: map[string]time.Time{}, done: make(chan struct{}),
 	}
 	return k, k.makeDirs(opts.Dirs)
 }
@@ -265,13 +266,22 @@ func (k *Keeper[T]) reconcile(r *Record[T]) *Record[T] {
 		// Whoever was at it is dead, as we hold the lock. A stop is finished; a
 		// start cannot be, as it may have needed its engine, and is taken back.
 		k.end(r)
-	case daytona.StateStarted:
-		if k.engine.Running(r) {
-			k.watch(r)
+	default:
+		if between(r.State) {
+			if err := k.undo(r); err != nil {
+				k.log.Warn("a step that was cut off could not be undone; it will be tried again", "sandbox", r.ID, "state", r.State, "err", err)
+				return r
+			}
+		}
+		switch r.State {
+		case daytona.StateStarted, daytona.StatePaused:
+			if k.engine.Running(r) {
+				k.watch(r)
+				return r
+			}
+		default:
 			return r
 		}
-	default:
-		return r
 	}
 	if r.Ephemeral {
 		k.tryRemove(r)
@@ -299,6 +309,7 @@ func (k *Keeper[T]) settle(r *Record[T]) error {
 		k.log.Warn("what a stopped sandbox had could not be removed", "sandbox", r.ID, "err", err)
 	}
 	r.State, r.StoppedAt = daytona.StateStopped, time.Now().UTC()
+	k.unmark(r.ID)
 	if err := k.Save(r, true); err != nil {
 		k.log.Error("record could not be written", "sandbox", r.ID, "err", err)
 	}
@@ -359,28 +370,96 @@ func (k *Keeper[T]) Check(id string, wait bool) {
 	}
 }
 
-// schedule sees to it that a sandbox goes when its time has come.
+// schedule sees to it that what intervals say is done when their time has come.
 func (k *Keeper[T]) schedule(r *Record[T]) {
 	var due time.Time
-	if r.TTL > 0 {
-		due = r.CreatedAt.Add(r.TTL)
-	}
-	if r.AutoDelete > 0 && r.State == daytona.StateStopped {
-		if d := r.StoppedAt.Add(r.AutoDelete); due.IsZero() || d.Before(due) {
-			due = d
+	at := func(t time.Time) {
+		if due.IsZero() || t.Before(due) {
+			due = t
 		}
+	}
+	if r.TTL > 0 {
+		at(r.CreatedAt.Add(r.TTL))
+	}
+	if r.AutoDelete > 0 && r.atRest() {
+		at(r.StoppedAt.Add(r.AutoDelete))
 	}
 	k.mu.Lock()
 	defer k.mu.Unlock()
+	later := func(t time.Time) time.Time {
+		if l := k.later[r.ID]; l.After(t) {
+			return l
+		}
+		return t
+	}
+	if r.AutoArchive > 0 && r.State == daytona.StateStopped {
+		at(later(r.StoppedAt.Add(r.AutoArchive)))
+	}
+	if r.AutoPause > 0 && r.State == daytona.StateStarted {
+		at(later(r.StartedAt.Add(r.AutoPause)))
+	}
 	if t := k.timers[r.ID]; t != nil {
 		t.Stop()
 		delete(k.timers, r.ID)
 	}
 	if due.IsZero() || k.closed {
+		delete(k.later, r.ID)
 		return
 	}
 	id := r.ID
-	k.timers[id] = time.AfterFunc(time.Until(due)+time.Millisecond, func() { k.Check(id, true) })
+	k.timers[id] = time.AfterFunc(time.Until(due)+time.Millisecond, func() { k.act(id) })
+}
+
+// act does what a sandbox's intervals say is due.
+func (k *Keeper[T]) act(id string) {
+	r, unlock, err := k.Locked(id, true)
+	if err != nil {
+		return
+	}
+	defer unlock()
+	if k.Closed() {
+		return
+	}
+	if r = k.reconcile(r); r == nil {
+		return
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	defer cancel()
+	defer context.AfterFunc(k.closing(), cancel)()
+	// again is when to look next if nothing was done now.
+	again := time.Minute
+	switch now := time.Now(); {
+	case r.State == daytona.StateStarted && r.AutoPause > 0:
+		err = k.pauseIdle(ctx, r, &again)
+	case r.State == daytona.StateStopped && r.AutoArchive > 0 && !now.Before(r.StoppedAt.Add(r.AutoArchive)):
+		err = k.archive(ctx, r)
+	}
+	if err != nil && ctx.Err() == nil {
+		k.log.Warn("what an interval says could not be done; it will be tried again", "sandbox", id, "state", r.State, "err", err)
+	}
+	k.mu.Lock()
+	k.later[id] = time.Now().Add(again)
+	k.mu.Unlock()
+	k.schedule(r)
+}
+
+// closing is a context that ends when the keeper is shut.
+func (k *Keeper[T]) closing() context.Context { return shutContext{context.Background(), k.done} }
+
+type shutContext struct {
+	context.Context
+	done chan struct{}
+}
+
+func (c shutContext) Done() <-chan struct{} { return c.done }
+
+func (c shutContext) Err() error {
+	select {
+	case <-c.done:
+		return context.Canceled
+	default:
+		return nil
+	}
 }
 
 // Closed reports whether [Keeper.Shut] has been called.
@@ -462,7 +541,7 @@ func (k *Keeper[T]) NewRecord(spec daytona.Spec) *Record[T] {
 		Env: spec.Env, Labels: spec.Labels, Entrypoint: spec.Entrypoint, Language: spec.Language,
 		Resources: spec.Resources, Network: spec.Network, Volumes: spec.Volumes,
 		Persistent: spec.Persistent, Ephemeral: spec.Ephemeral,
-		TTL: spec.TTL, AutoStop: spec.AutoStop, AutoDelete: spec.AutoDelete,
+		TTL: spec.TTL, AutoStop: spec.AutoStop, AutoPause: spec.AutoPause, AutoArchive: spec.AutoArchive, AutoDelete: spec.AutoDelete,
 		CreatedAt: time.Now().UTC(),
 	}
 	if r.Language == "" {
@@ -505,7 +584,7 @@ func (k *Keeper[T]) Make(ctx context.Context, r *Record[T], final Phase, prepare
 	k.mu.Lock()
 	k.follow(r.ID, p)
 	k.mu.Unlock()
-	r.Phase, r.State = final, daytona.StateStarted
+	r.Phase, r.State, r.Fresh = final, daytona.StateStarted, false
 	r.StartedAt = time.Now().UTC()
 	if err := k.Save(r, true); err != nil {
 		return KernelError(CreateOp, r.Name, err)
@@ -684,8 +763,7 @@ func (k *Keeper[T]) Find(ctx context.Context, op, idOrName string) (*Record[T], 
 func (k *Keeper[T]) stale(r *Record[T]) bool {
 	now := time.Now()
 	return r.Phase == PhaseLive && (r.expired(now) || r.deletable(now) ||
-		(r.State == daytona.StateStarted && !k.engine.Running(r)) ||
-		r.State == daytona.StateStarting || r.State == daytona.StateStopping ||
+		((r.State == daytona.StateStarted || r.State == daytona.StatePaused) && !k.engine.Running(r)) || between(r.State) ||
 		(!r.Persistent && !k.ownerAlive(r)))
 }
 
@@ -756,8 +834,18 @@ var ErrRemoved = errors.New("removed")
 // Start implements daytona.Backend.
 func (k *Keeper[T]) Start(ctx context.Context, id string) (daytona.Info, error) {
 	return k.Change(ctx, StartOp, id, func(r *Record[T]) error {
-		if r.State == daytona.StateStarted {
+		switch r.State {
+		case daytona.StateStarted:
 			return nil
+		case daytona.StatePaused:
+			return k.resume(ctx, r)
+		case daytona.StateArchived:
+			if err := k.restore(ctx, StartOp, r); err != nil {
+				return err
+			}
+		case daytona.StateStopped, daytona.StateStarting:
+		default:
+			return stateError(StartOp, r, "try again")
 		}
 		r.State = daytona.StateStarting
 		if err := k.Save(r, false); err != nil {
@@ -775,7 +863,7 @@ func (k *Keeper[T]) Start(ctx context.Context, id string) (daytona.Info, error) 
 		k.mu.Lock()
 		k.follow(r.ID, p)
 		k.mu.Unlock()
-		r.State, r.StartedAt = daytona.StateStarted, time.Now().UTC()
+		r.State, r.StartedAt, r.Fresh = daytona.StateStarted, time.Now().UTC(), false
 		return nil
 	})
 }
@@ -789,6 +877,13 @@ func (k *Keeper[T]) Stop(ctx context.Context, id string, opts daytona.StopOption
 	return k.Change(ctx, StopOp, id, func(r *Record[T]) error {
 		switch r.State {
 		case daytona.StateStarted:
+		case daytona.StatePaused:
+			// Its processes may have something to do before they end.
+			if !opts.Force {
+				if err := k.resume(ctx, r); err != nil {
+					return err
+				}
+			}
 		case daytona.StateStarting, daytona.StateStopping: // what has become of it could not be told
 			return k.settle(r)
 		default:
@@ -857,17 +952,42 @@ func (k *Keeper[T]) halfRemoved(idOrName string) *Record[T] {
 // Update implements daytona.Updater.
 func (k *Keeper[T]) Update(ctx context.Context, id string, u daytona.Update) (daytona.Info, error) {
 	return k.Change(ctx, UpdateOp, id, func(r *Record[T]) error {
-		if u.AutoArchive != nil && *u.AutoArchive != 0 {
+		if u.AutoArchive != nil && *u.AutoArchive != 0 && !k.archives() {
 			return &daytona.Error{Kind: daytona.KindUnsupported, Op: UpdateOp, Field: "AutoArchive", Value: *u.AutoArchive,
 				Message: fmt.Sprintf("the %s backend cannot archive", k.name)}
 		}
 		if u.AutoPause != nil && *u.AutoPause != 0 {
-			return &daytona.Error{Kind: daytona.KindUnsupported, Op: UpdateOp, Field: "AutoPause", Value: *u.AutoPause,
-				Message: fmt.Sprintf("the %s backend cannot pause", k.name)}
+			if err := k.freezes(); err != nil {
+				return &daytona.Error{Kind: daytona.KindUnsupported, Op: UpdateOp, Field: "AutoPause", Value: *u.AutoPause, Message: err.Error()}
+			}
+			if u.AutoStop != nil && *u.AutoStop != 0 {
+				return &daytona.Error{Kind: daytona.KindInvalid, Op: UpdateOp, Field: "AutoPause", Value: *u.AutoPause, Message: "must be 0 when AutoStop is not"}
+			}
 		}
-		for field, d := range map[string]*time.Duration{"AutoStop": u.AutoStop, "AutoDelete": u.AutoDelete} {
+		for field, d := range map[string]*time.Duration{"AutoStop": u.AutoStop, "AutoPause": u.AutoPause, "AutoArchive": u.AutoArchive, "AutoDelete": u.AutoDelete} {
 			if d != nil && *d != 0 && *d < time.Second {
 				return &daytona.Error{Kind: daytona.KindInvalid, Op: UpdateOp, Field: field, Value: *d, Message: "must be 0 (never) or at least 1s"}
+			}
+		}
+		autoStop, autoPause := r.AutoStop, r.AutoPause
+		if u.AutoStop != nil {
+			if autoStop = *u.AutoStop; autoStop != 0 {
+				autoPause = 0
+			}
+		}
+		if u.AutoPause != nil {
+			if autoPause = *u.AutoPause; autoPause != 0 {
+				autoStop = 0
+			}
+		}
+		if autoStop != r.AutoStop {
+			switch r.State {
+			case daytona.StateStarted:
+				if err := k.Post(ctx, r.ID, wire.IdleTimeoutPath, wire.IdleTimeoutRequest{Milliseconds: autoStop.Milliseconds()}); err != nil {
+					return err
+				}
+			case daytona.StatePaused: // its agent cannot be told
+				return stateError(UpdateOp, r, "AutoStop can be changed once it is resumed")
 			}
 		}
 		if u.Labels != nil {
@@ -876,13 +996,9 @@ func (k *Keeper[T]) Update(ctx context.Context, id string, u daytona.Update) (da
 			}
 			r.Labels = maps.Clone(u.Labels)
 		}
-		if u.AutoStop != nil {
-			if r.State == daytona.StateStarted {
-				if err := k.Post(ctx, r.ID, wire.IdleTimeoutPath, wire.IdleTimeoutRequest{Milliseconds: u.AutoStop.Milliseconds()}); err != nil {
-					return err
-				}
-			}
-			r.AutoStop = *u.AutoStop
+		r.AutoStop, r.AutoPause = autoStop, autoPause
+		if u.AutoArchive != nil {
+			r.AutoArchive = *u.AutoArchive
 		}
 		if u.AutoDelete != nil {
 			r.AutoDelete = *u.AutoDelete
@@ -898,9 +1014,15 @@ func (k *Keeper[T]) Connect(id string) daytona.Toolbox {
 		opts.Language = r.Language
 	}
 	return client.New(func(ctx context.Context) (net.Conn, error) {
+		if err := k.refusePaused(id); err != nil {
+			return nil, err
+		}
 		c, err := k.engine.Dial(ctx, id)
-		if err == nil || ctx.Err() != nil {
-			return c, err
+		if err == nil {
+			return &agentConn{Conn: c, refuse: func() error { return k.refusePaused(id) }}, nil
+		}
+		if ctx.Err() != nil {
+			return nil, err
 		}
 		// Why? Most likely the sandbox is not running.
 		r, ferr := k.Find(ctx, DialOp, id)

@@ -40,6 +40,15 @@ type Record[T any] struct {
 	// Spec fields that Info lacks.
 	SpecUser    string `json:"specUser,omitempty"`
 	SpecWorkDir string `json:"specWorkDir,omitempty"`
+	// Was is the state that a step which State names (resizing, forking,
+	// snapshotting) began in and ends in.
+	Was daytona.State `json:"was,omitempty"`
+	// Fresh says that the files are another sandbox's, whose identity (machine id
+	// and the like) the first start has to replace.
+	Fresh bool `json:"fresh,omitempty"`
+	// Archive names, for the engine, what there is of it in object storage; it is
+	// written down before anything is.
+	Archive string `json:"archive,omitempty"`
 
 	Own T `json:"own"`
 }
@@ -51,7 +60,23 @@ func (r *Record[T]) expired(now time.Time) bool {
 
 // deletable reports whether AutoDelete says that the stopped sandbox must go.
 func (r *Record[T]) deletable(now time.Time) bool {
-	return r.AutoDelete > 0 && r.State == daytona.StateStopped && now.After(r.StoppedAt.Add(r.AutoDelete))
+	return r.AutoDelete > 0 && r.atRest() && now.After(r.StoppedAt.Add(r.AutoDelete))
+}
+
+// atRest reports whether it is stopped, here or in object storage.
+func (r *Record[T]) atRest() bool {
+	return r.State == daytona.StateStopped || r.State == daytona.StateArchived
+}
+
+// between reports whether a state is one that whoever holds the lock passes
+// through: if nobody does, it has died on the way.
+func between(s daytona.State) bool {
+	switch s {
+	case daytona.StateStarting, daytona.StateStopping, daytona.StatePausing, daytona.StateResuming, daytona.StateResizing,
+		daytona.StateForking, daytona.StateSnapshotting, daytona.StateArchiving, daytona.StateRestoring:
+		return true
+	}
+	return false
 }
 
 // State is a state directory:
@@ -60,6 +85,7 @@ func (r *Record[T]) deletable(now time.Time) bool {
 //	sandboxes/<id>/        one sandbox
 //	  record.json          the journal: rewritten before each step
 //	  lock                 locked by whoever changes the sandbox
+//	  paused               is there while requests to it must be refused
 //	names/<name>           a file with the id of the sandbox of that name
 //
 // and whatever the engine has besides. What a sandbox has on the machine must be

@@ -169,6 +169,18 @@ type IsPortInUse struct {
 // which the agent ends itself, and with it the sandbox; 0 is never.
 const IdleTimeoutPath = "/idle-timeout"
 
+// Extension: GET ActivityPath tells how long there has been no request. One with
+// HeaderSkipActivity does not count.
+const ActivityPath = "/activity"
+
+// Activity is the answer of ActivityPath.
+type Activity struct {
+	// Open requests, WebSockets included.
+	Open int `json:"open"`
+	// IdleMilliseconds since the last request ended; 0 while one is open.
+	IdleMilliseconds int64 `json:"idleMilliseconds"`
+}
+
 // Extension: POST ShutdownPath ends the sandbox as SIGTERM to the agent does:
 // all processes get SIGTERM, and SIGKILL five seconds later.
 const ShutdownPath = "/shutdown"

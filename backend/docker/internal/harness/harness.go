@@ -90,5 +90,17 @@ func leftovers(ctx context.Context, state string) ([]string, error) {
 	for line := range strings.Lines(string(out)) {
 		found = append(found, "container "+strings.TrimSpace(line))
 	}
+	if out, err = exec.CommandContext(ctx, "docker", "images", "--filter", "label=io.github.daytona-go.directory="+state, "--filter", "reference=daytona.local/files", "--format", "{{.Repository}}:{{.Tag}}").Output(); err != nil {
+		return nil, fmt.Errorf("docker images: %w", err)
+	}
+	for line := range strings.Lines(string(out)) {
+		found = append(found, "image "+strings.TrimSpace(line))
+	}
+	if out, err = exec.CommandContext(ctx, "docker", "volume", "ls", "-q", "--filter", "label=io.github.daytona-go.directory="+state).Output(); err != nil {
+		return nil, fmt.Errorf("docker volume ls: %w", err)
+	}
+	for line := range strings.Lines(string(out)) {
+		found = append(found, "volume "+strings.TrimSpace(line))
+	}
 	return found, nil
 }

@@ -1,0 +1,234 @@
+package objects
+
+import (
+	"bytes"
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
+	"hash"
+	"io"
+	"io/fs"
+	"iter"
+	"os"
+	"path"
+	"path/filepath"
+	"slices"
+	"strings"
+)
+
+// Dir keeps objects as files of a directory, which may be on a file system that
+// several machines share. A key is a path in it. After its content a file has
+// the content's SHA-256 digest and a mark, so that both appear at once.
+type Dir struct{ root string }
+
+// OpenDir makes the directory if it is missing.
+func OpenDir(dir string) (*Dir, error) {
+	dir, err := filepath.Abs(dir)
+	if err != nil {
+		return nil, err
+	}
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return nil, err
+	}
+	return &Dir{root: dir}, nil
+}
+
+// The end of a file: "\nsha256:" and 64 hexadecimal digits.
+const (
+	trailerMark = "\nsha256:"
+	trailerSize = len(trailerMark) + 2*sha256.Size
+)
+
+// newPrefix begins the names of files that are being written. No key has it.
+const newPrefix = ".new-"
+
+func (d *Dir) file(key string) string { return filepath.Join(d.root, filepath.FromSlash(key)) }
+
+// Put implements [Store].
+func (d *Dir) Put(ctx context.Context, key string, r io.Reader) (err error) {
+	if err := CheckKey(key); err != nil {
+		return err
+	}
+	name := d.file(key)
+	// A Delete may remove a directory that it leaves empty.
+	var f *os.File
+	for range 16 {
+		if err = os.MkdirAll(filepath.Dir(name), 0o700); err != nil {
+			return err
+		}
+		if f, err = os.CreateTemp(filepath.Dir(name), newPrefix); !errors.Is(err, fs.ErrNotExist) {
+			break
+		}
+	}
+	if err != nil {
+		return err
+	}
+	defer func() {
+		f.Close()
+		if err != nil {
+			os.Remove(f.Name())
+		}
+	}()
+	sum := sha256.New()
+	if _, err := io.Copy(io.MultiWriter(f, sum), &contextReader{ctx, r}); err != nil {
+		return err
+	}
+	if _, err := f.WriteString(trailerMark + hex.EncodeToString(sum.Sum(nil))); err != nil {
+		return err
+	}
+	if err := f.Sync(); err != nil {
+		return err
+	}
+	if err := f.Close(); err != nil {
+		return err
+	}
+	if err := os.Rename(f.Name(), name); err != nil {
+		return err
+	}
+	for dir := filepath.Dir(name); ; dir = filepath.Dir(dir) {
+		if err := syncDir(dir); err != nil || dir == d.root || len(dir) <= len(d.root) {
+			return err
+		}
+	}
+}
+
+func syncDir(dir string) error {
+	f, err := os.Open(dir)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	return f.Sync()
+}
+
+// contextReader ends with its context.
+type contextReader struct {
+	ctx context.Context
+	r   io.Reader
+}
+
+func (c *contextReader) Read(p []byte) (int, error) {
+	if err := c.ctx.Err(); err != nil {
+		return 0, err
+	}
+	return c.r.Read(p)
+}
+
+// Get implements [Store].
+func (d *Dir) Get(ctx context.Context, key string) (io.ReadCloser, error) {
+	if err := CheckKey(key); err != nil {
+		return nil, err
+	}
+	f, err := os.Open(d.file(key))
+	if err != nil {
+		return nil, err
+	}
+	st, err := f.Stat()
+	if err == nil && !st.Mode().IsRegular() {
+		err = &fs.PathError{Op: "get", Path: key, Err: fs.ErrNotExist}
+	}
+	if err != nil {
+		f.Close()
+		return nil, err
+	}
+	size := st.Size() - int64(trailerSize)
+	if size < 0 {
+		f.Close()
+		return nil, &fs.PathError{Op: "get", Path: key, Err: ErrCorrupt}
+	}
+	return &dirReader{contextReader: contextReader{ctx, io.LimitReader(f, size)}, file: f, key: key, left: size, sum: sha256.New()}, nil
+}
+
+// dirReader checks the digest at the end.
+type dirReader struct {
+	contextReader
+	file *os.File
+	key  string
+	left int64
+	sum  hash.Hash
+}
+
+func (r *dirReader) Read(p []byte) (int, error) {
+	n, err := r.contextReader.Read(p)
+	r.sum.Write(p[:n])
+	r.left -= int64(n)
+	if err != io.EOF {
+		return n, err
+	}
+	trailer := make([]byte, trailerSize)
+	_, readErr := io.ReadFull(r.file, trailer)
+	if r.left != 0 || readErr != nil || !bytes.Equal(trailer, []byte(trailerMark+hex.EncodeToString(r.sum.Sum(nil)))) {
+		return n, &fs.PathError{Op: "get", Path: r.key, Err: ErrCorrupt}
+	}
+	return n, io.EOF
+}
+
+func (r *dirReader) Close() error { return r.file.Close() }
+
+// List implements [Store].
+func (d *Dir) List(ctx context.Context, prefix string) iter.Seq2[Entry, error] {
+	return func(yield func(Entry, error) bool) {
+		var found []Entry
+		// Only the directory that the prefix names can have what begins with it.
+		below, _ := path.Split(prefix)
+		below = strings.TrimSuffix(below, "/")
+		if below != "" && CheckKey(below) != nil {
+			return // no key begins so
+		}
+		err := filepath.WalkDir(d.file(below), func(p string, e fs.DirEntry, err error) error {
+			if errors.Is(err, fs.ErrNotExist) {
+				return nil // removed meanwhile
+			}
+			if err == nil {
+				err = ctx.Err()
+			}
+			if err != nil || !e.Type().IsRegular() || strings.HasPrefix(e.Name(), ".") {
+				return err
+			}
+			key, err := filepath.Rel(d.root, p)
+			if err != nil {
+				return err
+			}
+			if key = filepath.ToSlash(key); !strings.HasPrefix(key, prefix) || CheckKey(key) != nil {
+				return nil
+			}
+			st, err := e.Info()
+			if errors.Is(err, fs.ErrNotExist) {
+				return nil
+			}
+			if err != nil {
+				return err
+			}
+			found = append(found, Entry{Key: key, Size: max(0, st.Size()-int64(trailerSize))})
+			return nil
+		})
+		if err != nil {
+			yield(Entry{}, err)
+			return
+		}
+		slices.SortFunc(found, func(a, b Entry) int { return strings.Compare(a.Key, b.Key) })
+		for _, e := range found {
+			if !yield(e, nil) {
+				return
+			}
+		}
+	}
+}
+
+// Delete implements [Store].
+func (d *Dir) Delete(_ context.Context, key string) error {
+	if err := CheckKey(key); err != nil {
+		return err
+	}
+	if err := os.Remove(d.file(key)); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	// Directories that are empty now, as far as they are.
+	for dir := path.Dir(key); dir != "."; dir = path.Dir(dir) {
+		if os.Remove(d.file(dir)) != nil {
+			break
+		}
+	}
+	return nil
+}
