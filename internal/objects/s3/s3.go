@@ -22,6 +22,7 @@ import (
 	"net/http"
 	"net/url"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/daytona-go/daytona"
@@ -157,7 +158,7 @@ func Open(l daytona.S3Location, opts *Options) (*Store, error) {
 // transport gives up on connections that stall.
 func transport(stall time.Duration) http.RoundTripper {
 	d := &net.Dialer{Timeout: min(stall, 10*time.Second)}
-	return &http.Transport{
+	return detacher{&http.Transport{
 		Proxy: http.ProxyFromEnvironment,
 		DialContext: func(ctx context.Context, network, addr string) (net.Conn, error) {
 			c, err := d.DialContext(ctx, network, addr)
@@ -170,7 +171,41 @@ func transport(stall time.Duration) http.RoundTripper {
 		MaxIdleConnsPerHost: 16, IdleConnTimeout: stall,
 		// What is stored is what is read, compressed or not.
 		DisableCompression: true,
+	}}
+}
+
+// detacher sees to it that nobody reads the body of a request that has been
+// answered. http.Transport goes on for a while where the answer came early, and
+// minio sends the same reader again.
+type detacher struct{ next http.RoundTripper }
+
+func (d detacher) RoundTrip(r *http.Request) (*http.Response, error) {
+	if r.Body == nil || r.Body == http.NoBody {
+		return d.next.RoundTrip(r)
 	}
+	b := &body{ReadCloser: r.Body}
+	r = r.WithContext(r.Context())
+	r.Body, r.GetBody = b, nil
+	resp, err := d.next.RoundTrip(r)
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.answered = true
+	return resp, err
+}
+
+type body struct {
+	io.ReadCloser
+	mu       sync.Mutex
+	answered bool
+}
+
+func (b *body) Read(p []byte) (int, error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.answered {
+		return 0, errors.New("the request has been answered")
+	}
+	return b.ReadCloser.Read(p)
 }
 
 // stallConn fails when nothing has moved in either direction for a while.

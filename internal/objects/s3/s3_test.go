@@ -19,7 +19,6 @@ import (
 	"strings"
 	"sync"
 	"sync/atomic"
-	"syscall"
 	"testing"
 	"time"
 
@@ -362,9 +361,7 @@ func TestStall(t *testing.T) {
 	if err := s.Put(t.Context(), "k", strings.NewReader("v")); err != nil {
 		t.Fatal(err)
 	}
-	if err := server.Signal(syscall.SIGSTOP); err != nil {
-		t.Fatal(err)
-	}
+	server.Freeze(t)
 	if _, err := s.Get(t.Context(), "k"); daytona.KindOf(err) != daytona.KindUnavailable {
 		t.Errorf("get: %v", err)
 	}

@@ -5,10 +5,12 @@ package s3test
 
 import (
 	"bytes"
+	"fmt"
 	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"testing"
 	"time"
 
@@ -83,8 +85,30 @@ func Start(t testing.TB) *Server {
 	}
 }
 
-// Signal sends the server a signal, such as SIGSTOP.
-func (s *Server) Signal(sig os.Signal) error { return s.cmd.Process.Signal(sig) }
+// Freeze stops the server's threads, so that it goes on to accept connections and
+// answers none.
+func (s *Server) Freeze(t testing.TB) {
+	t.Helper()
+	if err := s.cmd.Process.Signal(unix.SIGSTOP); err != nil {
+		t.Fatal(err)
+	}
+	// The signal is on its way to each thread.
+	for deadline := time.Now().Add(10 * time.Second); time.Now().Before(deadline); time.Sleep(time.Millisecond) {
+		stats, err := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/stat", s.cmd.Process.Pid))
+		if err != nil {
+			t.Fatal(err)
+		}
+		running := slices.ContainsFunc(stats, func(name string) bool {
+			data, err := os.ReadFile(name)
+			i := bytes.LastIndexByte(data, ')')
+			return err == nil && (i < 0 || len(data) < i+3 || data[i+2] != 'T')
+		})
+		if !running {
+			return
+		}
+	}
+	t.Fatal("the server does not stop")
+}
 
 // find returns the server's program, built if need be.
 func find(t testing.TB) string {
