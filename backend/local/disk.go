@@ -66,6 +66,12 @@ func mountDisk(path string) (*disk, error) {
 	}
 	// The mount holds the device from here on.
 	defer loop.Close()
+	return mountDevice(path, loop, name)
+}
+
+// mountDevice mounts the file system of a loop device, detached. One that is
+// mounted already is mounted once more.
+func mountDevice(path string, loop *os.File, name string) (*disk, error) {
 	var st unix.Stat_t
 	if err := unix.Fstat(int(loop.Fd()), &st); err != nil {
 		return nil, os.NewSyscallError("fstat", err)

@@ -188,7 +188,7 @@ func newEngine(ctx context.Context, opts *Options) (_ *engine, err error) {
 	if e.keeper, err = lifecycle.New[own](lifecycle.Options{Name: "local", Dir: dir, Dirs: []string{"volumes", "empty"}, Log: e.log}); err != nil {
 		return nil, fail(daytona.KindUnavailable, dir, "make its state directory", err)
 	}
-	e.Volumes.Keeper = e.keeper
+	e.Volumes.Keeper, e.Volumes.Disks = e.keeper, volumeDisks{}
 	defer func() {
 		if err != nil {
 			e.keeper.Free()

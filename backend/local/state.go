@@ -14,7 +14,7 @@ import (
 //	sandboxes/<id>/agent.log    what its agent had to say
 //	sandboxes/<id>/fs/          its files: overlay upper and work directories
 //	sandboxes/<id>/disk.img     instead, where it has a disk limit
-//	volumes/<id>/               volume.json and data/
+//	volumes/<id>/               volume.json and data/, or disk.img with a quota
 //	images/                     the image store
 //	host/                       the skeleton of the "host" image
 //	empty/                      the only layer of an image without layers
