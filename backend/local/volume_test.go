@@ -208,6 +208,48 @@ func TestVolumeQuotaTogether(t *testing.T) {
 	}
 }
 
+// TestVolumeQuotaAdopted mounts a volume that a sandbox has whose engine is gone.
+func TestVolumeQuotaAdopted(t *testing.T) {
+	dir := t.TempDir()
+	first, err := local.Open(t.Context(), &local.Options{Dir: dir})
+	if err != nil {
+		t.Skipf("no engine here: %v", err)
+	}
+	v, err := first.Volumes()
+	if err != nil {
+		t.Fatal(err)
+	}
+	(&volumeEngine{t, first, v, dir}).volume(daytona.VolumeSpec{Name: "v", Quota: 1.0 / 32})
+	m := []daytona.VolumeMount{{Volume: "v", MountPath: "/data"}}
+	old, err := first.Create(t.Context(), daytona.Spec{Name: "old", User: "root", Persistent: true, Volumes: m, Network: daytona.NetworkPolicy{Block: true}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	(&volumeEngine{t, first, v, dir}).sh(old, "echo 1 > /data/f")
+	if err := first.Close(); err != nil {
+		t.Fatal(err)
+	}
+	e := openVolumeEngine(t, dir)
+	s := e.sandbox(m...)
+	if old, err = e.Get(t.Context(), "old"); err != nil {
+		t.Fatal(err)
+	}
+	e.loops(1)
+	if got := e.sh(s, "cat /data/f; echo 2 > /data/f"); got != "1" {
+		t.Errorf("in the new sandbox: %q", got)
+	}
+	if got := e.sh(old, "cat /data/f"); got != "2" {
+		t.Errorf("in the old sandbox: %q", got)
+	}
+	if err := old.Delete(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	e.loops(1)
+	if got := e.sh(s, "cat /data/f"); got != "2" {
+		t.Errorf("with the old sandbox deleted: %q", got)
+	}
+}
+
 // TestVolumeShared checks that a directory volume is one POSIX file system for
 // all sandboxes that mount it.
 func TestVolumeShared(t *testing.T) {
