@@ -79,7 +79,7 @@ func (s Volumes[T]) CreateVolume(ctx context.Context, spec daytona.VolumeSpec) (
 		return daytona.Volume{}, KernelError(op, name, err)
 	}
 	defer os.RemoveAll(tmp)
-	if err := os.WriteFile(filepath.Join(tmp, "volume.json"), data, 0o600); err != nil {
+	if err := writeAtomic(filepath.Join(tmp, "volume.json"), data, true); err != nil {
 		return daytona.Volume{}, KernelError(op, name, err)
 	}
 	if v.Quota != 0 {

@@ -11,6 +11,7 @@ import (
 	"bytes"
 	"context"
 	"crypto/sha256"
+	"crypto/tls"
 	"encoding/hex"
 	"errors"
 	"fmt"
@@ -39,6 +40,8 @@ type Options struct {
 	// Stall is how long a connection may go without a byte in either direction
 	// before it is given up. Defaults to 1 minute.
 	Stall time.Duration
+	// TLS says whom to trust. Defaults to the authorities that the system trusts.
+	TLS *tls.Config
 }
 
 const (
@@ -147,7 +150,7 @@ func Open(l daytona.S3Location, opts *Options) (*Store, error) {
 	}
 	s.client, err = minio.New(u.Host, &minio.Options{
 		Creds: credentials.NewStaticV4(l.AccessKey, l.SecretKey, l.SessionToken), Secure: u.Scheme == "https", Region: l.Region,
-		BucketLookup: minio.BucketLookupPath, MaxRetries: o.Attempts, Transport: transport(o.Stall),
+		BucketLookup: minio.BucketLookupPath, MaxRetries: o.Attempts, Transport: transport(o),
 	})
 	if err != nil {
 		return nil, &daytona.Error{Kind: daytona.KindInvalid, Op: openOp, Subject: l.Bucket, Message: s.scrub(err.Error())}
@@ -156,7 +159,8 @@ func Open(l daytona.S3Location, opts *Options) (*Store, error) {
 }
 
 // transport gives up on connections that stall.
-func transport(stall time.Duration) http.RoundTripper {
+func transport(o Options) http.RoundTripper {
+	stall := o.Stall
 	d := &net.Dialer{Timeout: min(stall, 10*time.Second)}
 	return detacher{&http.Transport{
 		Proxy: http.ProxyFromEnvironment,
@@ -167,6 +171,7 @@ func transport(stall time.Duration) http.RoundTripper {
 			}
 			return &stallConn{c, stall}, nil
 		},
+		TLSClientConfig: o.TLS, ForceAttemptHTTP2: true,
 		TLSHandshakeTimeout: min(stall, 10*time.Second), ExpectContinueTimeout: time.Second,
 		MaxIdleConnsPerHost: 16, IdleConnTimeout: stall,
 		// What is stored is what is read, compressed or not.

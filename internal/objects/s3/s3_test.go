@@ -4,10 +4,13 @@ import (
 	"bytes"
 	"context"
 	"crypto/rand"
+	"crypto/tls"
+	"crypto/x509"
 	"errors"
 	"fmt"
 	"io"
 	"io/fs"
+	"log"
 	"net/http"
 	"net/http/httptest"
 	"net/http/httputil"
@@ -350,6 +353,37 @@ func TestRetries(t *testing.T) {
 	got, err = get(t.Context(), torn, "k")
 	if err != nil || !bytes.Equal(got, want) || cuts.Load() < 4 {
 		t.Errorf("get over torn connections: %d bytes, %v, %d cuts", len(got), err, cuts.Load())
+	}
+}
+
+// TestTLS checks that whoever is not trusted gets nothing, and that all works
+// encrypted, where content is signed in another way.
+func TestTLS(t *testing.T) {
+	server := s3test.Start(t)
+	u, err := url.Parse(server.Location.Endpoint)
+	if err != nil {
+		t.Fatal(err)
+	}
+	p := httptest.NewUnstartedServer(&httputil.ReverseProxy{Rewrite: func(r *httputil.ProxyRequest) { r.SetURL(u); r.Out.Host = r.In.Host }})
+	p.Config.ErrorLog = log.New(io.Discard, "", 0)
+	p.StartTLS()
+	defer p.Close()
+	l := server.Location
+	l.Endpoint = p.URL
+	if err := open(t, l, &s3.Options{Attempts: 1}).Put(t.Context(), "k", strings.NewReader("v")); daytona.KindOf(err) != daytona.KindUnavailable {
+		t.Errorf("put to a stranger: %v", err)
+	}
+	roots := x509.NewCertPool()
+	roots.AddCert(p.Certificate())
+	s := open(t, l, &s3.Options{TLS: &tls.Config{RootCAs: roots}})
+	for _, size := range []int{10, 40 << 20} {
+		want := random(t, size)
+		if err := s.Put(t.Context(), "k", bytes.NewReader(want)); err != nil {
+			t.Fatal(err)
+		}
+		if got, err := get(t.Context(), s, "k"); err != nil || !bytes.Equal(got, want) {
+			t.Errorf("%d bytes of %d, %v", len(got), size, err)
+		}
 	}
 }
 
