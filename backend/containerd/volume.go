@@ -47,7 +47,7 @@ func (b *backend) placeVolumes(ctx context.Context, r *record) (mounts []specs.M
 		return nil, nil, err
 	}
 	for i, v := range r.Volumes {
-		data, err := b.VolumeDir(ctx, v.Volume)
+		data, _, err := b.OpenVolume(ctx, v.Volume)
 		if err == nil {
 			err = lifecycle.MakeSubpath(data, v.Subpath)
 		}

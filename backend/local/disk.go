@@ -9,6 +9,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strconv"
+	"strings"
 
 	"github.com/daytona-go/daytona"
 	"golang.org/x/sys/unix"
@@ -67,6 +68,68 @@ func mountDisk(path string) (*disk, error) {
 	// The mount holds the device from here on.
 	defer loop.Close()
 	return mountDevice(name, path)
+}
+
+// shareDisk mounts the file once more if it is mounted, and else for the first
+// time: two mounts of one device show the same file system.
+func shareDisk(path string) (*disk, error) {
+	loop, name, err := deviceOf(path)
+	if err != nil {
+		return nil, err
+	}
+	if loop == nil {
+		return mountDisk(path)
+	}
+	defer loop.Close()
+	return mountDevice(name, path)
+}
+
+// deviceOf opens the loop device that a file has; nil if it has none. As long as
+// it is open, the device keeps the file.
+func deviceOf(path string) (loop *os.File, name string, err error) {
+	var file unix.Stat_t
+	if err := unix.Stat(path, &file); err != nil {
+		return nil, "", &os.PathError{Op: "stat", Path: path, Err: err}
+	}
+	// Without it nothing would be found, and nothing is what a file has that is
+	// free to be mounted.
+	if _, err := os.Stat("/sys/block"); err != nil {
+		return nil, "", err
+	}
+	files, err := filepath.Glob("/sys/block/loop*/loop/backing_file")
+	if err != nil {
+		return nil, "", err
+	}
+	// The kernel may know the file by another path, but not by another name.
+	tail := filepath.Join(filepath.Base(filepath.Dir(path)), filepath.Base(path))
+	for _, f := range files {
+		backing, err := os.ReadFile(f)
+		if err != nil || !strings.Contains(string(backing), tail) {
+			continue
+		}
+		name := "/dev/" + strings.Split(f, "/")[3]
+		loop, err := os.OpenFile(name, os.O_RDWR, 0)
+		if errors.Is(err, os.ErrNotExist) { // no udev here that makes the node
+			var n uint32
+			if _, err := fmt.Sscanf(name, "/dev/loop%d", &n); err != nil {
+				return nil, "", fmt.Errorf("%s is in use by %s: %w", path, name, err)
+			}
+			_ = unix.Mknod(name, unix.S_IFBLK|0o660, int(unix.Mkdev(7, n)))
+			loop, err = os.OpenFile(name, os.O_RDWR, 0)
+		}
+		if err != nil {
+			return nil, "", err
+		}
+		info, err := unix.IoctlLoopGetStatus64(int(loop.Fd()))
+		if err == nil && info.Device == file.Dev && info.Inode == file.Ino {
+			return loop, name, nil
+		}
+		loop.Close()
+		if err != nil && !errors.Is(err, unix.ENXIO) { // ENXIO: it has just ended
+			return nil, "", &os.PathError{Op: "LOOP_GET_STATUS64", Path: name, Err: err}
+		}
+	}
+	return nil, "", nil
 }
 
 // mountDevice mounts the loop device that a file is bound to, detached.

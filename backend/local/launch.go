@@ -124,6 +124,8 @@ type launch struct {
 	cloned func(p *proc) error
 	// mounts makes the detached mounts, in the order of boot.Source.Mount.
 	mounts func(userns *os.File) ([]*os.File, error)
+	// held is closed when the sandbox runs, or does not.
+	held []*os.File
 	// device takes over the packets of a userspace network.
 	device func(kind string, dev, pidfd *os.File) error
 }

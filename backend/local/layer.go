@@ -201,7 +201,7 @@ func (e *engine) copyLayer(ctx context.Context, r *record, id string) error {
 	from := e.File(r.ID, "fs")
 	if r.Own.HasDisk {
 		// A second mount of a file that is in use shows the same file system.
-		d, err := e.shareDisk(r)
+		d, err := shareDisk(e.File(r.ID, "disk.img"))
 		if err != nil {
 			return err
 		}
@@ -219,22 +219,6 @@ func (e *engine) copyLayer(ctx context.Context, r *record, id string) error {
 	}
 	_, err := tree.Copy(ctx, filepath.Join(to, "upper"), filepath.Join(from, "upper"), filepath.Join(to, "work"), nil)
 	return err
-}
-
-// shareDisk mounts the disk of a sandbox once more, if it is mounted, or else for
-// the first time.
-func (e *engine) shareDisk(r *record) (*disk, error) {
-	path := e.File(r.ID, "disk.img")
-	files, err := filepath.Glob("/sys/block/loop*/loop/backing_file")
-	if err != nil {
-		return nil, err
-	}
-	for _, f := range files {
-		if data, err := os.ReadFile(f); err == nil && strings.TrimSpace(string(data)) == path {
-			return mountDevice("/dev/"+strings.Split(f, "/")[3], path)
-		}
-	}
-	return mountDisk(path)
 }
 
 // holdFiles makes the image and the layers that a record names its own.

@@ -203,7 +203,7 @@ func newEngine(ctx context.Context, opts *Options) (_ *engine, err error) {
 	if e.keeper, err = lifecycle.New[own](lifecycle.Options{Name: "local", Dir: dir, Dirs: []string{"volumes", "empty", "layers", "snapshots", "snapshot-names"}, Log: e.log}); err != nil {
 		return nil, fail(daytona.KindUnavailable, dir, "make its state directory", err)
 	}
-	e.Volumes.Keeper, e.Pausing.Keeper = e.keeper, e.keeper
+	e.Volumes.Keeper, e.Volumes.Disks, e.Pausing.Keeper = e.keeper, volumeDisks{}, e.keeper
 	e.Snapshots = lifecycle.Snapshots[own, ownSnapshot]{Keeper: e.keeper, Free: e.freeSnapshot}
 	defer func() {
 		if err != nil {

@@ -254,6 +254,11 @@ func (e *engine) bootUp(ctx context.Context, op string, r *record) (_ *proc, err
 		config.User = strconv.Itoa(ids.uids[0].ContainerID)
 	}
 	l := launch{listener: listener, log: logFile, group: g, ids: ids, plan: e.plan(r, ids)}
+	defer func() {
+		for _, f := range l.held {
+			f.Close()
+		}
+	}()
 	l.plan.Cgroup, l.plan.CgroupsV1 = g.inside()
 	config.CgroupDir = l.plan.Cgroup
 	if l.config, err = json.Marshal(config); err != nil {
@@ -401,7 +406,7 @@ func (e *engine) plan(r *record, ids idMapping) *boot.Plan {
 // detached mount, so that no path of the host is seen inside.
 type place struct {
 	dir, sub string   // sub is found beneath dir without following links
-	mount    *os.File // or a detached mount
+	mount    *os.File // or a detached mount, which sub is beneath if there is one
 	mapped   bool     // its files get the ids that they have on disk
 }
 
@@ -467,16 +472,20 @@ func (e *engine) placeFiles(ctx context.Context, r *record, d *disk, l *launch) 
 		maps.Copy(p.Symlinks, h.links)
 	}
 	for _, v := range r.Volumes {
-		data, err := e.VolumeDir(ctx, v.Volume)
+		data, mount, err := e.OpenVolume(ctx, v.Volume)
 		if err != nil {
 			return err
+		}
+		if mount != nil {
+			l.held = append(l.held, mount)
+			data = fdPath(mount)
 		}
 		if e.root { // else boot makes it, with the rights of the sandbox's root
 			if err := lifecycle.MakeSubpath(data, v.Subpath); err != nil {
 				return err
 			}
 		}
-		n := add(place{dir: data, sub: v.Subpath, mapped: e.canMap(e.Root)})
+		n := add(place{dir: data, sub: v.Subpath, mount: mount, mapped: mount != nil || e.canMap(e.Root)})
 		p.Binds = append(p.Binds, boot.Bind{Target: v.MountPath, ReadOnly: v.ReadOnly, Source: boot.Source{Mount: n}})
 	}
 	if !e.root {
@@ -507,7 +516,7 @@ func (e *engine) placeFiles(ctx context.Context, r *record, d *disk, l *launch) 
 func (pl place) open(userns *os.File) (_ *os.File, err error) {
 	var f *os.File
 	switch {
-	case pl.mount != nil:
+	case pl.mount != nil && pl.sub == "":
 		fd, err := unix.FcntlInt(pl.mount.Fd(), unix.F_DUPFD_CLOEXEC, 3)
 		if err != nil {
 			return nil, os.NewSyscallError("dup", err)
@@ -519,7 +528,12 @@ func (pl place) open(userns *os.File) (_ *os.File, err error) {
 			return nil, err
 		}
 		defer dir.Close()
-		if f, err = cloneMount(fdPath(dir)); err != nil {
+		f, err = cloneMount(fdPath(dir))
+		if errors.Is(err, unix.EINVAL) && pl.mount != nil {
+			return nil, &daytona.Error{Kind: daytona.KindUnsupported, Op: createOp, Field: "Volumes.Subpath", Value: pl.sub,
+				Message: "of a volume with a quota it takes Linux 6.15 or newer to mount a directory; mount all of it", Err: err}
+		}
+		if err != nil {
 			return nil, err
 		}
 	default:

@@ -17,7 +17,7 @@ import (
 //	sandboxes/<id>/disk.img     instead, where it has a disk limit
 //	layers/<id>/                fs/upper/, and refs/ with a file for each sandbox or snapshot that has it
 //	snapshots/, snapshot-names/ see lifecycle.Snapshots
-//	volumes/<id>/               volume.json and data/
+//	volumes/<id>/               volume.json and data/, or disk.img with a quota
 //	images/                     the image store
 //	host/                       the skeleton of the "host" image
 //	empty/                      the only layer of an image without layers

@@ -95,7 +95,7 @@ func under(p string, trees ...string) bool {
 var heavy = []string{
 	"github.com/docker/docker", "github.com/moby/moby", "github.com/moby/buildkit", "github.com/containerd/containerd",
 	"google.golang.org/grpc", "go.opentelemetry.io", "gvisor.dev/gvisor", "k8s.io",
-	"database/sql", "modernc.org/sqlite", "github.com/jackc/pgx",
+	"database/sql", "modernc.org/sqlite", "github.com/jackc/pgx", "github.com/minio/minio-go",
 }
 
 // rule limits what packages are made of, directly or through others.

@@ -9,6 +9,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/daytona-go/daytona"
@@ -21,6 +22,21 @@ import (
 type Volumes[T any] struct {
 	// Keeper keeps the sandboxes that use them; "volumes" is among its Options.Dirs.
 	Keeper *Keeper[T]
+	// Disks keep quotas. Defaults to nil: there are none.
+	Disks VolumeDisks
+}
+
+// VolumeDisks give a volume a file system of its own, in a file. The file has the
+// size of the quota and takes what place it needs.
+type VolumeDisks interface {
+	// Refuse says why there can be none; "" if there can.
+	Refuse() string
+	// Make makes the file with a file system whose root is empty and open to all.
+	Make(ctx context.Context, path string, size int64) error
+	// Mount mounts it, detached; the caller closes it. It may be mounted any
+	// number of times, by any number of processes: all see the same files. It is
+	// called by one at a time for each state directory.
+	Mount(ctx context.Context, path string) (*os.File, error)
 }
 
 // CreateVolume implements daytona.VolumeManager.
@@ -36,32 +52,40 @@ func (s Volumes[T]) CreateVolume(ctx context.Context, spec daytona.VolumeSpec) (
 	if spec.Kind == daytona.VolumeS3 {
 		return refuse("Kind", spec.Kind, "the "+s.Keeper.name+" backend has volumes of kind directory only")
 	}
-	if spec.Quota != 0 {
+	if spec.Quota != 0 && s.Disks == nil {
 		return refuse("Quota", spec.Quota, "the "+s.Keeper.name+" backend cannot limit volumes")
+	}
+	if spec.Quota != 0 {
+		if why := s.Disks.Refuse(); why != "" {
+			return refuse("Quota", spec.Quota, why)
+		}
 	}
 	lock, err := LockFile(s.Keeper.Dir("volumes.lock"), true)
 	if err != nil {
 		return daytona.Volume{}, KernelError(op, name, err)
 	}
 	defer lock.Close()
+	s.sweep()
 	if v, err := s.GetVolume(ctx, name); err == nil {
 		return daytona.Volume{}, &daytona.Error{Kind: daytona.KindConflict, Op: op, Field: "name", Value: name, Message: "volume " + v.ID + " has this name"}
 	}
-	v := daytona.Volume{ID: NewID(), Name: name, Kind: daytona.VolumeDirectory, CreatedAt: time.Now().UTC()}
+	v := daytona.Volume{ID: NewID(), Name: name, Kind: daytona.VolumeDirectory, Quota: spec.Quota, CreatedAt: time.Now().UTC()}
 	data, err := json.Marshal(v)
 	if err != nil {
 		return daytona.Volume{}, err
 	}
-	tmp, err := os.MkdirTemp(s.Keeper.Dir("volumes"), ".new-")
+	tmp, err := os.MkdirTemp(s.Keeper.Dir("volumes"), newPrefix)
 	if err != nil {
 		return daytona.Volume{}, KernelError(op, name, err)
 	}
 	defer os.RemoveAll(tmp)
-	if err := os.WriteFile(filepath.Join(tmp, "volume.json"), data, 0o600); err != nil {
+	if err := writeAtomic(filepath.Join(tmp, "volume.json"), data, true); err != nil {
 		return daytona.Volume{}, KernelError(op, name, err)
 	}
-	// Whatever user a sandbox has may write.
-	if err = os.Mkdir(filepath.Join(tmp, "data"), 0o755); err == nil {
+	if v.Quota != 0 {
+		err = s.Disks.Make(ctx, filepath.Join(tmp, diskFile), int64(v.Quota*daytona.GiB))
+	} else if err = os.Mkdir(filepath.Join(tmp, "data"), 0o755); err == nil {
+		// Whatever user a sandbox has may write.
 		err = os.Chmod(filepath.Join(tmp, "data"), 0o777)
 	}
 	if err == nil {
@@ -75,6 +99,9 @@ func (s Volumes[T]) load(id string) (daytona.Volume, error) {
 	data, err := os.ReadFile(filepath.Join(s.dir(id), "volume.json"))
 	if err == nil {
 		err = json.Unmarshal(data, &v)
+	}
+	if st, serr := os.Stat(filepath.Join(s.dir(id), usedFile)); serr == nil {
+		v.LastUsedAt = st.ModTime().UTC()
 	}
 	return v, err
 }
@@ -132,6 +159,7 @@ func (s Volumes[T]) DeleteVolume(ctx context.Context, idOrName string) error {
 		return KernelError(op, idOrName, err)
 	}
 	defer lock.Close()
+	s.sweep()
 	v, err := s.GetVolume(ctx, idOrName)
 	if err != nil {
 		return err
@@ -151,7 +179,7 @@ func (s Volumes[T]) DeleteVolume(ctx context.Context, idOrName string) error {
 			}
 		}
 	}
-	gone := filepath.Join(s.Keeper.Dir("volumes"), ".gone-"+v.ID)
+	gone := filepath.Join(s.Keeper.Dir("volumes"), gonePrefix+v.ID)
 	if err := os.Rename(s.dir(v.ID), gone); err != nil {
 		return KernelError(op, v.Name, err)
 	}
@@ -161,14 +189,71 @@ func (s Volumes[T]) DeleteVolume(ctx context.Context, idOrName string) error {
 // dir is the directory of a volume.
 func (s Volumes[T]) dir(id string) string { return filepath.Join(s.Keeper.Dir("volumes"), id) }
 
-// VolumeDir is the directory of a volume's files.
-func (s Volumes[T]) VolumeDir(ctx context.Context, idOrName string) (string, error) {
+// OpenVolume opens a volume for a sandbox that starts: mount is where its files
+// are, detached and the caller's to close, or nil if they are in dir.
+func (s Volumes[T]) OpenVolume(ctx context.Context, idOrName string) (dir string, mount *os.File, err error) {
+	lock, err := LockFile(s.Keeper.Dir("volumes.lock"), true)
+	if err != nil {
+		return "", nil, err
+	}
+	defer lock.Close()
 	v, err := s.GetVolume(ctx, idOrName)
 	if err != nil {
-		return "", err
+		return "", nil, err
 	}
-	return filepath.Join(s.dir(v.ID), "data"), nil
+	if v.Quota != 0 {
+		if s.Disks == nil {
+			return "", nil, &daytona.Error{Kind: daytona.KindUnsupported, Op: CreateOp, Field: "Volumes", Value: idOrName,
+				Message: "the " + s.Keeper.name + " backend cannot mount volumes with a quota"}
+		}
+		if mount, err = s.Disks.Mount(ctx, filepath.Join(s.dir(v.ID), diskFile)); err != nil {
+			return "", nil, err
+		}
+	}
+	if err := touch(filepath.Join(s.dir(v.ID), usedFile)); err != nil { // no reason not to start
+		s.Keeper.log.Warn("when a volume was last used could not be written down", "volume", v.Name, "err", err)
+	}
+	return filepath.Join(s.dir(v.ID), "data"), mount, nil
 }
+
+// diskFile is what a volume with a quota has instead of data/, and usedFile was
+// last written when a sandbox last started with it.
+const (
+	diskFile = "disk.img"
+	usedFile = "used"
+)
+
+// touch sets the time of an empty file, which is made if it is missing.
+func touch(name string) error {
+	f, err := os.OpenFile(name, os.O_CREATE|os.O_WRONLY, 0o600)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	now := time.Now()
+	return os.Chtimes(name, now, now)
+}
+
+// sweep removes what killed processes have left of volumes that they made or
+// deleted. The lock is held.
+func (s Volumes[T]) sweep() {
+	entries, _ := os.ReadDir(s.Keeper.Dir("volumes"))
+	for _, d := range entries {
+		if !strings.HasPrefix(d.Name(), newPrefix) && !strings.HasPrefix(d.Name(), gonePrefix) {
+			continue
+		}
+		if err := s.Keeper.engine.RemoveTree(filepath.Join(s.Keeper.Dir("volumes"), d.Name())); err != nil {
+			s.Keeper.log.Warn("what is left of a volume could not be removed; it will be tried again", "dir", d.Name(), "err", err)
+		}
+	}
+}
+
+// newPrefix and gonePrefix begin the names of volumes that are not there yet or
+// not any more.
+const (
+	newPrefix  = ".new-"
+	gonePrefix = ".gone-"
+)
 
 // MakeSubpath makes the directories of a mount's subpath in the directory of its
 // volume, for root. The content of the volume is hostile, so no link is followed.
