@@ -155,6 +155,9 @@ type engine struct {
 	host     *rootfs
 	hostTime time.Time
 
+	builderOnce sync.Mutex
+	builder     Builder
+
 	netOnce sync.Mutex
 	net     *network.Host
 
@@ -185,7 +188,7 @@ func newEngine(ctx context.Context, opts *Options) (_ *engine, err error) {
 	if dir, err = filepath.Abs(dir); err != nil {
 		return nil, fail(daytona.KindInvalid, dir, "", err)
 	}
-	if e.keeper, err = lifecycle.New[own](lifecycle.Options{Name: "local", Dir: dir, Dirs: []string{"volumes", "empty"}, Log: e.log}); err != nil {
+	if e.keeper, err = lifecycle.New[own](lifecycle.Options{Name: "local", Dir: dir, Dirs: []string{"volumes", "empty", "build"}, Log: e.log}); err != nil {
 		return nil, fail(daytona.KindUnavailable, dir, "make its state directory", err)
 	}
 	e.Volumes.Keeper = e.keeper
@@ -285,6 +288,7 @@ func (e *engine) Close() error {
 		return nil
 	}
 	e.warm.close()
+	e.closeBuilder()
 	err := e.keeper.Close()
 	e.free()
 	return err
