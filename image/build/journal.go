@@ -121,7 +121,7 @@ func (j *journal) flush(s *stepLog) {
 // worked reports whether a step of the Dockerfile had to be done.
 func (j *journal) worked() bool {
 	for _, s := range j.steps {
-		if s.number > 0 && s.started && !s.cached {
+		if s.number > 0 && s.started && !s.cached && !strings.Contains(s.name, "] FROM ") {
 			return true
 		}
 	}
