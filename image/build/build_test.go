@@ -13,6 +13,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"testing/fstest"
 	"time"
 
 	"github.com/daytona-go/daytona"
@@ -250,5 +251,26 @@ RUN --mount=type=bind,from=`+base(t)+`,source=/etc,target=/other test -f /other/
 	}
 	if strings.Contains(l.String(), "hush\n") {
 		t.Error("the secret is in the log")
+	}
+}
+
+// TestReopen checks that a builder finds what the one before it left.
+func TestReopen(t *testing.T) {
+	dir := stateDir(t)
+	img := daytona.NewImage(from(t, "COPY a /a\nRUN cat /a\n"), daytona.BuildContext{Files: fstest.MapFS{"a": {Data: []byte("a\n"), Mode: 0o644}}, Path: "."})
+	var ref string
+	for i := range 3 {
+		c, err := local.Open(t.Context(), &local.Options{Dir: dir})
+		if err != nil {
+			t.Fatal(err)
+		}
+		built, err := c.Build(t.Context(), img, daytona.BuildOptions{})
+		if cerr := c.Close(); err != nil || cerr != nil {
+			t.Fatal(err, cerr)
+		}
+		if i > 0 && (built.Ref != ref || !built.Cached) {
+			t.Errorf("build %d: %+v, before %s", i, built, ref)
+		}
+		ref = built.Ref
 	}
 }

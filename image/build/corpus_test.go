@@ -10,6 +10,7 @@ import (
 	"fmt"
 	"io"
 	"maps"
+	"net/netip"
 	"os"
 	"os/exec"
 	"path"
@@ -42,6 +43,10 @@ var volatile = map[string]string{
 	"proc":                         "as dev",
 	"sys":                          "as dev",
 }
+
+// mirror lets steps reach Debian's mirror, which some networks have at an address
+// of the range for documentation.
+var mirror = daytona.NetworkPolicy{Allow: []netip.Prefix{netip.MustParsePrefix("0.0.0.0/0"), netip.MustParsePrefix("203.0.113.0/24")}}
 
 // file is what is compared of a file.
 type file struct {
@@ -171,7 +176,7 @@ func TestCorpus(t *testing.T) {
 			}
 			text := strings.ReplaceAll(string(data), "debian:12", base)
 			var l logs
-			built, err := c.Build(t.Context(), daytona.NewImage(text, daytona.BuildContext{Source: corpus + "/context", Path: "."}), daytona.BuildOptions{OnLog: l.add})
+			built, err := c.Build(t.Context(), daytona.NewImage(text, daytona.BuildContext{Source: corpus + "/context", Path: "."}), daytona.BuildOptions{OnLog: l.add, Network: mirror})
 			if err != nil {
 				t.Fatalf("%v\n%s", err, l.String())
 			}

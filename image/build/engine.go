@@ -30,6 +30,8 @@ import (
 	"github.com/daytona-go/daytona"
 	"github.com/google/go-containerregistry/pkg/authn"
 	"github.com/google/go-containerregistry/pkg/name"
+	"github.com/moby/buildkit/cache"
+	"github.com/moby/buildkit/cache/contenthash"
 	"github.com/moby/buildkit/cache/metadata"
 	"github.com/moby/buildkit/client"
 	"github.com/moby/buildkit/control"
@@ -240,7 +242,7 @@ func openEngine(ctx context.Context, dir string, opts Options) (_ *engine, err e
 	if err != nil {
 		return nil, err
 	}
-	e.shut = append(e.shut, ctl.Close)
+	e.shut = append(e.shut, ctl.Close, func() error { return forgetChecksums(w) })
 	conn := bufconn.Listen(1 << 20)
 	server := grpc.NewServer(grpc.ChainUnaryInterceptor(grpcerrors.UnaryServerInterceptor), grpc.StreamInterceptor(grpcerrors.StreamServerInterceptor),
 		grpc.MaxRecvMsgSize(64<<20), grpc.MaxSendMsgSize(64<<20))
@@ -255,6 +257,25 @@ func openEngine(ctx context.Context, dir string, opts Options) (_ *engine, err e
 	e.shut = append(e.shut, e.client.Close)
 	return e, nil
 }
+
+// forgetChecksums empties BuildKit's memory of checksums, which is the process's
+// and by the names of snapshots: the next engine would find this one's closed
+// database there.
+func forgetChecksums(w *base.Worker) error {
+	usage, err := w.CacheMgr.DiskUsage(context.Background(), client.DiskUsageInfo{})
+	for _, u := range usage {
+		contenthash.ClearCacheContext(snapshotID{id: u.ID})
+	}
+	return err
+}
+
+// snapshotID is a cache.RefMetadata of which nothing but the name is asked.
+type snapshotID struct {
+	cache.RefMetadata
+	id string
+}
+
+func (s snapshotID) ID() string { return s.id }
 
 // plainMounts takes redirect_dir out of overlay options: BuildKit switches it off,
 // which userxattr does already, and the kernel refuses both together.
