@@ -13,6 +13,7 @@ import (
 	"os"
 	"path"
 	"path/filepath"
+	"reflect"
 	"sync"
 	"syscall"
 	"time"
@@ -118,25 +119,21 @@ func registeredBuilder() func(h BuilderHost) (Builder, error) {
 
 const buildOp = "build image"
 
-// As implements the lookup of daytona.As: the engine builds images if a program
-// has a Builder.
+// As implements the lookup of daytona.As: what the engine's type has, and the
+// building of images if the program has a Builder.
 func (e *engine) As(target any) bool {
-	switch t := target.(type) {
-	case *daytona.ImageBuilder:
+	if t, ok := target.(*daytona.ImageBuilder); ok {
 		if registeredBuilder() == nil {
 			return false
 		}
 		*t = imageBuilder{e}
 		return true
-	case *daytona.VolumeManager:
-		*t = e
-	case *daytona.Updater:
-		*t = e
-	case *daytona.NetworkPolicer:
-		*t = e
-	default:
+	}
+	to, own := reflect.ValueOf(target).Elem(), reflect.ValueOf(e)
+	if to.Kind() != reflect.Interface || !own.Type().Implements(to.Type()) {
 		return false
 	}
+	to.Set(own)
 	return true
 }
 
