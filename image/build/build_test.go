@@ -9,6 +9,7 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strings"
 	"sync"
@@ -273,4 +274,77 @@ func TestReopen(t *testing.T) {
 		}
 		ref = built.Ref
 	}
+}
+
+// TestStepThatFillsTheDisk has a state directory on a small disk of its own.
+func TestStepThatFillsTheDisk(t *testing.T) {
+	base(t)
+	tmp := t.TempDir()
+	disk, dir := filepath.Join(tmp, "disk"), filepath.Join(tmp, "state")
+	if err := os.Mkdir(dir, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	for _, cmd := range [][]string{{"truncate", "-s", "1500M", disk}, {"mkfs.ext4", "-q", "-F", disk}, {"mount", "-o", "loop", disk, dir}} {
+		if out, err := exec.Command(cmd[0], cmd[1:]...).CombinedOutput(); err != nil {
+			t.Skipf("%v: %v: %s", cmd, err, out)
+		}
+	}
+	t.Cleanup(func() {
+		if out, err := exec.Command("umount", "-l", dir).CombinedOutput(); err != nil {
+			t.Errorf("umount: %v: %s", err, out)
+		}
+	})
+	c, err := local.Open(t.Context(), &local.Options{Dir: dir})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	_, err = c.Build(t.Context(), daytona.NewImage(from(t, "RUN echo begun; cat /dev/zero > /fill\n")), daytona.BuildOptions{})
+	b, ok := errors.AsType[*daytona.BuildError](err)
+	if !ok || !errors.Is(err, daytona.ErrNoSpace) || b.Line != 2 || !strings.Contains(string(b.Log), "begun") {
+		t.Fatalf("%T %v", err, err)
+	}
+	store, err := image.OpenStore(filepath.Join(dir, "images"), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if images, err := store.List(t.Context()); err != nil || len(images) != 0 {
+		t.Errorf("the failed build left %v, %v", images, err)
+	}
+}
+
+// BenchmarkCachedRebuild compares a build of which nothing is left to do.
+func BenchmarkCachedRebuild(b *testing.B) {
+	text := from(b, "ENV A=1\nWORKDIR /app\nCOPY . .\nRUN echo one > /one\nRUN echo two > /two\nCMD [\"sh\"]\n")
+	b.Run("local", func(b *testing.B) {
+		c := open(b)
+		img := daytona.NewImage(text, daytona.BuildContext{Source: corpus + "/context", Path: "."})
+		if _, err := c.Build(b.Context(), img, daytona.BuildOptions{}); err != nil {
+			b.Fatal(err)
+		}
+		for b.Loop() {
+			if built, err := c.Build(b.Context(), img, daytona.BuildOptions{}); err != nil || !built.Cached {
+				b.Fatal(built, err)
+			}
+		}
+	})
+	b.Run("docker", func(b *testing.B) {
+		build := func() error {
+			cmd := exec.Command("docker", "build", "-q", "-t", "daytona-bench", "-f", "-", corpus+"/context")
+			cmd.Stdin, cmd.Env = strings.NewReader(text), append(os.Environ(), "DOCKER_BUILDKIT=0")
+			if out, err := cmd.CombinedOutput(); err != nil {
+				return fmt.Errorf("%w: %s", err, out)
+			}
+			return nil
+		}
+		if err := build(); err != nil {
+			b.Skip(err)
+		}
+		b.Cleanup(func() { _ = exec.Command("docker", "rmi", "daytona-bench").Run() })
+		for b.Loop() {
+			if err := build(); err != nil {
+				b.Fatal(err)
+			}
+		}
+	})
 }
