@@ -162,11 +162,12 @@ type engine struct {
 	net     *network.Host
 
 	mu     sync.Mutex
+	steps  map[string]bool // cgroups of build steps that run
 	idmaps map[string]bool // directories whose mounts take an id mapping or not
 }
 
 func newEngine(ctx context.Context, opts *Options) (_ *engine, err error) {
-	e := &engine{root: os.Geteuid() == 0, idmaps: map[string]bool{}}
+	e := &engine{root: os.Geteuid() == 0, idmaps: map[string]bool{}, steps: map[string]bool{}}
 	if opts != nil {
 		e.opts = *opts
 	}

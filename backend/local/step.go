@@ -14,6 +14,7 @@ import (
 	"path"
 	"path/filepath"
 	"reflect"
+	"strings"
 	"sync"
 	"syscall"
 	"time"
@@ -228,8 +229,13 @@ func (h builderHost) RunStep(ctx context.Context, s Step) (err error) {
 	ids := e.ids(r)
 	// Not the id of a sandbox, which an engine that finds no such sandbox would
 	// take for a leftover and kill.
-	g := e.cgroups.group("build-" + id)
+	name := "build-" + id
+	e.reapSteps(name)
+	g := e.cgroups.group(name)
 	defer func() {
+		e.mu.Lock()
+		delete(e.steps, name)
+		e.mu.Unlock()
 		g.kill()
 		if rerr := g.remove(); rerr != nil {
 			e.log.Warn("cgroup could not be removed", "step", id, "err", rerr)
@@ -339,6 +345,24 @@ func (h builderHost) RunStep(ctx context.Context, s Step) (err error) {
 		return &daytona.ExitError{ExitCode: status.ExitStatus()}
 	}
 	return nil
+}
+
+// reapSteps removes the groups of steps whose process was killed, and enters a
+// new one. A Builder lets one process at a time run steps, so that all which are
+// not this one's are left over.
+func (e *engine) reapSteps(name string) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	e.steps[name] = true
+	for _, id := range e.cgroups.ids() {
+		if strings.HasPrefix(id, "build-") && !e.steps[id] {
+			g := e.cgroups.group(id)
+			g.kill()
+			if err := g.remove(); err != nil {
+				e.log.Warn("cgroup could not be removed", "step", id, "err", err)
+			}
+		}
+	}
 }
 
 // placeStep completes the plan with the files of a step.

@@ -301,7 +301,10 @@ func (b *Builder) BuildImage(ctx context.Context, img *daytona.Image, opts dayto
 	<-logged
 	if err != nil {
 		if ctx.Err() != nil {
-			return none, &daytona.Error{Kind: kindOfContext(ctx), Op: op, Message: "the build was cancelled", Err: context.Cause(ctx)}
+			if errors.Is(context.Cause(ctx), context.DeadlineExceeded) {
+				return none, &daytona.Error{Kind: daytona.KindTimeout, Op: op, Message: "the build took longer than its context allows", Err: context.Cause(ctx)}
+			}
+			return none, context.Cause(ctx)
 		}
 		return none, e.failure(err, log, b.dir)
 	}
@@ -329,13 +332,6 @@ func (b *Builder) BuildImage(ctx context.Context, img *daytona.Image, opts dayto
 		return none, err
 	}
 	return daytona.BuiltImage{Ref: ref.String(), Digest: desc.Digest.String(), SizeBytes: stored.Size, Cached: !log.worked()}, nil
-}
-
-func kindOfContext(ctx context.Context) daytona.Kind {
-	if errors.Is(context.Cause(ctx), context.DeadlineExceeded) {
-		return daytona.KindTimeout
-	}
-	return daytona.KindGone
 }
 
 // full reports whether hardly anything is left of the disk that a directory is

@@ -62,6 +62,10 @@ import (
 	"google.golang.org/grpc/test/bufconn"
 )
 
+// maxCache is how much BuildKit keeps of earlier steps, in bytes; what was not
+// used for longest goes first.
+const maxCache = 20 << 30
+
 // running is the build that is going on.
 type running struct {
 	opts      daytona.BuildOptions
@@ -204,6 +208,7 @@ func openEngine(ctx context.Context, dir string, opts Options) (_ *engine, err e
 		Platforms:       []ocispecs.Platform{platforms.Normalize(platforms.DefaultSpec())},
 		LeaseManager:    leases,
 		GarbageCollect:  mdb.GarbageCollect,
+		GCPolicy:        []client.PruneInfo{{All: true, MaxUsedSpace: maxCache}},
 		MountPoolRoot:   filepath.Join(root, "mounts"),
 		ResourceMonitor: monitor,
 	})
