@@ -11,5 +11,6 @@ import (
 	_ "github.com/daytona-go/daytona/backend/containerd"
 	_ "github.com/daytona-go/daytona/backend/docker"
 	_ "github.com/daytona-go/daytona/backend/local"
+	_ "github.com/daytona-go/daytona/backend/local/build"
 	_ "github.com/daytona-go/daytona/backend/plugin"
 )

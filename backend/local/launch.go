@@ -2,6 +2,7 @@ package local
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -117,6 +118,7 @@ type launch struct {
 	config   []byte   // the agent's
 	listener *os.File // the agent's
 	log      *os.File // standard error of boot and agent
+	stdout   *os.File // of a step; nil for an agent, which has none
 	netns    *os.File // to join, or nil for a new one
 	group    group
 	ids      idMapping
@@ -322,8 +324,8 @@ func (e *engine) clone(l launch, null, config, sync *os.File) (*proc, error) {
 		defer box.Close()
 		attr.UseCgroupFD, attr.CgroupFD = true, int(box.Fd())
 	}
-	files := []*os.File{null, null, l.log}
-	for fd, f := range map[int]*os.File{boot.FDListener: l.listener, boot.FDConfig: config, boot.FDSync: sync, boot.FDAgent: e.agent} {
+	files := []*os.File{null, cmp.Or(l.stdout, null), l.log}
+	for fd, f := range map[int]*os.File{boot.FDListener: cmp.Or(l.listener, null), boot.FDConfig: config, boot.FDSync: sync, boot.FDAgent: e.agent} {
 		for len(files) <= fd {
 			files = append(files, nil)
 		}

@@ -168,17 +168,21 @@ type engine struct {
 	host     *rootfs
 	hostTime time.Time
 
+	builderOnce sync.Mutex
+	builder     Builder
+
 	netOnce sync.Mutex
 	net     *network.Host
 
 	atStep func(step string) // for tests: called at each step of capture
 
 	mu     sync.Mutex
+	steps  map[string]bool // cgroups of build steps that run
 	idmaps map[string]bool // directories whose mounts take an id mapping or not
 }
 
 func newEngine(ctx context.Context, opts *Options) (_ *engine, err error) {
-	e := &engine{root: os.Geteuid() == 0, idmaps: map[string]bool{}}
+	e := &engine{root: os.Geteuid() == 0, idmaps: map[string]bool{}, steps: map[string]bool{}}
 	if opts != nil {
 		e.opts = *opts
 	}
@@ -200,7 +204,7 @@ func newEngine(ctx context.Context, opts *Options) (_ *engine, err error) {
 	if dir, err = filepath.Abs(dir); err != nil {
 		return nil, fail(daytona.KindInvalid, dir, "", err)
 	}
-	if e.keeper, err = lifecycle.New[own](lifecycle.Options{Name: "local", Dir: dir, Dirs: []string{"volumes", "empty", "layers", "snapshots", "snapshot-names"}, Log: e.log}); err != nil {
+	if e.keeper, err = lifecycle.New[own](lifecycle.Options{Name: "local", Dir: dir, Dirs: []string{"volumes", "empty", "build", "layers", "snapshots", "snapshot-names"}, Log: e.log}); err != nil {
 		return nil, fail(daytona.KindUnavailable, dir, "make its state directory", err)
 	}
 	e.Volumes.Keeper, e.Volumes.Disks, e.Pausing.Keeper = e.keeper, volumeDisks{}, e.keeper
@@ -310,6 +314,7 @@ func (e *engine) Close() error {
 		return nil
 	}
 	e.warm.close()
+	e.closeBuilder()
 	err := e.keeper.Close()
 	e.free()
 	return err

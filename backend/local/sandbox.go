@@ -675,9 +675,15 @@ var _ interface {
 } = (*engine)(nil)
 
 // As implements the rule of daytona.As: without cgroups there is nothing to pause
-// with, and no limit to change.
+// with, and no limit to change; images are built if the program has a Builder.
 func (e *engine) As(target any) bool {
-	switch target.(type) {
+	switch t := target.(type) {
+	case *daytona.ImageBuilder:
+		if registeredBuilder() == nil {
+			return false
+		}
+		*t = imageBuilder{e}
+		return true
 	case *daytona.Pauser, *daytona.Resizer:
 		if e.cgroups.canFreeze() != nil {
 			return false

@@ -154,7 +154,7 @@ var rules = []rule{
 	},
 	{
 		name: "the embedded engine is light",
-		who:  []string{"backend/local"}, forbidden: slices.Concat(heavy, []string{"internal/network/netstack"}),
+		who:  []string{"backend/local"}, except: []string{"backend/local/build"}, forbidden: slices.Concat(heavy, []string{"internal/network/netstack", "image/build"}),
 		why: "an embedder compiles what it uses; the user-space network stack is a program of its own",
 	},
 	{
@@ -167,8 +167,19 @@ var rules = []rule{
 	},
 	{
 		name: "images know no sandboxes",
-		who:  []string{"image"}, own: []string{"image", "internal"}, forbidden: slices.Concat(heavy, []string{"internal/boot", "internal/network", "internal/agentbin"}),
+		who:  []string{"image"}, except: []string{"image/build"}, own: []string{"image", "internal"}, forbidden: slices.Concat(heavy, []string{"internal/boot", "internal/network", "internal/agentbin"}),
 		why: "they are of use to every backend",
+	},
+	{
+		name: "builds know no engine",
+		who:  []string{"image/build"}, own: []string{".", "image", "internal"}, forbidden: []string{"internal/boot", "internal/network", "internal/agentbin", "internal/lifecycle"},
+		why: "who runs the steps of a build is behind an interface",
+	},
+	{
+		name: "BuildKit is for those who build",
+		who:  []string{".", "backend", "toolbox", "image", "internal", "daytonatest"}, except: []string{"backend/local/build", "backend/all", "image/build"},
+		forbidden: []string{"image/build", "github.com/moby/buildkit"},
+		why:       "it is the largest dependency of all",
 	},
 	{
 		name: "boot is nothing but system calls",

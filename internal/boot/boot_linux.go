@@ -2,6 +2,7 @@ package boot
 
 import (
 	"bytes"
+	"cmp"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -209,7 +210,14 @@ func (b *booter) mountRoot() error {
 			}
 			continue
 		}
-		err = b.attach(fd, o.Target, true)
+		if o.Staged {
+			dir := b.overlayDir(i + 1)
+			if err = unix.Mkdir(dir, 0o700); err == nil {
+				err = moveMount(fd, unix.AT_FDCWD, dir)
+			}
+		} else {
+			err = b.attach(fd, o.Target, true)
+		}
 		unix.Close(fd)
 		if err != nil {
 			return step(err, "attach the overlay for %s", o.Target)
@@ -258,7 +266,12 @@ func openOrMake(dir int, name string) (int, error) {
 
 func (b *booter) mountDir(n int) string { return path.Join(b.plan.Stage, "m"+strconv.Itoa(n)) }
 
+func (b *booter) overlayDir(n int) string { return path.Join(b.plan.Stage, "o"+strconv.Itoa(n)) }
+
 func (b *booter) source(s Source) string {
+	if s.Overlay != 0 {
+		return path.Join(b.overlayDir(s.Overlay), s.Path)
+	}
 	if s.Mount == 0 {
 		return s.Path
 	}
@@ -758,6 +771,9 @@ func (b *booter) mountSystem() error {
 	if err := b.mountDev(); err != nil {
 		return err
 	}
+	if b.plan.Step != nil { // what a step writes there belongs to the image
+		return nil
+	}
 	err := b.mountNew("tmpfs", "/run", unix.MOUNT_ATTR_NOSUID|unix.MOUNT_ATTR_NODEV, map[string]string{"mode": "0755", "size": "64m", "nr_inodes": "65536"})
 	return step(err, "mount /run")
 }
@@ -989,7 +1005,70 @@ func (b *booter) mountCgroups(sys int) error {
 	return step(setAttrs(sys, unix.MOUNT_ATTR_RDONLY), "make /sys read-only")
 }
 
+// openSource opens what is to be bound. What is in a mount may come from a
+// sandbox or an image: no link leads out of it.
+func (b *booter) openSource(s Source) (int, error) {
+	within := s
+	within.Path = ""
+	dir, err := unix.Open(b.source(within), unix.O_PATH|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return -1, err
+	}
+	defer unix.Close(dir)
+	return unix.Openat2(dir, cmp.Or(strings.TrimPrefix(path.Clean("/"+s.Path), "/"), "."), &unix.OpenHow{
+		Flags: unix.O_PATH | unix.O_CLOEXEC, Resolve: unix.RESOLVE_IN_ROOT | unix.RESOLVE_NO_MAGICLINKS,
+	})
+}
+
+// bindStep mounts for a step of a build, where targets may be links as well:
+// they lead to another place in the root.
+func (b *booter) bindStep(bind Bind) error {
+	var m int
+	dir := true
+	if bind.Tmpfs != 0 {
+		var err error
+		opts := map[string]string{"mode": "1777", "size": strconv.FormatInt(bind.Tmpfs, 10)}
+		if m, err = newMount("tmpfs", unix.MOUNT_ATTR_NOSUID|unix.MOUNT_ATTR_NODEV, opts); err != nil {
+			return err
+		}
+	} else {
+		src, err := b.openSource(bind.Source)
+		if err != nil {
+			return fmt.Errorf("source %s: %w", bind.Source.Path, err)
+		}
+		defer unix.Close(src)
+		var st unix.Stat_t
+		if err := unix.Fstat(src, &st); err != nil {
+			return err
+		}
+		dir = st.Mode&unix.S_IFMT == unix.S_IFDIR
+		if m, err = unix.OpenTree(src, "", unix.OPEN_TREE_CLONE|unix.OPEN_TREE_CLOEXEC|unix.AT_EMPTY_PATH); err != nil {
+			return err
+		}
+	}
+	defer unix.Close(m)
+	attrs := uint64(unix.MOUNT_ATTR_NOSUID | unix.MOUNT_ATTR_NODEV)
+	if bind.ReadOnly {
+		attrs |= unix.MOUNT_ATTR_RDONLY
+	}
+	if err := setAttrs(m, attrs); err != nil {
+		return err
+	}
+	at, err := b.resolve(bind.Target, unix.O_PATH, 0)
+	if errors.Is(err, unix.ENOENT) {
+		return b.attach(m, bind.Target, dir)
+	}
+	if err != nil {
+		return err
+	}
+	defer unix.Close(at)
+	return moveMountFD(m, at)
+}
+
 func (b *booter) bind(bind Bind) error {
+	if b.plan.Step != nil {
+		return b.bindStep(bind)
+	}
 	src := b.source(bind.Source)
 	var st unix.Stat_t
 	if err := unix.Stat(src, &st); err != nil {
@@ -1070,9 +1149,21 @@ func (b *booter) becomeAgent() error {
 		return step(err, "clear ambient capabilities")
 	}
 	// All but those of this thread stay as they are; execve ends the others.
+	if p.Step != nil {
+		// With all rights: the directory may be closed to the command's user.
+		if err := unix.Chdir(p.Step.Dir); err != nil {
+			return step(err, "enter %s", p.Step.Dir)
+		}
+	}
 	if p.SetGroups {
-		if _, _, errno := unix.RawSyscall(unix.SYS_SETGROUPS, 0, 0, 0); errno != 0 {
-			return step(errno, "drop supplementary groups")
+		var groups []uint32
+		if p.Step != nil {
+			for _, g := range p.Step.Groups {
+				groups = append(groups, uint32(g))
+			}
+		}
+		if _, _, errno := unix.RawSyscall(unix.SYS_SETGROUPS, uintptr(len(groups)), uintptr(unsafe.Pointer(unsafe.SliceData(groups))), 0); errno != 0 {
+			return step(errno, "set the supplementary groups")
 		}
 	}
 	if _, _, errno := unix.RawSyscall(unix.SYS_SETRESGID, uintptr(p.GID), uintptr(p.GID), uintptr(p.GID)); errno != 0 {
@@ -1104,6 +1195,9 @@ func (b *booter) becomeAgent() error {
 	if err != nil {
 		return step(err, "environment")
 	}
+	if p.Step != nil {
+		return b.becomeCommand(argv, env)
+	}
 	empty := []byte{0}
 	// FDSync closes with the exec, which is how the engine learns of it.
 	for _, fd := range []int{FDListener, FDConfig} {
@@ -1120,6 +1214,42 @@ func (b *booter) becomeAgent() error {
 	_, _, errno := unix.RawSyscall6(unix.SYS_EXECVEAT, FDAgent, uintptr(unsafe.Pointer(&empty[0])),
 		uintptr(unsafe.Pointer(&argv[0])), uintptr(unsafe.Pointer(&env[0])), unix.AT_EMPTY_PATH, 0)
 	return step(errno, "execute the agent")
+}
+
+// becomeCommand executes the command of a step, found as execvp(3) does.
+func (b *booter) becomeCommand(argv, env []*byte) error {
+	p := &b.plan
+	name := p.Argv[0]
+	paths := []string{name}
+	if !strings.Contains(name, "/") {
+		paths = nil
+		for _, kv := range p.Env {
+			if dirs, ok := strings.CutPrefix(kv, "PATH="); ok {
+				paths = nil
+				for dir := range strings.SplitSeq(dirs, ":") {
+					paths = append(paths, path.Join(cmp.Or(dir, "."), name))
+				}
+			}
+		}
+	}
+	if err := unix.CloseRange(FDListener, ^uint(0), unix.CLOSE_RANGE_CLOEXEC); err != nil {
+		return step(err, "close descriptors")
+	}
+	if err := loadSeccomp(p.Seccomp); err != nil {
+		return step(err, "load the seccomp filter")
+	}
+	found := error(unix.ENOENT)
+	for _, file := range paths {
+		f, err := unix.BytePtrFromString(file)
+		if err != nil {
+			return step(err, StepCommand)
+		}
+		_, _, errno := unix.RawSyscall(unix.SYS_EXECVE, uintptr(unsafe.Pointer(f)), uintptr(unsafe.Pointer(&argv[0])), uintptr(unsafe.Pointer(&env[0])))
+		if errno != unix.ENOENT && errno != unix.ENOTDIR {
+			found = errno
+		}
+	}
+	return step(fmt.Errorf("%s: %w", name, found), StepCommand)
 }
 
 func (b *booter) setCapabilities(mask uint64) error {

@@ -77,6 +77,17 @@ type Plan struct {
 	DieWithParent bool
 	// Argv and Env of the agent.
 	Argv, Env []string
+	// Step, if set, has Argv executed in the root file system, as a step of a
+	// build, in place of the agent.
+	Step *Step
+}
+
+// Step is what a command that is not the agent needs.
+type Step struct {
+	// Dir is the working directory.
+	Dir string
+	// Groups are the supplementary groups.
+	Groups []int
 }
 
 // Source is a directory or file of the host: a path, or a path below a
@@ -84,7 +95,10 @@ type Plan struct {
 type Source struct {
 	// Mount counts the detached mounts from 1; 0 is none.
 	Mount int
-	Path  string
+	// Overlay counts the plan's overlays from 1; 0 is none. It must be a Staged
+	// one.
+	Overlay int
+	Path    string
 }
 
 // Clone is a directory of the host, or one beneath it, reached without
@@ -99,6 +113,8 @@ type Overlay struct {
 	Target      string
 	Lower       []Source
 	Upper, Work Source
+	// Staged ones are attached nowhere: binds show what is in them.
+	Staged bool
 }
 
 // Bind shows a source at a target, which is made if it is missing.
@@ -108,6 +124,8 @@ type Bind struct {
 	ReadOnly bool
 	// Recursive takes along what is mounted below the source.
 	Recursive bool
+	// Tmpfs mounts an empty tmpfs of so many bytes in place of Source.
+	Tmpfs int64
 }
 
 // Dir is a directory to make.
@@ -149,6 +167,9 @@ const (
 	FDSync     = 5 // SOCK_SEQPACKET: plan and signals come in, errors and devices go out
 	FDAgent    = 6 // the agent's binary
 )
+
+// StepCommand is Message.Step when the command of a Step cannot be executed.
+const StepCommand = "execute the command"
 
 // StepUser is Message.Step when NeedUser or NeedGroup is missing.
 const StepUser = "find the user"

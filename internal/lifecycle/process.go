@@ -79,6 +79,9 @@ type Process struct {
 	PID   int
 	Pidfd *os.File
 	done  chan struct{}
+
+	status unix.WaitStatus // see Status
+	reaped bool
 }
 
 // FollowProcess follows a process through its pidfd, which must be non-blocking
@@ -98,7 +101,9 @@ func FollowProcess(pid int, pidfd *os.File) *Process {
 			return // the descriptor was closed: nobody is interested any more
 		}
 		// It is a child of ours, to be reaped, if this process cloned it.
-		_, _ = unix.Wait4(pid, nil, unix.WNOHANG, nil)
+		if n, err := unix.Wait4(pid, &p.status, unix.WNOHANG, nil); err == nil && n == pid {
+			p.reaped = true
+		}
 		close(p.done)
 	}()
 	return p
@@ -106,6 +111,10 @@ func FollowProcess(pid int, pidfd *os.File) *Process {
 
 // Done is closed when the process has ended.
 func (p *Process) Done() <-chan struct{} { return p.done }
+
+// Status is how the process ended, once Done is closed, if it was a child of
+// this process.
+func (p *Process) Status() (unix.WaitStatus, bool) { return p.status, p.reaped }
 
 // Signal sends the process a signal.
 func (p *Process) Signal(s unix.Signal) error {

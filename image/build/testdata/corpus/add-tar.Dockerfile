@@ -1,0 +1,3 @@
+FROM debian:12
+ADD files.tar.gz /unpacked/
+COPY files.tar.gz /packed/

@@ -1,0 +1,5 @@
+ARG VERSION=1
+FROM debian:12
+ARG VERSION
+ARG OTHER=x
+RUN echo "$VERSION $OTHER" > /arg

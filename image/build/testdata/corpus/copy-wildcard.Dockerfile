@@ -1,0 +1,3 @@
+FROM debian:12
+COPY *.py requirements*.txt /app/
+COPY src/ /app/

@@ -1,0 +1,2 @@
+FROM debian:12
+HEALTHCHECK --interval=5s --timeout=3s --retries=4 CMD test -e /ok

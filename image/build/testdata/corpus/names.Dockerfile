@@ -1,0 +1,2 @@
+FROM debian:12
+RUN mkdir "/sp ace" && touch "/sp ace/ü" "/sp ace/-dash" /.hidden

@@ -1,0 +1,6 @@
+FROM debian:12 AS build
+RUN echo data > /data
+FROM scratch
+COPY --from=build /data /data
+ENV ONLY=this
+CMD ["/data"]

@@ -1,0 +1,5 @@
+FROM debian:12
+WORKDIR /a
+WORKDIR b/c
+RUN pwd > pwd
+WORKDIR /tmp
