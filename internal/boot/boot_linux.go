@@ -2,6 +2,7 @@ package boot
 
 import (
 	"bytes"
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -16,6 +17,7 @@ import (
 	"unsafe"
 
 	"github.com/daytona-go/daytona/internal/network/guest"
+	"github.com/daytona-go/daytona/internal/tree"
 	"golang.org/x/sys/unix"
 )
 
@@ -1203,6 +1205,10 @@ func AsRoot(args []string) error {
 		}
 		defer root.Close()
 		return removeTree(root, path.Base(args[1]))
+	}
+	if len(args) == 4 && args[0] == "copy" {
+		_, err := tree.Copy(context.Background(), args[1], args[2], args[3], nil)
+		return err
 	}
 	return fmt.Errorf("unknown command %q", args)
 }
