@@ -40,8 +40,8 @@ func (e *engine) admit(spec *daytona.Spec) error {
 			return refuse("AutoPause", spec.AutoPause, err.Error())
 		}
 	}
-	if spec.AutoArchive != 0 {
-		return refuse("AutoArchive", spec.AutoArchive, "the local backend cannot archive; use AutoDelete")
+	if why := e.canArchive(); spec.AutoArchive != 0 && why != "" {
+		return refuse("AutoArchive", spec.AutoArchive, why)
 	}
 	if spec.Resources.GPU != 0 {
 		return refuse("Resources.GPU", spec.Resources.GPU, "the local backend gives no access to GPUs")
@@ -658,6 +658,7 @@ var _ interface {
 	daytona.Forker
 	daytona.Resizer
 	daytona.Snapshotter
+	daytona.Archiver
 } = (*engine)(nil)
 
 // As implements the rule of daytona.As: without cgroups there is nothing to pause
@@ -666,6 +667,10 @@ func (e *engine) As(target any) bool {
 	switch target.(type) {
 	case *daytona.Pauser, *daytona.Resizer:
 		if e.cgroups.canFreeze() != nil {
+			return false
+		}
+	case *daytona.Archiver:
+		if e.canArchive() != "" {
 			return false
 		}
 	}
