@@ -131,3 +131,69 @@ func TestAutoArchive(t *testing.T) {
 	must(t, sb.Start(ctx))
 	sh(t, sb, "true")
 }
+
+// TestCutOff leaves a sandbox in each state that a step passes through, as a
+// process that dies there does, and demands that whoever looks next brings it to
+// an end.
+func TestCutOff(t *testing.T) {
+	ctx := t.Context()
+	e, c := openEngine(t, t.TempDir())
+	needsArchive(t, e)
+	needsFreezer(t, e)
+	sb, err := c.Create(ctx, daytona.Spec{})
+	must(t, err)
+	must(t, sb.FileSystem().WriteFile(ctx, "/var/tmp/f", []byte("kept"), 0o644))
+	leave := func(state daytona.State, f func(r *record)) daytona.State {
+		t.Helper()
+		r, unlock, err := e.Locked(sb.ID(), true)
+		must(t, err)
+		r.Was, r.State = r.State, state
+		if f != nil {
+			f(r)
+		}
+		must(t, e.Save(r, true))
+		unlock()
+		i, err := sb.Refresh(ctx)
+		must(t, err)
+		return i.State
+	}
+	for _, state := range []daytona.State{daytona.StatePausing, daytona.StateResuming, daytona.StateForking, daytona.StateSnapshotting, daytona.StateResizing} {
+		got := leave(state, func(r *record) {
+			must(t, driver{e}.Freeze(ctx, r))
+			must(t, os.WriteFile(e.File(r.ID, "paused"), nil, 0o600))
+			r.Own.Pending = "aaaaaaaaaaaaaaaaaaaa"
+			must(t, e.newLayer(r.Own.Pending, r.ID))
+		})
+		if got != daytona.StateStarted {
+			t.Errorf("%s: it is %s", state, got)
+		}
+		if got := sh(t, sb, "cat /var/tmp/f"); got != "kept" {
+			t.Errorf("%s: it has %q", state, got)
+		}
+	}
+	must(t, sb.Stop(ctx, nil))
+	if got := leave(daytona.StateArchiving, func(r *record) {
+		r.Archive = "bbbbbbbbbbbbbbbbbbbb"
+		must(t, packing{driver{e}}.Pack(ctx, r))
+	}); got != daytona.StateStopped {
+		t.Errorf("archiving: it is %s", got)
+	}
+	if left, _ := filepath.Glob(filepath.Join(e.Dir("archive"), "*")); len(left) > 0 {
+		t.Errorf("left in object storage: %v", left)
+	}
+	must(t, sb.Archive(ctx))
+	if got := leave(daytona.StateRestoring, func(r *record) { must(t, packing{driver{e}}.Unpack(ctx, r)) }); got != daytona.StateArchived {
+		t.Errorf("restoring: it is %s", got)
+	}
+	if _, err := os.Stat(e.File(sb.ID(), "fs")); !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("half-restored files: %v", err)
+	}
+	must(t, sb.Start(ctx))
+	if got := sh(t, sb, "cat /var/tmp/f"); got != "kept" {
+		t.Errorf("it has %q", got)
+	}
+	must(t, sb.Delete(ctx))
+	if n := layersOf(t, e); n != 0 {
+		t.Errorf("%d layers are left", n)
+	}
+}
