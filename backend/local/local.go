@@ -75,7 +75,8 @@ type Options struct {
 	// resources, network) that has been created once, so that the next ones
 	// start at once. They use the memory of an idle sandbox. Sandboxes that
 	// are persistent, or have volumes, a disk limit, an entrypoint, a TTL or
-	// an auto-stop interval, are never taken from there. Defaults to 0.
+	// an auto-stop or auto-pause interval, or are made from a snapshot, are
+	// never taken from there. Defaults to 0.
 	Warm int
 	// Archive is where archived sandboxes are kept: a directory, which other
 	// machines may share, or what OpenArchive takes. Defaults to the directory
