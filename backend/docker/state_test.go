@@ -15,6 +15,7 @@ import (
 
 	"github.com/daytona-go/daytona"
 	"github.com/daytona-go/daytona/backend/docker"
+	suites "github.com/daytona-go/daytona/backend/docker/internal/harness"
 )
 
 func inside(t *testing.T, sb daytona.Sandbox, line string) string {
@@ -28,7 +29,7 @@ func inside(t *testing.T, sb daytona.Sandbox, line string) string {
 
 func wantNothing(t *testing.T, dir string) {
 	t.Helper()
-	left, err := leftovers(t.Context(), dir)
+	left, err := suites.Leftovers(t.Context(), dir)
 	if err != nil || len(left) > 0 {
 		t.Errorf("left: %q, %v", left, err)
 	}
@@ -346,7 +347,7 @@ func TestKilledInTheMiddle(t *testing.T) {
 				for range 20 {
 					c = open()
 					c.Close()
-					if left, err := leftovers(t.Context(), dir); err == nil && len(left) == 0 {
+					if left, err := suites.Leftovers(t.Context(), dir); err == nil && len(left) == 0 {
 						break
 					}
 				}

@@ -41,6 +41,9 @@ func (e *engine) runMapped(ctx context.Context, ids idMapping, args ...string) e
 	var out bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &out, &out
 	cmd.SysProcAttr = &syscall.SysProcAttr{Cloneflags: unix.CLONE_NEWUSER, Pdeathsig: syscall.SIGKILL}
+	if !ids.viaTools {
+		cmd.SysProcAttr.UidMappings, cmd.SysProcAttr.GidMappings = ids.uids, ids.gids
+	}
 	for c := range uintptr(unix.CAP_LAST_CAP + 1) {
 		cmd.SysProcAttr.AmbientCaps = append(cmd.SysProcAttr.AmbientCaps, c)
 	}
@@ -48,10 +51,12 @@ func (e *engine) runMapped(ctx context.Context, ids idMapping, args ...string) e
 	if err != nil {
 		return err
 	}
-	if err := e.mapIDs(ctx, cmd.Process.Pid, ids); err != nil {
-		_ = cmd.Process.Kill()
-		_ = cmd.Wait()
-		return err
+	if ids.viaTools {
+		if err := e.mapIDs(ctx, cmd.Process.Pid, ids); err != nil {
+			_ = cmd.Process.Kill()
+			_ = cmd.Wait()
+			return err
+		}
 	}
 	w.Close() // go
 	if err := cmd.Wait(); err != nil {

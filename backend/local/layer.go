@@ -194,10 +194,6 @@ func (e *engine) dropPending(r *record) error {
 
 // copyLayer copies the upper directory of a sandbox that does not run.
 func (e *engine) copyLayer(ctx context.Context, r *record, id string) error {
-	if !e.root {
-		return &daytona.Error{Kind: daytona.KindUnsupported, Op: lifecycle.ForkOp, Subject: r.Name,
-			Message: "an ordinary user can fork or keep the files of stopped sandboxes only; stop it first"}
-	}
 	from := e.File(r.ID, "fs")
 	if r.Own.HasDisk {
 		// A second mount of a file that is in use shows the same file system.
@@ -217,7 +213,12 @@ func (e *engine) copyLayer(ctx context.Context, r *record, id string) error {
 	if _, err := os.Lstat(filepath.Join(from, "upper")); errors.Is(err, fs.ErrNotExist) {
 		return os.Chmod(filepath.Join(to, "upper"), 0o755) // it never started
 	}
-	_, err := tree.Copy(ctx, filepath.Join(to, "upper"), filepath.Join(from, "upper"), filepath.Join(to, "work"), nil)
+	args := []string{filepath.Join(to, "upper"), filepath.Join(from, "upper"), filepath.Join(to, "work")}
+	if !e.root {
+		// Files of the sandbox's users are for its root alone to read.
+		return e.runMapped(ctx, e.ids(r), append([]string{"copy"}, args...)...)
+	}
+	_, err := tree.Copy(ctx, args[0], args[1], args[2], nil)
 	return err
 }
 

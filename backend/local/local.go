@@ -46,6 +46,7 @@ import (
 	"github.com/daytona-go/daytona/internal/agentbin"
 	"github.com/daytona-go/daytona/internal/lifecycle"
 	"github.com/daytona-go/daytona/internal/network"
+	"github.com/daytona-go/daytona/internal/objects"
 	"golang.org/x/sys/unix"
 )
 
@@ -74,7 +75,8 @@ type Options struct {
 	// resources, network) that has been created once, so that the next ones
 	// start at once. They use the memory of an idle sandbox. Sandboxes that
 	// are persistent, or have volumes, a disk limit, an entrypoint, a TTL or
-	// an auto-stop interval, are never taken from there. Defaults to 0.
+	// an auto-stop or auto-pause interval, or are made from a snapshot, are
+	// never taken from there. Defaults to 0.
 	Warm int
 	// ImageMaxAge removes images that no sandbox holds and that have not been
 	// used for longer, at the start and once a day. Defaults to 0: they stay.
@@ -86,6 +88,12 @@ type Options struct {
 	ImageHighWatermark float64
 	// ImageLowWatermark defaults to ImageHighWatermark.
 	ImageLowWatermark float64
+	// Archive is where archived sandboxes are kept: a directory, which other
+	// machines may share, or what OpenArchive takes. Defaults to the directory
+	// "archive" in Dir.
+	Archive string
+	// OpenArchive opens Archive. Defaults to a directory, and to refusing URLs.
+	OpenArchive func(ctx context.Context, archive string) (objects.Store, error)
 	// Logger gets what goes on. Defaults to discarding it.
 	Logger *slog.Logger
 }
@@ -109,8 +117,10 @@ func parseURL(u *url.URL) (*Options, error) {
 			o.Warm = n
 		case "agent":
 			o.Agent = v[0]
+		case "archive":
+			o.Archive = v[0]
 		default:
-			return nil, bad(k, v[0], `unknown parameter; there are "warm" and "agent"`)
+			return nil, bad(k, v[0], `unknown parameter; there are "warm", "agent" and "archive"`)
 		}
 	}
 	return o, nil
@@ -142,12 +152,13 @@ func New(ctx context.Context, opts *Options) (daytona.Backend, error) {
 type keeper = lifecycle.Keeper[own]
 
 // engine implements daytona.Backend and the optional VolumeManager, Updater,
-// NetworkPolicer, Pauser, Resizer, Forker and Snapshotter.
+// NetworkPolicer, Pauser, Resizer, Forker, Snapshotter and Archiver.
 type engine struct {
 	*keeper
 	lifecycle.Volumes[own]
 	lifecycle.Pausing[own]
 	lifecycle.Snapshots[own, ownSnapshot]
+	lifecycle.Archiving[own]
 	opts Options
 	log  *slog.Logger
 	root bool // it runs as root
@@ -173,6 +184,9 @@ type engine struct {
 
 	netOnce sync.Mutex
 	net     *network.Host
+
+	archiveOnce sync.Mutex
+	archive     objects.Store
 
 	atStep func(step string) // for tests: called at each step of capture
 
@@ -207,7 +221,7 @@ func newEngine(ctx context.Context, opts *Options) (_ *engine, err error) {
 	if e.keeper, err = lifecycle.New[own](lifecycle.Options{Name: "local", Dir: dir, Dirs: []string{"volumes", "empty", "build", "layers", "snapshots", "snapshot-names"}, Log: e.log}); err != nil {
 		return nil, fail(daytona.KindUnavailable, dir, "make its state directory", err)
 	}
-	e.Volumes.Keeper, e.Volumes.Disks, e.Pausing.Keeper = e.keeper, volumeDisks{}, e.keeper
+	e.Volumes.Keeper, e.Volumes.Disks, e.Pausing.Keeper, e.Archiving.Keeper = e.keeper, volumeDisks{}, e.keeper, e.keeper
 	e.Snapshots = lifecycle.Snapshots[own, ownSnapshot]{Keeper: e.keeper, Free: e.freeSnapshot}
 	defer func() {
 		if err != nil {
@@ -240,7 +254,11 @@ func newEngine(ctx context.Context, opts *Options) (_ *engine, err error) {
 	}
 	e.spawner = newSpawner()
 	e.warm = newWarmPool(e)
-	if err := e.keeper.Open(ctx, driver{e}); err != nil {
+	var d lifecycle.Engine[own] = driver{e}
+	if e.canArchive() == "" {
+		d = packing{driver{e}}
+	}
+	if err := e.keeper.Open(ctx, d); err != nil {
 		return nil, fail(daytona.KindUnavailable, dir, "recover what earlier processes left", err)
 	}
 	if err := e.Snapshots.RecoverSnapshots(ctx); err != nil {

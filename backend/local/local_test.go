@@ -85,7 +85,7 @@ func hasRange() bool {
 // leftovers looks for what the machine has because of a state directory.
 func leftovers(ctx context.Context, state string) ([]string, error) {
 	var found []string
-	for _, dir := range []string{"sandboxes", "names"} {
+	for _, dir := range []string{"sandboxes", "names", "layers", "snapshots", "snapshot-names", "archive/sandboxes"} {
 		entries, err := os.ReadDir(filepath.Join(state, dir))
 		if err != nil && !os.IsNotExist(err) {
 			return nil, err

@@ -40,8 +40,8 @@ func (e *engine) admit(spec *daytona.Spec) error {
 			return refuse("AutoPause", spec.AutoPause, err.Error())
 		}
 	}
-	if spec.AutoArchive != 0 {
-		return refuse("AutoArchive", spec.AutoArchive, "the local backend cannot archive; use AutoDelete")
+	if why := e.canArchive(); spec.AutoArchive != 0 && why != "" {
+		return refuse("AutoArchive", spec.AutoArchive, why)
 	}
 	if spec.Resources.GPU != 0 {
 		return refuse("Resources.GPU", spec.Resources.GPU, "the local backend gives no access to GPUs")
@@ -672,6 +672,7 @@ var _ interface {
 	daytona.Forker
 	daytona.Resizer
 	daytona.Snapshotter
+	daytona.Archiver
 } = (*engine)(nil)
 
 // As implements the rule of daytona.As: without cgroups there is nothing to pause
@@ -686,6 +687,10 @@ func (e *engine) As(target any) bool {
 		return true
 	case *daytona.Pauser, *daytona.Resizer:
 		if e.cgroups.canFreeze() != nil {
+			return false
+		}
+	case *daytona.Archiver:
+		if e.canArchive() != "" {
 			return false
 		}
 	}

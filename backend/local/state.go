@@ -90,6 +90,11 @@ func (d driver) Release(ctx context.Context, r *record) error {
 			return err
 		}
 	}
+	if r.Archive != "" {
+		if err := (packing{d}).Forget(ctx, r); err != nil {
+			return err
+		}
+	}
 	return d.e.images.Release(ctx, r.ID)
 }
 
@@ -106,6 +111,13 @@ func (d driver) Recover(r *record) error {
 	switch r.State {
 	case daytona.StateForking, daytona.StateSnapshotting:
 		return d.e.recoverLayer(r)
+	case daytona.StateArchiving:
+		if err := (packing{d}).Forget(context.Background(), r); err != nil {
+			return err
+		}
+		r.Archive = ""
+	case daytona.StateRestoring:
+		return packing{d}.Discard(context.Background(), r)
 	case daytona.StateResizing:
 		// What cannot be put in force now is at the next start.
 		if err := d.e.applyResources(context.Background(), r, r.Resources); err != nil {

@@ -3,6 +3,7 @@ package boot
 import (
 	"bytes"
 	"cmp"
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -17,6 +18,7 @@ import (
 	"unsafe"
 
 	"github.com/daytona-go/daytona/internal/network/guest"
+	"github.com/daytona-go/daytona/internal/tree"
 	"golang.org/x/sys/unix"
 )
 
@@ -1333,6 +1335,10 @@ func AsRoot(args []string) error {
 		}
 		defer root.Close()
 		return removeTree(root, path.Base(args[1]))
+	}
+	if len(args) == 4 && args[0] == "copy" {
+		_, err := tree.Copy(context.Background(), args[1], args[2], args[3], nil)
+		return err
 	}
 	return fmt.Errorf("unknown command %q", args)
 }

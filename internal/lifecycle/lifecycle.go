@@ -427,18 +427,20 @@ func (k *Keeper[T]) act(id string) {
 	defer cancel()
 	defer context.AfterFunc(k.closing(), cancel)()
 	// again is when to look next if nothing was done now.
-	again := time.Minute
+	again, was := time.Minute, r.State
 	switch now := time.Now(); {
 	case r.State == daytona.StateStarted && r.AutoPause > 0:
 		err = k.pauseIdle(ctx, r, &again)
-	case r.State == daytona.StateStopped && r.AutoArchive > 0 && !now.Before(r.StoppedAt.Add(r.AutoArchive)):
+	case r.State == daytona.StateStopped && r.AutoArchive > 0 && k.archives() && !now.Before(r.StoppedAt.Add(r.AutoArchive)):
 		err = k.archive(ctx, r)
 	}
 	if err != nil && ctx.Err() == nil {
 		k.log.Warn("what an interval says could not be done; it will be tried again", "sandbox", id, "state", r.State, "err", err)
 	}
 	k.mu.Lock()
-	k.later[id] = time.Now().Add(again)
+	if k.later[id] = time.Now().Add(again); r.State != was {
+		delete(k.later, id) // it was done
+	}
 	k.mu.Unlock()
 	k.schedule(r)
 }

@@ -43,6 +43,13 @@ type Freezer[T any] interface {
 	Thaw(r *Record[T]) error
 }
 
+// Holder is an [Engine] that can stop the processes of a sandbox for a moment
+// where it cannot freeze them. What it stops must go on if this process dies.
+type Holder[T any] interface {
+	// Hold returns when none runs any more; release lets them go on.
+	Hold(ctx context.Context, op string, r *Record[T]) (release func(), err error)
+}
+
 // Recoverer is an [Engine] whose steps have to be finished or undone if the
 // process that was at them dies.
 type Recoverer[T any] interface {
@@ -129,7 +136,16 @@ func (k *Keeper[T]) Frozen(ctx context.Context, op string, r *Record[T], f func(
 		return f()
 	}
 	if err := k.freezes(); err != nil {
-		return &daytona.Error{Kind: daytona.KindUnsupported, Op: op, Subject: r.Name, Message: err.Error() + "; stop the sandbox first"}
+		h, ok := k.engine.(Holder[T])
+		if !ok {
+			return &daytona.Error{Kind: daytona.KindUnsupported, Op: op, Subject: r.Name, Message: err.Error() + "; stop the sandbox first"}
+		}
+		release, err := h.Hold(ctx, op, r)
+		if err != nil {
+			return err
+		}
+		defer release()
+		return f()
 	}
 	if err := k.engine.(Freezer[T]).Freeze(ctx, r); err != nil {
 		return err

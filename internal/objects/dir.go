@@ -147,9 +147,13 @@ type dirReader struct {
 	key  string
 	left int64
 	sum  hash.Hash
+	end  error // what the end was, once it was read
 }
 
 func (r *dirReader) Read(p []byte) (int, error) {
+	if r.end != nil {
+		return 0, r.end
+	}
 	n, err := r.contextReader.Read(p)
 	r.sum.Write(p[:n])
 	r.left -= int64(n)
@@ -159,8 +163,10 @@ func (r *dirReader) Read(p []byte) (int, error) {
 	trailer := make([]byte, trailerSize)
 	_, readErr := io.ReadFull(r.file, trailer)
 	if r.left != 0 || readErr != nil || !bytes.Equal(trailer, []byte(trailerMark+hex.EncodeToString(r.sum.Sum(nil)))) {
-		return n, &fs.PathError{Op: "get", Path: r.key, Err: ErrCorrupt}
+		r.end = &fs.PathError{Op: "get", Path: r.key, Err: ErrCorrupt}
+		return n, r.end
 	}
+	r.end = io.EOF
 	return n, io.EOF
 }
 

@@ -26,6 +26,9 @@ func TestDir(t *testing.T) {
 		}
 		defer r.Close()
 		data, err := io.ReadAll(r)
+		if n, again := r.Read(make([]byte, 1)); err == nil && (n != 0 || again != io.EOF) {
+			t.Errorf("a read after the end: %d, %v", n, again)
+		}
 		return string(data), err
 	}
 	for key, value := range map[string]string{"x/one": "1", "x/two": strings.Repeat("2", 1<<20), "x/y/three": "", "z": "4"} {

@@ -3,6 +3,8 @@
 package tree
 
 import (
+	"archive/tar"
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -176,5 +178,82 @@ func TestCopyBounds(t *testing.T) {
 	}
 	if _, err := Copy(t.Context(), dst, link, work, nil); err == nil {
 		t.Error("a link was followed")
+	}
+}
+
+// TestPack demands that what is unpacked is what was packed.
+func TestPack(t *testing.T) {
+	if os.Geteuid() != 0 {
+		t.Skip("owners take root")
+	}
+	dst, src, _ := dirs(t)
+	cmd := exec.Command("sh", "-c", `set -e
+		mkdir -m 0 closed; mkdir -m 1777 sticky; mkdir -p 'a/b c/d'; printf x > "a/$(printf 'new\nline')"; printf '\377' > "a/$(printf '\377\376')"
+		echo hello > a/f; ln a/f z; ln a/f a/b\ c/g; mkfifo fifo; ln -s ../../etc up; truncate -s 8M sparse; printf tail >> sparse
+		chown 1234:5678 a/f; chmod 4751 a/f; touch -h -d '2001-02-03 04:05:06.789' a/f up a/b\ c/d fifo`)
+	cmd.Dir = src
+	if out, err := cmd.CombinedOutput(); err != nil {
+		t.Fatalf("%v: %s", err, out)
+	}
+	if err := unix.Setxattr(filepath.Join(src, "a"), "user.overlay.opaque", []byte("y"), 0); err != nil {
+		t.Fatal(err)
+	}
+	if err := unix.Mknod(filepath.Join(src, "whiteout"), unix.S_IFCHR, 0); err != nil {
+		t.Fatal(err)
+	}
+	var stream bytes.Buffer
+	if err := Pack(t.Context(), &stream, src); err != nil {
+		t.Fatal(err)
+	}
+	if err := Unpack(t.Context(), bytes.NewReader(stream.Bytes()), dst); err != nil {
+		t.Fatal(err)
+	}
+	if got, want := describe(t, dst), describe(t, src); got != want {
+		t.Errorf("unpacked\n%s\nwant\n%s", got, want)
+	}
+	buf := make([]byte, 16)
+	if n, err := unix.Getxattr(filepath.Join(dst, "a"), "user.overlay.opaque", buf); err != nil || string(buf[:n]) != "y" {
+		t.Errorf("the opaque directory: %v", err)
+	}
+}
+
+// TestUnpackHostile gives streams that nobody packed.
+func TestUnpackHostile(t *testing.T) {
+	outside := t.TempDir()
+	root := tar.Header{Name: "./", Typeflag: tar.TypeDir, Mode: 0o755}
+	for name, entries := range map[string][]tar.Header{
+		"dotdot":         {root, {Name: "../x", Typeflag: tar.TypeDir}},
+		"absolute":       {root, {Name: "/x", Typeflag: tar.TypeDir}},
+		"dot within":     {root, {Name: "a/./x", Typeflag: tar.TypeDir}},
+		"through link":   {root, {Name: "l", Typeflag: tar.TypeSymlink, Linkname: outside}, {Name: "l/x", Typeflag: tar.TypeDir}},
+		"link out":       {root, {Name: "l", Typeflag: tar.TypeSymlink, Linkname: outside}, {Name: "h", Typeflag: tar.TypeLink, Linkname: "l/secret"}},
+		"link dotdot":    {root, {Name: "h", Typeflag: tar.TypeLink, Linkname: "../secret"}},
+		"device":         {root, {Name: "d", Typeflag: tar.TypeChar, Devmajor: 1, Devminor: 3}},
+		"block":          {root, {Name: "d", Typeflag: tar.TypeBlock}},
+		"out of order":   {root, {Name: "a/b", Typeflag: tar.TypeDir}},
+		"twice":          {root, {Name: "a", Typeflag: tar.TypeDir}, {Name: "a", Typeflag: tar.TypeSymlink, Linkname: outside}},
+		"no root":        {},
+		"root is a link": {{Name: ".", Typeflag: tar.TypeSymlink, Linkname: outside}},
+	} {
+		var stream bytes.Buffer
+		w := tar.NewWriter(&stream)
+		for _, h := range entries {
+			h.Uid, h.Gid = os.Getuid(), os.Getgid()
+			if err := w.WriteHeader(&h); err != nil {
+				t.Fatal(name, err)
+			}
+		}
+		if err := w.Close(); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(filepath.Join(outside, "secret"), nil, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		if err := Unpack(t.Context(), &stream, t.TempDir()); err == nil {
+			t.Errorf("%s: was unpacked", name)
+		}
+		if got, _ := os.ReadDir(outside); len(got) != 1 {
+			t.Errorf("%s: outside there is %v", name, got)
+		}
 	}
 }

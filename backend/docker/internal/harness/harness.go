@@ -51,7 +51,7 @@ func New(image, transport string) *backendtest.Harness {
 				Logger: slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: slog.LevelWarn}))})
 		},
 		Spec:      daytona.Spec{Image: image},
-		Leftovers: leftovers,
+		Leftovers: Leftovers,
 		ForgetImage: func(ctx context.Context, ref string) error {
 			return exec.CommandContext(ctx, "docker", "rmi", "-f", ref).Run()
 		},
@@ -70,9 +70,9 @@ func New(image, transport string) *backendtest.Harness {
 	}
 }
 
-// leftovers lists what the engine and the disk have because of a state
+// Leftovers lists what the engine and the disk have because of a state
 // directory.
-func leftovers(ctx context.Context, state string) ([]string, error) {
+func Leftovers(ctx context.Context, state string) ([]string, error) {
 	var found []string
 	for _, dir := range []string{"sandboxes", "names"} {
 		entries, err := os.ReadDir(filepath.Join(state, dir))
