@@ -177,9 +177,16 @@ var rules = []rule{
 	},
 	{
 		name: "BuildKit is for those who build",
-		who:  []string{".", "backend", "toolbox", "image", "internal", "daytonatest"}, except: []string{"backend/local/build", "backend/all", "image/build"},
+		who:  []string{".", "backend", "toolbox", "image", "internal", "daytonatest"}, except: []string{"backend/local/build", "backend/all", "backend/docker", "image/build"},
 		forbidden: []string{"image/build", "github.com/moby/buildkit"},
 		why:       "it is the largest dependency of all",
+	},
+	{
+		name: "the docker backend reads Dockerfiles and builds with the engine",
+		who:  []string{"backend/docker"},
+		forbidden: []string{"image/build", "github.com/moby/buildkit/client", "github.com/moby/buildkit/control", "github.com/moby/buildkit/frontend/dockerui",
+			"github.com/moby/buildkit/frontend/gateway", "github.com/moby/buildkit/session", "github.com/moby/buildkit/solver", "github.com/moby/buildkit/worker"},
+		why: "BuildKit's parser is small, the rest of it is not",
 	},
 	{
 		name: "boot is nothing but system calls",
