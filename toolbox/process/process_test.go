@@ -612,3 +612,33 @@ func BenchmarkSessionExec(b *testing.B) {
 		}
 	}
 }
+
+// TestProgramsGoBeforeTheAgent: when many small programs had used all the memory
+// of a sandbox, the kernel ended the largest of its processes, the agent, and
+// with it the sandbox.
+func TestProgramsGoBeforeTheAgent(t *testing.T) {
+	s, err := process.NewSpawner(process.Options{WorkDir: t.TempDir()})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer s.Close()
+	p, err := s.Start(&process.Spec{Args: []string{"sleep", "1000"}, Env: map[string]string{"PATH": os.Getenv("PATH")}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { p.KillTree(); p.Wait() }()
+	score := func(who string) int {
+		data, err := os.ReadFile("/proc/" + who + "/oom_score_adj")
+		if err != nil {
+			t.Fatal(err)
+		}
+		n, err := strconv.Atoi(strings.TrimSpace(string(data)))
+		if err != nil {
+			t.Fatal(err)
+		}
+		return n
+	}
+	if own, its := score("self"), score(strconv.Itoa(p.PID())); its <= own && own < 1000 {
+		t.Errorf("the program's oom_score_adj is %d, the agent's %d: the agent would go first", its, own)
+	}
+}

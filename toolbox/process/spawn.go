@@ -35,6 +35,8 @@ type Spawner struct {
 	// procFD says that /proc/self/fd can be used to enter a directory by
 	// descriptor.
 	procFD bool
+	// oomScore is what programs get for their oom_score_adj; nil to leave it.
+	oomScore []byte
 }
 
 // NewSpawner returns a Spawner. Close it when nothing it started matters any
@@ -65,12 +67,45 @@ func NewSpawner(opts Options) (*Spawner, error) {
 	_ = unix.CloseRange(3, ^uint(0)>>1, unix.CLOSE_RANGE_CLOEXEC)
 	_, err = os.Stat("/proc/self/fd")
 	s.procFD = err == nil
+	s.oomScore = oomScore()
 	if opts.CgroupDir != "" {
 		if s.groups, err = newCgroups(opts.CgroupDir); err != nil {
 			s.logger.Warn("programs are not put into cgroups; killing falls back to process groups and markers", "dir", opts.CgroupDir, "error", err)
 		}
 	}
 	return s, nil
+}
+
+// moreLikely is by how much programs are preferred to the agent when memory runs
+// out: as if they took this many thousandths of the limit more than they do.
+const moreLikely = 250
+
+// oomScore is the agent's own oom_score_adj and more. With the same one, a limit
+// reached by many small programs ends the largest process, and that is the agent,
+// and the sandbox with it. Who may not lower it may raise it (proc(5)).
+func oomScore() []byte {
+	data, err := os.ReadFile("/proc/self/oom_score_adj")
+	if err != nil {
+		return nil
+	}
+	own, err := strconv.Atoi(strings.TrimSpace(string(data)))
+	if err != nil {
+		return nil
+	}
+	return strconv.AppendInt(nil, int64(min(own+moreLikely, 1000)), 10)
+}
+
+// prefer makes a program that has just started one that goes before the agent.
+func (s *Spawner) prefer(pid int) {
+	if s.oomScore == nil {
+		return
+	}
+	fd, err := unix.Open("/proc/"+strconv.Itoa(pid)+"/oom_score_adj", unix.O_WRONLY|unix.O_CLOEXEC|unix.O_NOFOLLOW, 0)
+	if err != nil {
+		return // it has ended, or no procfs lets us
+	}
+	_, _ = unix.Write(fd, s.oomScore)
+	unix.Close(fd)
 }
 
 // Close removes the empty cgroups. It does not kill anything.
@@ -275,6 +310,7 @@ func (s *Spawner) fork(p *Process, path string, args []string, attr *syscall.Pro
 		return err
 	}
 	p.pid = pid
+	s.prefer(pid) // as long as nobody reaps it, the PID is its own
 	if s.reaper != nil {
 		s.reaper.register(p)
 	}

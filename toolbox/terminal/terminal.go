@@ -445,8 +445,8 @@ func (c *client) write(ss *session) {
 		}
 		switch {
 		case c.gone:
+			// The socket stays open: what the client typed may be unread.
 			c.mu.Unlock()
-			c.sock.Drop()
 			return
 		case c.slow:
 			c.mu.Unlock()

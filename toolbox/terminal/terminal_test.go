@@ -466,3 +466,28 @@ func TestPTYErrors(t *testing.T) {
 		t.Errorf("connect to none: %s", first)
 	}
 }
+
+// TestTypedBeforeGoing: a client typed and went away while output was on its way
+// to it. That output could not be written, and the connection was dropped with
+// what had been typed still in it.
+func TestTypedBeforeGoing(t *testing.T) {
+	a := startAgent(t, nil)
+	p := a.create(wire.PTYCreateRequest{ID: "p"})
+	p.typeIn("while :; do echo noise; done & echo go''ing\n")
+	p.until("going\r\n")
+	for i := range 20 {
+		file := filepath.Join(a.home, fmt.Sprint("written", i))
+		p.typeIn(": >" + file + "\n")
+		p.ws.CloseNow()
+		for deadline := time.Now().Add(10 * time.Second); ; time.Sleep(time.Millisecond) {
+			if _, err := os.Stat(file); err == nil {
+				break
+			}
+			if time.Now().After(deadline) {
+				t.Fatalf("what client %d typed did not arrive", i)
+			}
+		}
+		p = a.connect("/process/pty/p/connect")
+	}
+	a.call("DELETE", "/process/pty/p", nil)
+}
