@@ -271,7 +271,9 @@ func (e *BuildError) Error() string {
 	if e.Line > 0 {
 		msg += fmt.Sprintf(" (line %d)", e.Line)
 	}
-	msg += ": " + e.Err.Error()
+	if e.Err != nil {
+		msg += ": " + e.Err.Error()
+	}
 	if s := strings.TrimSpace(string(e.Log)); s != "" {
 		msg += ": " + s
 	}
