@@ -343,7 +343,7 @@ func full(dir string) bool {
 
 // contextFS shows the build's files as one tree.
 func contextFS(ctx context.Context, contexts []daytona.BuildContext, tmp string) (fsutil.FS, error) {
-	if len(contexts) == 1 && contexts[0].Path == "." && contexts[0].Files == nil {
+	if len(contexts) == 1 && contexts[0].Path == "." && contexts[0].Files == nil && len(contexts[0].Exclude) == 0 {
 		if st, err := os.Stat(contexts[0].Source); err == nil && st.IsDir() {
 			return fsutil.NewFS(contexts[0].Source)
 		}

@@ -36,6 +36,14 @@ func check(text string, args map[string]string) error {
 		return nil // the frontend says where and why
 	}
 	for _, s := range stages {
+		// Whoever wrote the Dockerfile must not read this machine's files.
+		if strings.HasPrefix(s.BaseName, "oci:") || strings.HasPrefix(s.BaseName, "dir:") {
+			line := 0
+			if len(s.Location) > 0 {
+				line = s.Location[0].Start.Line
+			}
+			return refuse(line, "FROM "+s.BaseName, "a Dockerfile cannot name paths of this machine; name an image of a registry")
+		}
 		for _, c := range s.Commands {
 			line := 0
 			if at := c.Location(); len(at) > 0 {

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/daytona-go/daytona"
+	"github.com/moby/patternmatcher"
 )
 
 // copyContext copies one part of a context to its place beneath root. Links are
@@ -40,7 +41,11 @@ func copyContext(ctx context.Context, root *os.Root, c daytona.BuildContext) err
 		when time.Time
 	}
 	var dirs []dir
-	err := fs.WalkDir(files, ".", func(name string, d fs.DirEntry, err error) error {
+	ignored, err := patternmatcher.New(c.Exclude)
+	if err != nil {
+		return err
+	}
+	err = fs.WalkDir(files, ".", func(name string, d fs.DirEntry, err error) error {
 		if err != nil {
 			return err
 		}
@@ -48,6 +53,22 @@ func copyContext(ctx context.Context, root *os.Root, c daytona.BuildContext) err
 			return err
 		}
 		to := path.Join(c.Path, name)
+		if len(c.Exclude) > 0 && name != "." {
+			out, err := ignored.MatchesOrParentMatches(to)
+			if err != nil {
+				return err
+			}
+			if out && d.IsDir() && !ignored.Exclusions() {
+				return fs.SkipDir
+			}
+			if out {
+				return nil
+			}
+			// A directory that is left out may have what is not.
+			if err := root.MkdirAll(path.Dir(to), 0o755); err != nil {
+				return err
+			}
+		}
 		st, err := d.Info()
 		if err != nil {
 			return err
