@@ -80,11 +80,23 @@ func memfd(name string, content io.Reader) (*os.File, error) {
 		f.Close()
 		return nil, err
 	}
-	if _, err := unix.FcntlInt(f.Fd(), unix.F_ADD_SEALS, unix.F_SEAL_SEAL|unix.F_SEAL_SHRINK|unix.F_SEAL_GROW|unix.F_SEAL_WRITE); err != nil {
+	if err := seal(f); err != nil {
 		f.Close()
 		return nil, fmt.Errorf("seal: %w", err)
 	}
 	return f, nil
+}
+
+// seal takes the right to change a memfd from everybody.
+func seal(f *os.File) error {
+	for end := time.Now().Add(5 * time.Second); ; time.Sleep(10 * time.Millisecond) {
+		_, err := unix.FcntlInt(f.Fd(), unix.F_ADD_SEALS, unix.F_SEAL_SEAL|unix.F_SEAL_SHRINK|unix.F_SEAL_GROW|unix.F_SEAL_WRITE)
+		// The kernel is at one of its pages, to move it or to write it out. It waits
+		// for that itself, but not long (mm/memfd.c, memfd_wait_for_pins).
+		if !errors.Is(err, unix.EBUSY) || time.Now().After(end) {
+			return err
+		}
+	}
 }
 
 // idMapping is how the ids of a sandbox's user namespace are made.
