@@ -160,6 +160,12 @@ func (l *LockedBuffer) String() string {
 	return l.b.String()
 }
 
+// Tail is the last 3000 bytes, for the end of a log.
+func (l *LockedBuffer) Tail() string {
+	s := l.String()
+	return s[max(0, len(s)-3000):]
+}
+
 func (c *env) waitForText(l *LockedBuffer, text string) bool {
 	c.Helper()
 	return c.eventually(10*time.Second, fmt.Sprintf("%q appears", text), func() error {

@@ -30,12 +30,6 @@ type daemon struct {
 	log *backendtest.LockedBuffer
 }
 
-// tail is the end of a log.
-func tail(log *backendtest.LockedBuffer) string {
-	s := log.String()
-	return s[max(0, len(s)-3000):]
-}
-
 // newDaemon starts one with its files below dir.
 func newDaemon(t *testing.T, dir string) *daemon {
 	t.Helper()
@@ -76,7 +70,7 @@ func (d *daemon) Start() {
 			return
 		}
 		if time.Now().After(deadline) {
-			d.t.Fatalf("containerd does not start: %v\n%s", err, tail(d.log))
+			d.t.Fatalf("containerd does not start: %v\n%s", err, d.log.Tail())
 		}
 	}
 }
@@ -96,7 +90,7 @@ func (d *daemon) close() {
 		}
 	}
 	if d.t.Failed() {
-		d.t.Logf("containerd's log ends with:\n%s", tail(d.log))
+		d.t.Logf("containerd's log ends with:\n%s", d.log.Tail())
 	}
 }
 

@@ -43,12 +43,6 @@ type engineOptions struct {
 	hide string   // a directory that it cannot look into
 }
 
-// tail is the end of a log.
-func tail(log *backendtest.LockedBuffer) string {
-	s := log.String()
-	return s[max(0, len(s)-3000):]
-}
-
 // newEngine starts one with its files below dir, on a file system that the
 // engine can have overlays on.
 func newEngine(t *testing.T, dir string, opts engineOptions) *engine {
@@ -98,7 +92,7 @@ func (e *engine) Start() {
 	}
 	for deadline := time.Now().Add(60 * time.Second); exec.Command("docker", "-H", e.host, "info").Run() != nil; time.Sleep(50 * time.Millisecond) {
 		if time.Now().After(deadline) {
-			e.t.Fatalf("the engine does not start:\n%s", tail(e.log))
+			e.t.Fatalf("the engine does not start:\n%s", e.log.Tail())
 		}
 	}
 }
@@ -186,7 +180,7 @@ func (e *engine) close() {
 		}
 	}
 	if e.t.Failed() {
-		e.t.Logf("the engine's log ends with:\n%s", tail(e.log))
+		e.t.Logf("the engine's log ends with:\n%s", e.log.Tail())
 	}
 }
 

@@ -192,12 +192,16 @@ type upload struct {
 	err atomic.Pointer[error]
 	// stopped ends it before the next read of r.
 	stopped atomic.Bool
-	reading sync.Mutex // held while r is read
+	reading chan struct{} // holds an element while r is read
+}
+
+func newUpload(t *toolbox, r io.Reader) *upload {
+	return &upload{t: t, r: r, reading: make(chan struct{}, 1)}
 }
 
 func (u *upload) Read(p []byte) (int, error) {
-	u.reading.Lock()
-	defer u.reading.Unlock()
+	u.reading <- struct{}{}
+	defer func() { <-u.reading }()
 	if u.stopped.Load() {
 		return 0, context.Canceled
 	}
@@ -216,12 +220,13 @@ func (u *upload) WriteTo(w io.Writer) (int64, error) { return u.t.copy(w, struct
 // that blocks.
 func (u *upload) release() {
 	u.stopped.Store(true)
-	for end := time.Now().Add(cancelGrace); !u.reading.TryLock(); time.Sleep(100 * time.Microsecond) {
-		if time.Now().After(end) {
-			return
-		}
+	grace := time.NewTimer(cancelGrace)
+	defer grace.Stop()
+	select {
+	case u.reading <- struct{}{}:
+		<-u.reading
+	case <-grace.C:
 	}
-	u.reading.Unlock()
 }
 
 // failed is the error that the reader gave, if any.
@@ -264,7 +269,7 @@ func (f *fileSystem) send(ctx context.Context, path string, r io.Reader) (*uploa
 	case *strings.Reader:
 		length = int64(r.Len())
 	}
-	u := &upload{t: f.t, r: r}
+	u := newUpload(f.t, r)
 	err := f.t.call(ctx, request{
 		file: true, method: http.MethodPost, path: "/files/upload-v2", query: query("path", path),
 		body: u, length: length, contentType: "application/octet-stream",
@@ -384,7 +389,7 @@ func (f *fileSystem) uploadSome(ctx context.Context, files []daytona.FileUpload)
 			if err != nil {
 				return // the request is over
 			}
-			u := &upload{t: f.t, r: file.Content}
+			u := newUpload(f.t, file.Content)
 			if file.Content == nil {
 				u.r = strings.NewReader("")
 			}
@@ -403,7 +408,7 @@ func (f *fileSystem) uploadSome(ctx context.Context, files []daytona.FileUpload)
 		}
 	}()
 	r := request{op: "upload files", method: http.MethodPost, path: "/files/bulk-upload",
-		body: &upload{t: f.t, r: pr}, length: -1, contentType: form.FormDataContentType()}
+		body: newUpload(f.t, pr), length: -1, contentType: form.FormDataContentType()}
 	resp, err := f.t.do(ctx, r)
 	if err != nil {
 		pr.CloseWithError(err)
