@@ -61,9 +61,10 @@ type pump struct {
 // run returns whether somebody still holds the other end.
 func (p *pump) run() (open bool, err error) {
 	room := p.buf[p.header:]
-	for {
+	for hungUp := false; ; {
 		n, readErr := p.f.Read(room)
 		if n > 0 {
+			hungUp = false
 			if err := p.sink(p.buf[:p.header+n]); err != nil {
 				return true, err
 			}
@@ -71,8 +72,14 @@ func (p *pump) run() (open bool, err error) {
 		if errors.Is(readErr, os.ErrDeadlineExceeded) {
 			return p.drain()
 		}
+		// A terminal without processes gives EIO, but once too early where
+		// they wrote and ended between the two looks that n_tty_read
+		// (drivers/tty/n_tty.c) takes: at what is there, then at who is.
+		if errors.Is(readErr, unix.EIO) && !hungUp {
+			hungUp = true
+			continue
+		}
 		if readErr != nil {
-			// io.EOF, or EIO from a terminal without processes.
 			return false, nil
 		}
 	}
@@ -85,6 +92,7 @@ func (p *pump) drain() (open bool, err error) {
 	if err != nil {
 		return false, nil
 	}
+	hungUp := false
 	for total := 0; total < drainLimit; {
 		var n int
 		var readErr error
@@ -99,6 +107,10 @@ func (p *pump) drain() (open bool, err error) {
 		}
 		if readErr == unix.EAGAIN {
 			return true, nil
+		}
+		if readErr == unix.EIO && !hungUp { // as in run
+			hungUp = true
+			continue
 		}
 		if readErr != nil || n <= 0 {
 			return false, nil

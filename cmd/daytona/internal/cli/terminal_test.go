@@ -31,14 +31,16 @@ func (s *shell) terminal(cols, rows uint16, args ...string) *terminal {
 	term := &terminal{t: s.t, f: f, bytes: make(chan []byte), ended: make(chan error, 1)}
 	go func() {
 		defer close(term.bytes)
-		for {
+		for ends := 0; ends < 2; {
 			b := make([]byte, 4096)
 			n, err := f.Read(b)
 			if n > 0 {
 				term.bytes <- b[:n]
 			}
-			if err != nil { // EIO: the last process on it has ended
-				return
+			// EIO: the last process on it has ended. The kernel may say so
+			// before it has passed the last that was written.
+			if err != nil {
+				ends++
 			}
 		}
 	}()
