@@ -39,6 +39,8 @@ size as asked for: true, exit code 7
 $`,
 	"ports": `^200 OK: Hello from the inside
 $`,
+	"fork": `^pear, fig, apple
+$`,
 	"parallel": `^print\(sum\(i \* i .* right
 print\(sum\(i \^ 2 .* wrong
 print\(sum\(squares\)\) .* broken
