@@ -5,12 +5,6 @@ set -eu
 cd "$(dirname "$0")/../.."
 dir=$(mktemp -d)
 trap 'rm -rf "$dir"' EXIT
-mkdir "$dir/ts" "$dir/ts190"
-(cd "$dir/ts" && npm init -y && npm install @daytona/sdk@0.216.0)
-(cd "$dir/ts190" && npm init -y && npm install @daytonaio/sdk@0.190.1)
-python3 -m venv "$dir/py"
-"$dir/py/bin/pip" install -q daytona==0.226.1
-DAYTONA_TEST_SDK_TS=$dir/ts/node_modules/@daytona/sdk \
-DAYTONA_TEST_SDK_TS190=$dir/ts190/node_modules/@daytonaio/sdk \
-DAYTONA_TEST_SDK_PY=$dir/py/bin/python \
+variables=$(testdata/sdk/install.sh "$dir")
+export $variables
 go test -run TestImageIsThatOfTheSDKs -update .
