@@ -33,6 +33,8 @@ func lifecycleChecks() []check {
 		{name: "Ephemeral", run: checkEphemeral},
 		{name: "TTL", needs: []Capability{Timers}, run: checkTTL},
 		{name: "AutoStop", needs: []Capability{Timers}, run: checkAutoStop},
+		{name: "AutoPause", needs: []Capability{Timers}, run: checkAutoPause},
+		{name: "AutoArchive", needs: []Capability{Timers}, run: checkAutoArchive},
 		{name: "AutoDelete", needs: []Capability{Timers}, run: checkAutoDelete},
 		{name: "Delete", run: checkDelete},
 		{name: "UnknownID", run: checkUnknownID},
@@ -527,22 +529,63 @@ func checkTTL(c *env) {
 }
 
 func checkAutoStop(c *env) {
-	client := c.open()
 	sb := c.create(func(s *daytona.Spec) { s.AutoStop = 2 * time.Second })
 	equal(c, "AutoStop", sb.Info().AutoStop, 2*time.Second)
 	// Requests to it keep it up, for longer than the interval.
 	for begin := time.Now(); time.Since(begin) < 3*time.Second; time.Sleep(200 * time.Millisecond) {
 		c.sh(sb, "echo busy")
 	}
-	c.eventually(15*time.Second, "an idle sandbox stops by itself", func() error {
-		info, err := client.Backend().Get(c.ctx, sb.ID())
-		if err == nil && info.State != daytona.StateStopped {
+	c.becomes(15*time.Second, sb, daytona.StateStopped)
+	c.try("start", sb.Start(c.ctx))
+	equal(c, "a command after the automatic stop", c.sh(sb, "echo again"), "again")
+}
+
+// becomes waits for a sandbox to get into a state by itself.
+func (c *env) becomes(d time.Duration, sb daytona.Sandbox, state daytona.State) {
+	c.Helper()
+	c.eventually(d, fmt.Sprintf("the sandbox becomes %s by itself", state), func() error {
+		info, err := c.backend.Get(c.ctx, sb.ID())
+		if err == nil && info.State != state {
 			err = fmt.Errorf("state is %s", info.State)
 		}
 		return err
 	})
+}
+
+func checkAutoPause(c *env) {
+	need[daytona.Pauser](c)
+	sb := c.create(func(s *daytona.Spec) { s.AutoPause = 2 * time.Second })
+	equal(c, "AutoPause", sb.Info().AutoPause, 2*time.Second)
+	begin := time.Now()
+	for time.Since(begin) < 3*time.Second {
+		c.sh(sb, "echo busy")
+		time.Sleep(200 * time.Millisecond)
+	}
+	c.becomes(15*time.Second, sb, daytona.StatePaused)
+	c.try("resume", sb.Resume(c.ctx))
+	equal(c, "a command after the automatic pause", c.sh(sb, "echo again"), "again")
+	// A TTL is kept whatever the state.
+	short := c.create(func(s *daytona.Spec) { s.TTL = 6 * time.Second })
+	c.try("pause", short.Pause(c.ctx, nil))
+	c.eventually(30*time.Second, "a paused sandbox is deleted after its TTL", func() error {
+		if _, err := c.backend.Get(c.ctx, short.ID()); !errors.Is(err, daytona.ErrNotFound) {
+			return fmt.Errorf("Get: %v, want not found", err)
+		}
+		return nil
+	})
+}
+
+func checkAutoArchive(c *env) {
+	need[daytona.Archiver](c)
+	sb := c.create(func(s *daytona.Spec) { s.AutoArchive = time.Second })
+	equal(c, "AutoArchive", sb.Info().AutoArchive, time.Second)
+	c.try("write", sb.FileSystem().WriteFile(c.ctx, "kept", []byte("kept"), 0o600))
+	c.try("stop", sb.Stop(c.ctx, nil))
+	c.becomes(30*time.Second, sb, daytona.StateArchived)
 	c.try("start", sb.Start(c.ctx))
-	equal(c, "a command after the automatic stop", c.sh(sb, "echo again"), "again")
+	data, err := sb.FileSystem().ReadFile(c.ctx, "kept")
+	c.try("read", err)
+	equal(c, "the file", string(data), "kept")
 }
 
 func checkAutoDelete(c *env) {

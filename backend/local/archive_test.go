@@ -6,7 +6,6 @@ import (
 	"os"
 	"path/filepath"
 	"testing"
-	"time"
 
 	"github.com/daytona-go/daytona"
 )
@@ -108,28 +107,6 @@ func TestArchiveDamaged(t *testing.T) {
 	if got := sh(t, sb, "cat /var/tmp/f"); got != "kept" {
 		t.Errorf("it has %q", got)
 	}
-}
-
-// TestAutoArchive archives some time after the stop.
-func TestAutoArchive(t *testing.T) {
-	ctx := t.Context()
-	e, c := openEngine(t, t.TempDir())
-	needsArchive(t, e)
-	sb, err := c.Create(ctx, daytona.Spec{AutoArchive: time.Second})
-	must(t, err)
-	must(t, sb.Stop(ctx, nil))
-	for begin := time.Now(); ; time.Sleep(20 * time.Millisecond) {
-		i, err := sb.Refresh(ctx)
-		must(t, err)
-		if i.State == daytona.StateArchived {
-			break
-		}
-		if time.Since(begin) > 20*time.Second {
-			t.Fatalf("it is %s", i.State)
-		}
-	}
-	must(t, sb.Start(ctx))
-	sh(t, sb, "true")
 }
 
 // TestCutOff leaves a sandbox in each state that a step passes through, as a

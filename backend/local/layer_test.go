@@ -276,49 +276,6 @@ func TestPausedOutlivesEngine(t *testing.T) {
 	}
 }
 
-// TestPauseIntervals pauses what is idle, and not what is not, and deletes a
-// paused sandbox when its time has come.
-func TestPauseIntervals(t *testing.T) {
-	ctx := t.Context()
-	e, c := openEngine(t, t.TempDir())
-	needsFreezer(t, e)
-	sb, err := c.Create(ctx, daytona.Spec{AutoPause: time.Second})
-	must(t, err)
-	begin := time.Now()
-	sh(t, sb, "sleep 2")
-	if i, err := sb.Refresh(ctx); err != nil || i.State != daytona.StateStarted {
-		t.Fatalf("after a busy time: %v, %v", i.State, err)
-	}
-	for {
-		i, err := sb.Refresh(ctx)
-		must(t, err)
-		if i.State == daytona.StatePaused {
-			break
-		}
-		if time.Since(begin) > 10*time.Second {
-			t.Fatal("it was not paused")
-		}
-		time.Sleep(20 * time.Millisecond)
-	}
-	if took := time.Since(begin); took < 3*time.Second {
-		t.Errorf("it was paused after %v", took)
-	}
-	must(t, sb.Resume(ctx))
-	sh(t, sb, "true")
-	short, err := c.Create(ctx, daytona.Spec{TTL: 2 * time.Second})
-	must(t, err)
-	must(t, short.Pause(ctx, nil))
-	for {
-		if _, err := short.Refresh(ctx); errors.Is(err, daytona.ErrNotFound) {
-			break
-		}
-		if time.Since(begin) > 20*time.Second {
-			t.Fatal("the TTL of a paused sandbox does not hold")
-		}
-		time.Sleep(20 * time.Millisecond)
-	}
-}
-
 // TestResizeLimits looks for the limits where programs feel them.
 func TestResizeLimits(t *testing.T) {
 	ctx := t.Context()
