@@ -12,6 +12,7 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+	"syscall"
 	"time"
 
 	"github.com/containerd/containerd/v2/core/mount"
@@ -206,7 +207,8 @@ func findUser(root, name string) (*user.ExecUser, error) {
 		if err != nil {
 			return nil
 		}
-		f, err := os.Open(real)
+		// A step before may have made a pipe of it, which is not waited for.
+		f, err := os.OpenFile(real, os.O_RDONLY|syscall.O_NONBLOCK|syscall.O_NOFOLLOW, 0)
 		if err != nil {
 			return nil
 		}
