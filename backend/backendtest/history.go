@@ -1,0 +1,901 @@
+package backendtest
+
+import (
+	"bytes"
+	"cmp"
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"maps"
+	"math/rand/v2"
+	"os"
+	"path"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"pgregory.net/rapid"
+
+	"github.com/daytona-go/daytona"
+)
+
+// RunHistories does random sequences of operations on sandboxes, snapshots and
+// volumes and compares what comes of each with a model: the states, the files
+// byte for byte, the limits, the kinds of errors, what is listed, and that
+// nothing is left at the end. Only capabilities that the backend has are used.
+// A sequence that fails is made shorter, and printed with what reproduces it.
+//
+// The variable DAYTONA_HISTORIES is the number of sequences, without which a few
+// are done and the time is bounded; DAYTONA_HISTORIES_SEED is the seed, without
+// which there is a new one each time. The flags of package rapid are there too.
+func RunHistories(t *testing.T, h *Harness) {
+	if err := h.validate(); err != nil {
+		t.Fatal(err)
+	}
+	label, err := h.label(t)
+	if err != nil {
+		t.Fatalf("open the backend: %v", err)
+	}
+	t.Attr(attrBackend, label)
+	t.Attr(attrSuite, "histories")
+
+	wanted, all := 20, false
+	if testing.Short() {
+		wanted = 5
+	}
+	if s := os.Getenv("DAYTONA_HISTORIES"); s != "" {
+		if wanted, err = strconv.Atoi(s); err != nil || wanted < 1 {
+			t.Fatalf("DAYTONA_HISTORIES=%q: want a number of histories", s)
+		}
+		all = true
+	}
+	seed := rand.Uint64()>>1 | 1
+	if s := os.Getenv("DAYTONA_HISTORIES_SEED"); s != "" {
+		if seed, err = strconv.ParseUint(s, 10, 64); err != nil || seed == 0 {
+			t.Fatalf("DAYTONA_HISTORIES_SEED=%q: want a number other than 0", s)
+		}
+	}
+	workers := min(4, wanted)
+	own := flag.Lookup("rapid.seed").Value.String() != "0" || flag.Lookup("rapid.failfile").Value.String() != ""
+	if own { // one sequence is to be done again
+		workers, all = 1, true
+	}
+	t.Logf("DAYTONA_HISTORIES=%d DAYTONA_HISTORIES_SEED=%d", wanted, seed)
+
+	deadline := time.Now().Add(h.slow(time.Minute))
+	if all {
+		deadline = time.Now().Add(24 * time.Hour)
+		if d, ok := t.Deadline(); ok {
+			deadline = d.Add(-time.Minute)
+		}
+	}
+	r := &histories{h: h, deadline: deadline, verdicts: map[string]bool{}, tally: map[string]int{}}
+	t.Run("workers", func(t *testing.T) {
+		for w := range workers {
+			n := (wanted + w) / workers
+			t.Run(strconv.Itoa(w), func(t *testing.T) {
+				t.Parallel()
+				r.work(t, n, seed+uint64(w)*1_000_003, own)
+			})
+		}
+	})
+	t.Logf("%d histories, %d operations: %v", r.done.Load(), r.operations.Load(), r.tally)
+	for op, refused := range r.verdicts {
+		if refused {
+			t.Logf("the backend refused: %s", op)
+		}
+	}
+	if n := r.done.Load(); !own && !t.Failed() && int(n) < wanted {
+		if all {
+			t.Errorf("only %d of %d histories were done in time", n, wanted)
+		} else {
+			t.Logf("%d of %d histories were done in time", n, wanted)
+		}
+	}
+}
+
+// histories is what the workers of a run share.
+type histories struct {
+	h                *Harness
+	deadline         time.Time
+	done, operations atomic.Int64
+
+	// flags guards rapid's, which it reads when a check begins.
+	flags sync.Mutex
+
+	mu sync.Mutex
+	// verdicts tells of each operation whether the backend refuses it as
+	// unsupported. It must not do so now and then.
+	verdicts map[string]bool
+	tally    map[string]int
+}
+
+func (r *histories) work(t *testing.T, n int, seed uint64, own bool) {
+	state := t.TempDir()
+	// It lives as long as the test, whatever becomes of one history.
+	ctx := t.Context()
+	w := &history{shared: r, h: r.h, ctx: ctx, state: state}
+	t.Cleanup(func() {
+		if w.client != nil {
+			w.close(t)
+		}
+	})
+	r.flags.Lock()
+	unlock := sync.OnceFunc(r.flags.Unlock)
+	defer unlock()
+	if !own {
+		if testing.Short() {
+			n *= 5 // which rapid divides by
+		}
+		_ = flag.Set("rapid.checks", strconv.Itoa(n))
+		_ = flag.Set("rapid.seed", strconv.FormatUint(seed, 10))
+		defer func() { _ = flag.Set("rapid.seed", "0") }()
+	}
+	rapid.Check(t, func(rt *rapid.T) {
+		unlock()
+		if time.Now().After(r.deadline) {
+			return
+		}
+		w.run(rt)
+		r.done.Add(1)
+	})
+}
+
+// Names that histories draw from: few, so that they are taken.
+var (
+	historyBoxes     = []string{"a", "b", "c", "d"}
+	historySnapshots = []string{"s", "team/t:1"}
+	historyVolumes   = []string{"v", "w"}
+	historyFiles     = []string{"f", "g", "h"}
+	historyMemory    = []float64{0.25, 0.375, 0.5}
+	historyDisks     = []float64{0.125, 0.1875, 0.25}
+)
+
+const (
+	historyDir   = "/var/tmp/history"
+	historyMount = "/mnt/volume"
+)
+
+// history is one backend and the model of what should be in it.
+type history struct {
+	shared *histories
+	h      *Harness
+	ctx    context.Context
+	state  string
+	client *daytona.Client
+
+	t         *rapid.T
+	boxes     []*modelBox      // oldest first
+	snapshots []*modelSnapshot // oldest first
+	volumes   []*modelVolume   // oldest first
+	gone      []string         // ids of deleted sandboxes
+	serial    int              // of contents
+}
+
+type modelBox struct {
+	name, id, parent string
+	state            daytona.State
+	persistent       bool
+	files            map[string][]byte
+	volume           string // its name; "" if none
+	memory, disk     float64
+}
+
+type modelSnapshot struct {
+	name, id     string
+	active       bool
+	files        map[string][]byte
+	memory, disk float64
+}
+
+type modelVolume struct {
+	name, id string
+	files    map[string][]byte
+}
+
+func copyFiles(m map[string][]byte) map[string][]byte {
+	out := make(map[string][]byte, len(m))
+	maps.Copy(out, m)
+	return out
+}
+
+func (w *history) box(name string) *modelBox {
+	for _, b := range w.boxes {
+		if b.name == name {
+			return b
+		}
+	}
+	return nil
+}
+
+func (w *history) snapshot(name string) *modelSnapshot {
+	for _, s := range w.snapshots {
+		if s.name == name {
+			return s
+		}
+	}
+	return nil
+}
+
+func (w *history) volume(name string) *modelVolume {
+	for _, v := range w.volumes {
+		if v.name == name {
+			return v
+		}
+	}
+	return nil
+}
+
+func (w *history) has(c Capability) bool { _, lacks := w.h.Lacks[c]; return !lacks }
+
+func (w *history) can(what Capability, is bool) bool { return is && w.has(what) }
+
+// try fails the history on an error.
+func (w *history) try(what string, err error) {
+	w.t.Helper()
+	if err != nil {
+		w.t.Fatalf("%s: %v", what, err)
+	}
+}
+
+// expect demands an error of one of the kinds, "" standing for none. It returns
+// whether there was none. A refusal is taken if the operation is always refused.
+func (w *history) expect(op, what string, err error, kinds ...daytona.Kind) bool {
+	w.t.Helper()
+	got := daytona.KindOf(err)
+	w.t.Logf("%s: %v", what, cmp.Or(string(got), "done"))
+	r := w.shared
+	r.operations.Add(1)
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.tally[op]++
+	if got == "" || got == daytona.KindUnsupported {
+		refused, known := r.verdicts[op]
+		if known && refused != (got != "") {
+			w.t.Fatalf("%s: error %v, but the backend did and refuses the same at other times", what, err)
+		}
+		r.verdicts[op] = got != ""
+		if got != "" {
+			return false
+		}
+	}
+	if !slices.Contains(kinds, got) {
+		w.t.Fatalf("%s: error of kind %q, want one of %q: %v", what, got, kinds, err)
+	}
+	return got == ""
+}
+
+const okKind daytona.Kind = ""
+
+// run does one history.
+func (w *history) run(t *rapid.T) {
+	w.t = t
+	w.boxes, w.snapshots, w.volumes, w.gone, w.serial = nil, nil, nil, nil, 0
+	if w.client == nil {
+		b, err := w.h.Open(w.ctx, w.state)
+		w.try("open the backend", err)
+		w.client = daytona.New(b)
+	}
+	ended := false
+	defer func() {
+		if !ended { // it failed: the next finds nothing of it
+			w.sweep(func(string, error) {})
+		}
+	}()
+	t.Repeat(w.actions())
+	w.end()
+	ended = true
+}
+
+// actions are the operations that the backend has.
+func (w *history) actions() map[string]func(*rapid.T) {
+	b := w.client.Backend()
+	acts := map[string]func(){
+		"create": w.create, "create again": w.create, "start": w.start, "stop": w.stop, "delete": w.delete,
+		"write": w.write, "write more": w.write, "remove file": w.removeFile, "read": w.read,
+	}
+	add := func(is bool, more map[string]func()) {
+		if is {
+			maps.Copy(acts, more)
+		}
+	}
+	add(has[daytona.Pauser](b), map[string]func(){"pause": w.pause, "resume": w.resume})
+	add(has[daytona.Forker](b), map[string]func(){"fork": w.fork, "fork again": w.fork})
+	add(has[daytona.Snapshotter](b), map[string]func(){"snapshot": w.createSnapshot, "delete snapshot": w.deleteSnapshot, "activate": w.activate, "create from snapshot": w.createFrom})
+	add(has[daytona.Archiver](b), map[string]func(){"archive": w.archive, "restore": w.restore})
+	add(has[daytona.Resizer](b), map[string]func(){"resize": w.resize})
+	add(has[daytona.VolumeManager](b), map[string]func(){"create volume": w.createVolume, "delete volume": w.deleteVolume, "write to volume": w.writeVolume, "create with volume": w.createMounted})
+	add(w.has(Persistence), map[string]func(){"reopen": w.reopen})
+	out := map[string]func(*rapid.T){"": func(t *rapid.T) { w.t = t; w.check() }}
+	for name, f := range acts {
+		out[name] = func(t *rapid.T) { w.t = t; f() }
+	}
+	return out
+}
+
+func draw[T any](w *history, label string, from []T) T {
+	return rapid.SampledFrom(from).Draw(w.t, label)
+}
+
+// target draws a sandbox, which may not exist: then it is nil, and the id is that
+// of one that is gone, or of none.
+func (w *history) target() (*modelBox, string) {
+	name := draw(w, "sandbox", historyBoxes)
+	if b := w.box(name); b != nil {
+		return b, b.id
+	}
+	if len(w.gone) > 0 {
+		return nil, w.gone[len(w.gone)-1]
+	}
+	return nil, "no-such-sandbox"
+}
+
+// kindsFor are the kinds of an operation on a sandbox by its state; a state that
+// is missing is KindState.
+func kindsFor(b *modelBox, by map[daytona.State][]daytona.Kind) []daytona.Kind {
+	if b == nil {
+		return []daytona.Kind{daytona.KindNotFound}
+	}
+	if k, ok := by[b.state]; ok {
+		return k
+	}
+	return []daytona.Kind{daytona.KindState}
+}
+
+var (
+	done         = []daytona.Kind{okKind}
+	doneOrState  = []daytona.Kind{okKind, daytona.KindState}
+	lastingState = []daytona.State{daytona.StateStarted, daytona.StateStopped, daytona.StatePaused, daytona.StateArchived}
+)
+
+func describe(b *modelBox, id string) string {
+	if b == nil {
+		return id + " (gone)"
+	}
+	return fmt.Sprintf("%s (%s)", b.name, b.state)
+}
+
+// made puts a new sandbox into the model.
+func (w *history) made(info daytona.Info, b *modelBox) {
+	w.t.Helper()
+	if info.Name != b.name || info.State != daytona.StateStarted || info.ID == "" || slices.Contains(w.gone, info.ID) {
+		w.t.Fatalf("made sandbox %q with id %q in state %s, want %q, of an id that never was, started", info.Name, info.ID, info.State, b.name)
+	}
+	b.id, b.state = info.ID, daytona.StateStarted
+	b.memory, b.disk = info.Resources.Memory, info.Resources.Disk
+	w.boxes = append(w.boxes, b)
+}
+
+func (w *history) create()        { w.make("", "") }
+func (w *history) createFrom()    { w.make(draw(w, "snapshot", historySnapshots), "") }
+func (w *history) createMounted() { w.make("", draw(w, "volume", historyVolumes)) }
+
+func (w *history) make(snapshot, volume string) {
+	s := w.h.Spec
+	s.Env, s.Labels = cloneMap(s.Env), cloneMap(s.Labels)
+	s.Name = draw(w, "name", historyBoxes)
+	s.Persistent = w.has(Persistence) && rapid.Bool().Draw(w.t, "persistent")
+	op := "create"
+	var kinds []daytona.Kind
+	b := &modelBox{name: s.Name, persistent: s.Persistent, files: map[string][]byte{}, volume: volume}
+	if w.box(s.Name) != nil {
+		kinds = append(kinds, daytona.KindConflict)
+	}
+	if snapshot == "" && volume == "" && w.has(Disk) && draw(w, "limited", []bool{false, false, false, true}) {
+		s.Resources.Disk = historyDisks[0]
+	}
+	if snapshot != "" {
+		op, s.Image, s.Snapshot = "create from snapshot", "", snapshot
+		switch sn := w.snapshot(snapshot); {
+		case sn == nil:
+			kinds = append(kinds, daytona.KindNotFound)
+		case !sn.active:
+			kinds = append(kinds, daytona.KindState)
+		default:
+			b.files = copyFiles(sn.files)
+		}
+	}
+	if volume != "" {
+		op = "create with volume"
+		s.Volumes = []daytona.VolumeMount{{Volume: volume, MountPath: historyMount}}
+		if w.volume(volume) == nil {
+			kinds = append(kinds, daytona.KindNotFound)
+		}
+	}
+	if kinds == nil {
+		kinds = done
+	}
+	sb, err := w.client.Create(w.ctx, s)
+	if !w.expect(op, fmt.Sprintf("create %s (snapshot %q, volume %q, persistent %v)", s.Name, snapshot, volume, s.Persistent), err, kinds...) {
+		return
+	}
+	w.made(sb.Info(), b)
+	if sn := w.snapshot(snapshot); sn != nil && snapshot != "" {
+		if sn.memory != 0 && w.h.Spec.Resources.Memory == 0 && b.memory != sn.memory {
+			w.t.Fatalf("memory of a sandbox of snapshot %s is %v, want that of the snapshot, %v", snapshot, b.memory, sn.memory)
+		}
+	}
+}
+
+// operate does what changes the state of a sandbox.
+func (w *history) operate(op string, by map[daytona.State][]daytona.Kind, f func(sb daytona.Sandbox) error, then func(b *modelBox)) {
+	w.t.Helper()
+	b, id := w.target()
+	var err error
+	what := op + " " + describe(b, id)
+	if b == nil {
+		_, err = w.client.Get(w.ctx, id)
+		w.expect(op+" what is gone", what, err, daytona.KindNotFound)
+		return
+	}
+	sb, err := w.client.Get(w.ctx, id)
+	w.try("get "+what, err)
+	if w.expect(op, what, f(sb), kindsFor(b, by)...) && then != nil {
+		then(b)
+	}
+}
+
+func to(s daytona.State) func(*modelBox) { return func(b *modelBox) { b.state = s } }
+
+func (w *history) start() {
+	w.operate("start", map[daytona.State][]daytona.Kind{daytona.StateStarted: done, daytona.StateStopped: done, daytona.StatePaused: done, daytona.StateArchived: done},
+		func(sb daytona.Sandbox) error { return sb.Start(w.ctx) }, to(daytona.StateStarted))
+}
+
+func (w *history) stop() {
+	force := draw(w, "force", []bool{true, true, true, false})
+	w.operate("stop", map[daytona.State][]daytona.Kind{daytona.StateStarted: done, daytona.StateStopped: done, daytona.StatePaused: done, daytona.StateArchived: doneOrState},
+		func(sb daytona.Sandbox) error { return sb.Stop(w.ctx, &daytona.StopOptions{Force: force}) },
+		func(b *modelBox) {
+			if b.state != daytona.StateArchived {
+				b.state = daytona.StateStopped
+			}
+		})
+}
+
+func (w *history) pause() {
+	w.operate("pause", map[daytona.State][]daytona.Kind{daytona.StateStarted: done, daytona.StatePaused: done},
+		func(sb daytona.Sandbox) error { return sb.Pause(w.ctx, nil) }, to(daytona.StatePaused))
+}
+
+func (w *history) resume() {
+	w.operate("resume", map[daytona.State][]daytona.Kind{daytona.StateStarted: done, daytona.StatePaused: done},
+		func(sb daytona.Sandbox) error { return sb.Resume(w.ctx) }, to(daytona.StateStarted))
+}
+
+func (w *history) archive() {
+	w.operate("archive", map[daytona.State][]daytona.Kind{daytona.StateStopped: done, daytona.StateArchived: done},
+		func(sb daytona.Sandbox) error { return sb.Archive(w.ctx) }, to(daytona.StateArchived))
+}
+
+func (w *history) restore() {
+	// What Restore says of a sandbox that is not archived is open.
+	w.operate("restore", map[daytona.State][]daytona.Kind{daytona.StateArchived: done, daytona.StateStopped: doneOrState, daytona.StateStarted: doneOrState, daytona.StatePaused: doneOrState},
+		func(sb daytona.Sandbox) error { return sb.Restore(w.ctx) },
+		func(b *modelBox) {
+			if b.state == daytona.StateArchived {
+				b.state = daytona.StateStopped
+			}
+		})
+}
+
+func (w *history) delete() {
+	all := map[daytona.State][]daytona.Kind{}
+	for _, s := range lastingState {
+		all[s] = done
+	}
+	w.operate("delete", all, func(sb daytona.Sandbox) error { return sb.Delete(w.ctx) }, func(b *modelBox) {
+		w.gone = append(w.gone, b.id)
+		w.boxes = slices.DeleteFunc(w.boxes, func(x *modelBox) bool { return x == b })
+		err := w.client.Backend().Delete(w.ctx, b.id)
+		w.expect("delete again", "delete "+b.name+" again", err, daytona.KindNotFound)
+	})
+}
+
+func (w *history) resize() {
+	r := daytona.Resources{}
+	if w.has(Memory) {
+		r.Memory = draw(w, "memory", historyMemory)
+	}
+	disk := w.has(Disk) && draw(w, "resize disk", []bool{false, true})
+	if disk {
+		r.Disk = draw(w, "disk", historyDisks)
+	}
+	if r == (daytona.Resources{}) {
+		return
+	}
+	b, id := w.target()
+	if b == nil || disk && b.disk == 0 {
+		return // to limit what had no limit is no growing, and no shrinking
+	}
+	by := map[daytona.State][]daytona.Kind{daytona.StateStarted: done, daytona.StateStopped: done, daytona.StatePaused: doneOrState}
+	op := "resize"
+	if disk && r.Disk != b.disk {
+		op = "resize disk"
+		switch {
+		case r.Disk < b.disk:
+			by[daytona.StateStopped] = []daytona.Kind{daytona.KindInvalid}
+			by[daytona.StateStarted] = []daytona.Kind{daytona.KindInvalid, daytona.KindState}
+			by[daytona.StatePaused] = []daytona.Kind{daytona.KindInvalid, daytona.KindState}
+			by[daytona.StateArchived] = by[daytona.StatePaused]
+			op = "shrink disk"
+		default:
+			by[daytona.StateStarted] = []daytona.Kind{daytona.KindState}
+			by[daytona.StatePaused] = []daytona.Kind{daytona.KindState}
+		}
+	}
+	if op != "shrink disk" {
+		by[daytona.StateArchived] = doneOrState
+	}
+	sb, err := w.client.Get(w.ctx, id)
+	w.try("get", err)
+	if w.expect(op, fmt.Sprintf("resize %s to %+v", describe(b, id), r), sb.Resize(w.ctx, r), kindsFor(b, by)...) {
+		b.memory, b.disk = cmp.Or(r.Memory, b.memory), cmp.Or(r.Disk, b.disk)
+	}
+}
+
+func (w *history) fork() {
+	names := rapid.SliceOfNDistinct(rapid.SampledFrom(historyBoxes), 1, 2, func(s string) string { return s }).Draw(w.t, "names")
+	taken := slices.ContainsFunc(names, func(n string) bool { return w.box(n) != nil })
+	by := map[daytona.State][]daytona.Kind{daytona.StateStarted: done, daytona.StateStopped: done, daytona.StatePaused: doneOrState}
+	if taken {
+		for _, s := range lastingState {
+			by[s] = []daytona.Kind{daytona.KindConflict}
+		}
+		by[daytona.StatePaused] = []daytona.Kind{daytona.KindConflict, daytona.KindState}
+		by[daytona.StateArchived] = by[daytona.StatePaused]
+	}
+	b, id := w.target()
+	if b == nil {
+		return
+	}
+	sb, err := w.client.Get(w.ctx, id)
+	w.try("get", err)
+	children, err := sb.Fork(w.ctx, &daytona.ForkOptions{Names: names})
+	if !w.expect("fork", fmt.Sprintf("fork %s as %q", describe(b, id), names), err, kindsFor(b, by)...) {
+		return
+	}
+	if len(children) != len(names) {
+		w.t.Fatalf("fork made %d children, want %d", len(children), len(names))
+	}
+	for i, c := range children {
+		child := &modelBox{name: names[i], parent: b.id, persistent: b.persistent, files: copyFiles(b.files), volume: b.volume}
+		w.made(c.Info(), child)
+		if c.Info().Parent != b.id || child.memory != b.memory || child.disk != b.disk || c.Info().Persistent != b.persistent {
+			w.t.Fatalf("a fork of %+v has parent %q, memory %v, disk %v, persistent %v", b, c.Info().Parent, child.memory, child.disk, c.Info().Persistent)
+		}
+	}
+}
+
+func (w *history) createSnapshot() {
+	name := draw(w, "snapshot", historySnapshots)
+	by := map[daytona.State][]daytona.Kind{daytona.StateStarted: done, daytona.StateStopped: done, daytona.StatePaused: doneOrState}
+	if w.snapshot(name) != nil {
+		for _, s := range lastingState {
+			by[s] = []daytona.Kind{daytona.KindConflict}
+		}
+		by[daytona.StatePaused] = []daytona.Kind{daytona.KindConflict, daytona.KindState}
+		by[daytona.StateArchived] = by[daytona.StatePaused]
+	}
+	b, id := w.target()
+	what := fmt.Sprintf("snapshot %q of %s", name, describe(b, id))
+	if b == nil {
+		_, err := w.client.CreateSnapshot(w.ctx, daytona.SnapshotSpec{Name: name, Sandbox: id})
+		kinds := []daytona.Kind{daytona.KindNotFound}
+		if w.snapshot(name) != nil {
+			kinds = append(kinds, daytona.KindConflict)
+		}
+		w.expect("snapshot of what is gone", what, err, kinds...)
+		return
+	}
+	sb, err := w.client.Get(w.ctx, id)
+	w.try("get", err)
+	sn, err := sb.CreateSnapshot(w.ctx, name)
+	if !w.expect("snapshot", what, err, kindsFor(b, by)...) {
+		return
+	}
+	if sn.ID == "" || sn.Name != name || sn.State != daytona.SnapshotActive || sn.Sandbox != b.id {
+		w.t.Fatalf("%s made %+v", what, sn)
+	}
+	w.snapshots = append(w.snapshots, &modelSnapshot{name: name, id: sn.ID, active: true, files: copyFiles(b.files), memory: sn.Resources.Memory, disk: sn.Resources.Disk})
+}
+
+func (w *history) snapshotKinds(s *modelSnapshot) []daytona.Kind {
+	if s == nil {
+		return []daytona.Kind{daytona.KindNotFound}
+	}
+	return done
+}
+
+func (w *history) snapshotter() daytona.Snapshotter {
+	s, err := w.client.Snapshots()
+	w.try("snapshots", err)
+	return s
+}
+
+func (w *history) deleteSnapshot() {
+	name := draw(w, "snapshot", historySnapshots)
+	s := w.snapshot(name)
+	key := name
+	if s != nil && rapid.Bool().Draw(w.t, "by id") {
+		key = s.id
+	}
+	if w.expect("delete snapshot", "delete snapshot "+name, w.snapshotter().DeleteSnapshot(w.ctx, key), w.snapshotKinds(s)...) {
+		w.snapshots = slices.DeleteFunc(w.snapshots, func(x *modelSnapshot) bool { return x == s })
+	}
+}
+
+func (w *history) activate() {
+	name, active := draw(w, "snapshot", historySnapshots), rapid.Bool().Draw(w.t, "active")
+	s := w.snapshot(name)
+	_, err := w.snapshotter().SetSnapshotActive(w.ctx, name, active)
+	if w.expect("activate", fmt.Sprintf("set snapshot %s active %v", name, active), err, w.snapshotKinds(s)...) {
+		s.active = active
+	}
+}
+
+func (w *history) volumeManager() daytona.VolumeManager {
+	v, err := w.client.Volumes()
+	w.try("volumes", err)
+	return v
+}
+
+func (w *history) createVolume() {
+	name := draw(w, "volume", historyVolumes)
+	kinds := done
+	if w.volume(name) != nil {
+		kinds = []daytona.Kind{daytona.KindConflict}
+	}
+	v, err := w.volumeManager().CreateVolume(w.ctx, daytona.VolumeSpec{Name: name})
+	if w.expect("create volume", "create volume "+name, err, kinds...) {
+		w.volumes = append(w.volumes, &modelVolume{name, v.ID, map[string][]byte{}})
+	}
+}
+
+func (w *history) deleteVolume() {
+	name := draw(w, "volume", historyVolumes)
+	v := w.volume(name)
+	kinds := done
+	switch {
+	case v == nil:
+		kinds = []daytona.Kind{daytona.KindNotFound}
+	case slices.ContainsFunc(w.boxes, func(b *modelBox) bool { return b.volume == name }):
+		kinds = []daytona.Kind{daytona.KindConflict}
+	}
+	if w.expect("delete volume", "delete volume "+name, w.volumeManager().DeleteVolume(w.ctx, name), kinds...) {
+		w.volumes = slices.DeleteFunc(w.volumes, func(x *modelVolume) bool { return x == v })
+	}
+}
+
+// content is never the same twice.
+func (w *history) content() []byte {
+	w.serial++
+	n := draw(w, "size", []int{0, 10, 5000, 300_000})
+	return bytes.Repeat(fmt.Appendf(nil, "%d\n", w.serial), n/3)
+}
+
+var inStarted = map[daytona.State][]daytona.Kind{daytona.StateStarted: done}
+
+func (w *history) write() {
+	name, data := draw(w, "file", historyFiles), w.content()
+	w.operate("write", inStarted,
+		func(sb daytona.Sandbox) error {
+			return sb.FileSystem().WriteFile(w.ctx, path.Join(historyDir, name), data, 0o640)
+		},
+		func(b *modelBox) { b.files[name] = data })
+}
+
+func (w *history) removeFile() {
+	name := draw(w, "file", historyFiles)
+	b, id := w.target()
+	kinds := kindsFor(b, inStarted)
+	if b != nil && b.state == daytona.StateStarted && b.files[name] == nil {
+		kinds = []daytona.Kind{daytona.KindNotFound}
+	}
+	err := w.client.Backend().Connect(id).FileSystem().Remove(w.ctx, path.Join(historyDir, name))
+	if w.expect("remove file", "remove "+name+" in "+describe(b, id), err, kinds...) {
+		delete(b.files, name)
+	}
+}
+
+func (w *history) writeVolume() {
+	b, id := w.target()
+	if b == nil || b.volume == "" {
+		return
+	}
+	data := w.content()
+	err := w.client.Backend().Connect(id).FileSystem().WriteFile(w.ctx, path.Join(historyMount, "shared"), data, 0o666)
+	if w.expect("write to volume", "write to volume "+b.volume+" in "+describe(b, id), err, kindsFor(b, inStarted)...) {
+		w.volume(b.volume).files["shared"] = data
+	}
+}
+
+func (w *history) read() {
+	b, id := w.target()
+	if b != nil && b.state == daytona.StateStarted {
+		w.verify(b)
+		return
+	}
+	_, err := w.client.Backend().Connect(id).FileSystem().ReadFile(w.ctx, path.Join(historyDir, historyFiles[0]))
+	w.expect("read", "read in "+describe(b, id), err, kindsFor(b, nil)...)
+}
+
+// verify compares all files of a started sandbox.
+func (w *history) verify(b *modelBox) {
+	w.t.Helper()
+	fsys := w.client.Backend().Connect(b.id).FileSystem()
+	want := map[string][]byte{}
+	for _, name := range historyFiles {
+		want[path.Join(historyDir, name)] = b.files[name]
+	}
+	if b.volume != "" {
+		want[path.Join(historyMount, "shared")] = w.volume(b.volume).files["shared"]
+	}
+	for _, name := range slices.Sorted(maps.Keys(want)) {
+		got, err := fsys.ReadFile(w.ctx, name)
+		if want[name] == nil {
+			if !errors.Is(err, daytona.ErrNotFound) {
+				w.t.Fatalf("file %s of %s: %d bytes %q, %v; want none", name, b.name, len(got), clip(string(got)), err)
+			}
+			continue
+		}
+		w.try("read "+name+" of "+b.name, err)
+		if !bytes.Equal(got, want[name]) {
+			w.t.Fatalf("file %s of %s has %d bytes %q, want %d bytes %q", name, b.name, len(got), clip(string(got)), len(want[name]), clip(string(want[name])))
+		}
+	}
+}
+
+func (w *history) reopen() {
+	w.t.Log("close the backend and open it again")
+	w.try("close", w.client.Close())
+	w.client = nil
+	b, err := w.h.Open(w.ctx, w.state)
+	w.try("open the backend again", err)
+	w.client = daytona.New(b)
+	for _, b := range w.boxes {
+		if !b.persistent {
+			w.gone = append(w.gone, b.id)
+		}
+	}
+	w.boxes = slices.DeleteFunc(w.boxes, func(b *modelBox) bool { return !b.persistent })
+}
+
+// check compares what is listed, and one of each found by its keys.
+func (w *history) check() {
+	b := w.client.Backend()
+	var got, want []string
+	for i, err := range b.List(w.ctx, daytona.Filter{}) {
+		w.try("list", err)
+		got = append(got, fmt.Sprintf("%s %s %s memory %v disk %v parent %q", i.Name, i.ID, i.State, i.Resources.Memory, i.Resources.Disk, i.Parent))
+	}
+	for _, b := range w.boxes {
+		want = append(want, fmt.Sprintf("%s %s %s memory %v disk %v parent %q", b.name, b.id, b.state, b.memory, b.disk, b.parent))
+	}
+	// Children of one fork are as old as each other.
+	slices.Sort(got)
+	slices.Sort(want)
+	w.same("sandboxes", got, want)
+	for _, m := range w.boxes {
+		for _, key := range []string{m.id, m.name} {
+			i, err := b.Get(w.ctx, key)
+			w.try("get "+key, err)
+			if i.ID != m.id || i.Name != m.name || i.State != m.state {
+				w.t.Fatalf("Get(%q) = %s %s %s, want %s %s %s", key, i.ID, i.Name, i.State, m.id, m.name, m.state)
+			}
+		}
+	}
+	if s, ok := daytona.As[daytona.Snapshotter](b); ok {
+		got, want = nil, nil
+		for sn, err := range s.ListSnapshots(w.ctx) {
+			w.try("list snapshots", err)
+			got = append(got, fmt.Sprintf("%s %s %v", sn.Name, sn.ID, sn.State == daytona.SnapshotActive))
+		}
+		for _, sn := range w.snapshots {
+			want = append(want, fmt.Sprintf("%s %s %v", sn.name, sn.id, sn.active))
+		}
+		w.same("snapshots, oldest first,", got, want)
+	}
+	if v, ok := daytona.As[daytona.VolumeManager](b); ok {
+		got, want = nil, nil
+		for vol, err := range v.ListVolumes(w.ctx) {
+			w.try("list volumes", err)
+			got = append(got, vol.Name+" "+vol.ID)
+		}
+		for _, vol := range w.volumes {
+			want = append(want, vol.name+" "+vol.id)
+		}
+		w.same("volumes, oldest first,", got, want)
+	}
+}
+
+func (w *history) same(what string, got, want []string) {
+	w.t.Helper()
+	if !slices.Equal(got, want) {
+		w.t.Fatalf("%s are\n\t%s\nwant\n\t%s", what, strings.Join(got, "\n\t"), strings.Join(want, "\n\t"))
+	}
+}
+
+// end compares the files of every sandbox, removes all and looks for what is
+// left.
+func (w *history) end() {
+	for _, b := range w.boxes {
+		if b.state != daytona.StateStarted {
+			_, err := w.client.Backend().Start(w.ctx, b.id)
+			w.try(fmt.Sprintf("start %s (%s) at the end", b.name, b.state), err)
+			b.state = daytona.StateStarted
+		}
+		w.verify(b)
+	}
+	w.check()
+	w.sweep(func(what string, err error) { w.try(what, err) })
+	w.boxes, w.snapshots, w.volumes = nil, nil, nil
+	w.check()
+	if w.h.Leftovers == nil {
+		return
+	}
+	deadline := time.Now().Add(w.h.slow(10 * time.Second))
+	for {
+		left, err := w.h.Leftovers(w.ctx, w.state)
+		w.try("look for leftovers", err)
+		if len(left) == 0 {
+			return
+		}
+		if time.Now().After(deadline) {
+			w.t.Fatalf("left on the host: %s", clip(strings.Join(left, ", ")))
+		}
+		time.Sleep(20 * time.Millisecond)
+	}
+}
+
+// sweep removes everything.
+func (w *history) sweep(report func(what string, err error)) {
+	if w.client == nil {
+		b, err := w.h.Open(w.ctx, w.state)
+		if err != nil {
+			report("open", err)
+			return
+		}
+		w.client = daytona.New(b)
+	}
+	for sb, err := range w.client.List(w.ctx, nil) {
+		if err == nil {
+			err = sb.Delete(w.ctx)
+		}
+		report("delete a sandbox at the end", err)
+	}
+	if s, err := w.client.Snapshots(); err == nil {
+		for sn, err := range s.ListSnapshots(w.ctx) {
+			if err == nil {
+				err = s.DeleteSnapshot(w.ctx, sn.ID)
+			}
+			report("delete a snapshot at the end", err)
+		}
+	}
+	if v, err := w.client.Volumes(); err == nil {
+		for vol, err := range v.ListVolumes(w.ctx) {
+			if err == nil {
+				err = v.DeleteVolume(w.ctx, vol.ID)
+			}
+			report("delete a volume at the end", err)
+		}
+	}
+}
+
+// close ends the worker's backend.
+func (w *history) close(t *testing.T) {
+	w.ctx = context.WithoutCancel(w.ctx)
+	w.sweep(func(what string, err error) {
+		if err != nil {
+			t.Logf("%s: %v", what, err)
+		}
+	})
+	if err := w.client.Close(); err != nil {
+		t.Errorf("close the backend: %v", err)
+	}
+}
