@@ -14,8 +14,6 @@ import (
 	"slices"
 	"strconv"
 	"strings"
-	"sync"
-	"sync/atomic"
 	"testing"
 	"time"
 
@@ -26,13 +24,14 @@ import (
 
 // RunHistories does random sequences of operations on sandboxes, snapshots and
 // volumes and compares what comes of each with a model: the states, the files
-// byte for byte, the limits, the kinds of errors, what is listed, and that
-// nothing is left at the end. Only capabilities that the backend has are used.
-// A sequence that fails is made shorter, and printed with what reproduces it.
+// byte for byte, environments, labels and limits, the kinds of errors, what is
+// listed, and that nothing is left at the end. Only capabilities that the backend
+// has are used. A sequence that fails is made shorter, and printed with what
+// reproduces it.
 //
-// The variable DAYTONA_HISTORIES is the number of sequences, without which a few
-// are done and the time is bounded; DAYTONA_HISTORIES_SEED is the seed, without
-// which there is a new one each time. The flags of package rapid are there too.
+// The flags are those of package rapid: -rapid.checks is the number of sequences,
+// ten without it (two with -short), all of which must be done before the test's
+// deadline; -rapid.seed begins where another run began, as its log says.
 func RunHistories(t *testing.T, h *Harness) {
 	if err := h.validate(); err != nil {
 		t.Fatal(err)
@@ -44,106 +43,51 @@ func RunHistories(t *testing.T, h *Harness) {
 	t.Attr(attrBackend, label)
 	t.Attr(attrSuite, "histories")
 
-	wanted, all := 20, false
+	given := map[string]bool{}
+	flag.Visit(func(f *flag.Flag) { given[f.Name] = true })
+	set := func(name, value string) {
+		old := flag.Lookup(name).Value.String()
+		if err := flag.Set(name, value); err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { _ = flag.Set(name, old) })
+	}
+	wanted, _ := strconv.Atoi(flag.Lookup("rapid.checks").Value.String())
+	if !given["rapid.checks"] && os.Getenv("RAPID_CHECKS") == "" {
+		wanted = 10
+		set("rapid.checks", strconv.Itoa(wanted))
+	}
 	if testing.Short() {
-		wanted = 5
+		wanted /= 5 // as rapid does
 	}
-	if s := os.Getenv("DAYTONA_HISTORIES"); s != "" {
-		if wanted, err = strconv.Atoi(s); err != nil || wanted < 1 {
-			t.Fatalf("DAYTONA_HISTORIES=%q: want a number of histories", s)
-		}
-		all = true
+	// One that is drawn is on record as well.
+	if flag.Lookup("rapid.seed").Value.String() == "0" {
+		set("rapid.seed", strconv.FormatUint(rand.Uint64()>>1|1, 10))
 	}
-	seed := rand.Uint64()>>1 | 1
-	if s := os.Getenv("DAYTONA_HISTORIES_SEED"); s != "" {
-		if seed, err = strconv.ParseUint(s, 10, 64); err != nil || seed == 0 {
-			t.Fatalf("DAYTONA_HISTORIES_SEED=%q: want a number other than 0", s)
-		}
-	}
-	workers := min(4, wanted)
-	own := flag.Lookup("rapid.seed").Value.String() != "0" || flag.Lookup("rapid.failfile").Value.String() != ""
-	if own { // one sequence is to be done again
-		workers, all = 1, true
-	}
-	t.Logf("DAYTONA_HISTORIES=%d DAYTONA_HISTORIES_SEED=%d", wanted, seed)
+	seed := flag.Lookup("rapid.seed").Value.String()
+	t.Logf("-rapid.checks=%d -rapid.seed=%s", wanted, seed)
 
-	deadline := time.Now().Add(h.slow(time.Minute))
-	if all {
-		deadline = time.Now().Add(24 * time.Hour)
-		if d, ok := t.Deadline(); ok {
-			deadline = d.Add(-time.Minute)
-		}
-	}
-	r := &histories{h: h, deadline: deadline, verdicts: map[string]bool{}, tally: map[string]int{}}
-	t.Run("workers", func(t *testing.T) {
-		for w := range workers {
-			n := (wanted + w) / workers
-			t.Run(strconv.Itoa(w), func(t *testing.T) {
-				t.Parallel()
-				r.work(t, n, seed+uint64(w)*1_000_003, own)
-			})
-		}
-	})
-	t.Logf("%d histories, %d operations: %v", r.done.Load(), r.operations.Load(), r.tally)
-	for op, refused := range r.verdicts {
-		if refused {
-			t.Logf("the backend refused: %s", op)
-		}
-	}
-	if n := r.done.Load(); !own && !t.Failed() && int(n) < wanted {
-		if all {
-			t.Errorf("only %d of %d histories were done in time", n, wanted)
-		} else {
-			t.Logf("%d of %d histories were done in time", n, wanted)
-		}
-	}
-}
-
-// histories is what the workers of a run share.
-type histories struct {
-	h                *Harness
-	deadline         time.Time
-	done, operations atomic.Int64
-
-	// flags guards rapid's, which it reads when a check begins.
-	flags sync.Mutex
-
-	mu sync.Mutex
-	// verdicts tells of each operation whether the backend refuses it as
-	// unsupported. It must not do so now and then.
-	verdicts map[string]bool
-	tally    map[string]int
-}
-
-func (r *histories) work(t *testing.T, n int, seed uint64, own bool) {
-	state := t.TempDir()
-	// It lives as long as the test, whatever becomes of one history.
-	ctx := t.Context()
-	w := &history{shared: r, h: r.h, ctx: ctx, state: state}
+	w := &history{test: t, h: h, ctx: t.Context(), verdicts: map[string]bool{}, tally: map[string]int{}}
+	_ = t.TempDir() // is removed after the cleanup that follows
 	t.Cleanup(func() {
-		if w.client != nil {
-			w.close(t)
-		}
+		w.ctx = context.WithoutCancel(w.ctx)
+		w.close(t)
 	})
-	r.flags.Lock()
-	unlock := sync.OnceFunc(r.flags.Unlock)
-	defer unlock()
-	if !own {
-		if testing.Short() {
-			n *= 5 // which rapid divides by
+	defer func() {
+		t.Logf("%d histories from seed %s, %d operations: %v", w.done, seed, w.operations, w.tally)
+		for op, refused := range w.verdicts {
+			if refused {
+				t.Logf("the backend refuses: %s", op)
+			}
 		}
-		_ = flag.Set("rapid.checks", strconv.Itoa(n))
-		_ = flag.Set("rapid.seed", strconv.FormatUint(seed, 10))
-		defer func() { _ = flag.Set("rapid.seed", "0") }()
-	}
+	}()
 	rapid.Check(t, func(rt *rapid.T) {
-		unlock()
-		if time.Now().After(r.deadline) {
-			return
-		}
 		w.run(rt)
-		r.done.Add(1)
+		w.done++
 	})
+	if w.done < wanted {
+		t.Errorf("only %d of %d histories were done before the test's deadline", w.done, wanted)
+	}
 }
 
 // Names that histories draw from: few, so that they are taken.
@@ -154,20 +98,32 @@ var (
 	historyFiles     = []string{"f", "g", "h"}
 	historyMemory    = []float64{0.25, 0.375, 0.5}
 	historyDisks     = []float64{0.125, 0.1875, 0.25}
+	historyWords     = []string{"", "one", "two words"}
 )
 
 const (
-	historyDir   = "/var/tmp/history"
-	historyMount = "/mnt/volume"
+	historyDir      = "/var/tmp/history"
+	historyMount    = "/mnt/volume"
+	historyVariable = "HISTORY"
+	historyLabel    = "history"
 )
 
 // history is one backend and the model of what should be in it.
 type history struct {
-	shared *histories
+	test   *testing.T
 	h      *Harness
 	ctx    context.Context
 	state  string
 	client *daytona.Client
+
+	done, operations int
+	// verdicts tells of each operation whether the backend refuses it as
+	// unsupported. It must not do so now and then.
+	verdicts map[string]bool
+	tally    map[string]int
+	// leaked tells that a history has left something, which is not waited for
+	// again as long while it is made shorter.
+	leaked bool
 
 	t         *rapid.T
 	boxes     []*modelBox      // oldest first
@@ -181,8 +137,11 @@ type modelBox struct {
 	name, id, parent string
 	state            daytona.State
 	persistent       bool
+	ephemeral        bool
 	files            map[string][]byte
 	volume           string // its name; "" if none
+	readOnly         bool   // is the volume to it
+	env, label       string
 	memory, disk     float64
 }
 
@@ -249,17 +208,14 @@ func (w *history) expect(op, what string, err error, kinds ...daytona.Kind) bool
 	w.t.Helper()
 	got := daytona.KindOf(err)
 	w.t.Logf("%s: %v", what, cmp.Or(string(got), "done"))
-	r := w.shared
-	r.operations.Add(1)
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	r.tally[op]++
-	if got == "" || got == daytona.KindUnsupported {
-		refused, known := r.verdicts[op]
+	w.operations++
+	w.tally[op]++
+	if got == daytona.KindUnsupported || got == "" && slices.Contains(kinds, okKind) {
+		refused, known := w.verdicts[op]
 		if known && refused != (got != "") {
 			w.t.Fatalf("%s: error %v, but the backend did and refuses the same at other times", what, err)
 		}
-		r.verdicts[op] = got != ""
+		w.verdicts[op] = got != ""
 		if got != "" {
 			return false
 		}
@@ -277,6 +233,7 @@ func (w *history) run(t *rapid.T) {
 	w.t = t
 	w.boxes, w.snapshots, w.volumes, w.gone, w.serial = nil, nil, nil, nil, 0
 	if w.client == nil {
+		w.state = w.test.TempDir()
 		b, err := w.h.Open(w.ctx, w.state)
 		w.try("open the backend", err)
 		w.client = daytona.New(b)
@@ -284,7 +241,7 @@ func (w *history) run(t *rapid.T) {
 	ended := false
 	defer func() {
 		if !ended { // it failed: the next finds nothing of it
-			w.sweep(func(string, error) {})
+			w.close(w.test)
 		}
 	}()
 	t.Repeat(w.actions())
@@ -307,7 +264,9 @@ func (w *history) actions() map[string]func(*rapid.T) {
 	add(has[daytona.Pauser](b), map[string]func(){"pause": w.pause, "resume": w.resume})
 	add(has[daytona.Forker](b), map[string]func(){"fork": w.fork, "fork again": w.fork})
 	add(has[daytona.Snapshotter](b), map[string]func(){"snapshot": w.createSnapshot, "delete snapshot": w.deleteSnapshot, "activate": w.activate, "create from snapshot": w.createFrom})
+	add(has[daytona.Snapshotter](b) && w.h.Spec.Image != "", map[string]func(){"snapshot of an image": w.snapshotImage})
 	add(has[daytona.Archiver](b), map[string]func(){"archive": w.archive, "restore": w.restore})
+	add(has[daytona.Updater](b), map[string]func(){"update": w.update})
 	add(has[daytona.Resizer](b), map[string]func(){"resize": w.resize})
 	add(has[daytona.VolumeManager](b), map[string]func(){"create volume": w.createVolume, "delete volume": w.deleteVolume, "write to volume": w.writeVolume, "create with volume": w.createMounted})
 	add(w.has(Persistence), map[string]func(){"reopen": w.reopen})
@@ -322,11 +281,17 @@ func draw[T any](w *history, label string, from []T) T {
 	return rapid.SampledFrom(from).Draw(w.t, label)
 }
 
-// target draws a sandbox, which may not exist: then it is nil, and the id is that
-// of one that is gone, or of none.
+// target draws a sandbox, which now and then does not exist: then it is nil, and
+// the id is that of one that is gone, or of none.
 func (w *history) target() (*modelBox, string) {
-	name := draw(w, "sandbox", historyBoxes)
-	if b := w.box(name); b != nil {
+	names := []string{""}
+	for _, b := range w.boxes {
+		names = append(names, b.name, b.name, b.name)
+	}
+	if len(w.boxes) == 0 && draw(w, "none", []bool{false, true, true, true}) {
+		w.t.Skip("there is no sandbox")
+	}
+	if b := w.box(draw(w, "sandbox", names)); b != nil {
 		return b, b.id
 	}
 	if len(w.gone) > 0 {
@@ -368,6 +333,9 @@ func (w *history) made(info daytona.Info, b *modelBox) {
 	}
 	b.id, b.state = info.ID, daytona.StateStarted
 	b.memory, b.disk = info.Resources.Memory, info.Resources.Disk
+	if info.Persistent != b.persistent || info.Ephemeral != b.ephemeral {
+		w.t.Fatalf("made sandbox %s: persistent %v, ephemeral %v, want %v, %v", b.name, info.Persistent, info.Ephemeral, b.persistent, b.ephemeral)
+	}
 	w.boxes = append(w.boxes, b)
 }
 
@@ -380,9 +348,16 @@ func (w *history) make(snapshot, volume string) {
 	s.Env, s.Labels = cloneMap(s.Env), cloneMap(s.Labels)
 	s.Name = draw(w, "name", historyBoxes)
 	s.Persistent = w.has(Persistence) && rapid.Bool().Draw(w.t, "persistent")
+	s.Ephemeral = draw(w, "ephemeral", []bool{false, false, false, false, true})
 	op := "create"
 	var kinds []daytona.Kind
-	b := &modelBox{name: s.Name, persistent: s.Persistent, files: map[string][]byte{}, volume: volume}
+	b := &modelBox{name: s.Name, persistent: s.Persistent, ephemeral: s.Ephemeral, files: map[string][]byte{}, volume: volume}
+	if b.env, b.label = draw(w, "env", historyWords), draw(w, "label", historyWords); b.env != "" {
+		s.Env[historyVariable] = b.env
+	}
+	if b.label != "" {
+		s.Labels[historyLabel] = b.label
+	}
 	if w.box(s.Name) != nil {
 		kinds = append(kinds, daytona.KindConflict)
 	}
@@ -402,16 +377,22 @@ func (w *history) make(snapshot, volume string) {
 	}
 	if volume != "" {
 		op = "create with volume"
-		s.Volumes = []daytona.VolumeMount{{Volume: volume, MountPath: historyMount}}
-		if w.volume(volume) == nil {
-			kinds = append(kinds, daytona.KindNotFound)
+		if b.readOnly = draw(w, "read-only", []bool{false, false, true}); b.readOnly {
+			op = "create with read-only volume"
 		}
+		key := volume
+		if v := w.volume(volume); v == nil {
+			kinds = append(kinds, daytona.KindNotFound)
+		} else if rapid.Bool().Draw(w.t, "by id") {
+			key = v.id
+		}
+		s.Volumes = []daytona.VolumeMount{{Volume: key, MountPath: historyMount, ReadOnly: b.readOnly}}
 	}
 	if kinds == nil {
 		kinds = done
 	}
 	sb, err := w.client.Create(w.ctx, s)
-	if !w.expect(op, fmt.Sprintf("create %s (snapshot %q, volume %q, persistent %v)", s.Name, snapshot, volume, s.Persistent), err, kinds...) {
+	if !w.expect(op, fmt.Sprintf("create %s (snapshot %q, volume %q, read-only %v, persistent %v, ephemeral %v, disk %v)", s.Name, snapshot, volume, b.readOnly, s.Persistent, s.Ephemeral, s.Resources.Disk), err, kinds...) {
 		return
 	}
 	w.made(sb.Info(), b)
@@ -452,10 +433,19 @@ func (w *history) stop() {
 	w.operate("stop", map[daytona.State][]daytona.Kind{daytona.StateStarted: done, daytona.StateStopped: done, daytona.StatePaused: done, daytona.StateArchived: doneOrState},
 		func(sb daytona.Sandbox) error { return sb.Stop(w.ctx, &daytona.StopOptions{Force: force}) },
 		func(b *modelBox) {
-			if b.state != daytona.StateArchived {
+			switch {
+			case b.ephemeral:
+				w.vanish(b)
+			case b.state != daytona.StateArchived:
 				b.state = daytona.StateStopped
 			}
 		})
+}
+
+// vanish takes a sandbox out of the model.
+func (w *history) vanish(b *modelBox) {
+	w.gone = append(w.gone, b.id)
+	w.boxes = slices.DeleteFunc(w.boxes, func(x *modelBox) bool { return x == b })
 }
 
 func (w *history) pause() {
@@ -490,8 +480,7 @@ func (w *history) delete() {
 		all[s] = done
 	}
 	w.operate("delete", all, func(sb daytona.Sandbox) error { return sb.Delete(w.ctx) }, func(b *modelBox) {
-		w.gone = append(w.gone, b.id)
-		w.boxes = slices.DeleteFunc(w.boxes, func(x *modelBox) bool { return x == b })
+		w.vanish(b)
 		err := w.client.Backend().Delete(w.ctx, b.id)
 		w.expect("delete again", "delete "+b.name+" again", err, daytona.KindNotFound)
 	})
@@ -511,7 +500,7 @@ func (w *history) resize() {
 	}
 	b, id := w.target()
 	if b == nil || disk && b.disk == 0 {
-		return // to limit what had no limit is no growing, and no shrinking
+		w.t.Skip("to limit what had no limit is no growing, and no shrinking")
 	}
 	by := map[daytona.State][]daytona.Kind{daytona.StateStarted: done, daytona.StateStopped: done, daytona.StatePaused: doneOrState}
 	op := "resize"
@@ -539,6 +528,21 @@ func (w *history) resize() {
 	}
 }
 
+func (w *history) update() {
+	word := draw(w, "label", historyWords)
+	all := map[daytona.State][]daytona.Kind{}
+	for _, s := range lastingState {
+		all[s] = done
+	}
+	w.operate("update", all, func(sb daytona.Sandbox) error {
+		labels := map[string]string{}
+		if word != "" {
+			labels[historyLabel] = word
+		}
+		return sb.Update(w.ctx, daytona.Update{Labels: labels})
+	}, func(b *modelBox) { b.label = word })
+}
+
 func (w *history) fork() {
 	names := rapid.SliceOfNDistinct(rapid.SampledFrom(historyBoxes), 1, 2, func(s string) string { return s }).Draw(w.t, "names")
 	taken := slices.ContainsFunc(names, func(n string) bool { return w.box(n) != nil })
@@ -564,10 +568,10 @@ func (w *history) fork() {
 		w.t.Fatalf("fork made %d children, want %d", len(children), len(names))
 	}
 	for i, c := range children {
-		child := &modelBox{name: names[i], parent: b.id, persistent: b.persistent, files: copyFiles(b.files), volume: b.volume}
+		child := &modelBox{name: names[i], parent: b.id, persistent: b.persistent, ephemeral: b.ephemeral, files: copyFiles(b.files), volume: b.volume, readOnly: b.readOnly, env: b.env, label: b.label}
 		w.made(c.Info(), child)
-		if c.Info().Parent != b.id || child.memory != b.memory || child.disk != b.disk || c.Info().Persistent != b.persistent {
-			w.t.Fatalf("a fork of %+v has parent %q, memory %v, disk %v, persistent %v", b, c.Info().Parent, child.memory, child.disk, c.Info().Persistent)
+		if c.Info().Parent != b.id || child.memory != b.memory || child.disk != b.disk {
+			w.t.Fatalf("a fork of %s (memory %v, disk %v) has parent %q, memory %v, disk %v", b.name, b.memory, b.disk, c.Info().Parent, child.memory, child.disk)
 		}
 	}
 }
@@ -603,6 +607,19 @@ func (w *history) createSnapshot() {
 		w.t.Fatalf("%s made %+v", what, sn)
 	}
 	w.snapshots = append(w.snapshots, &modelSnapshot{name: name, id: sn.ID, active: true, files: copyFiles(b.files), memory: sn.Resources.Memory, disk: sn.Resources.Disk})
+}
+
+func (w *history) snapshotImage() {
+	name := draw(w, "snapshot", historySnapshots)
+	kinds := done
+	if w.snapshot(name) != nil {
+		kinds = []daytona.Kind{daytona.KindConflict}
+	}
+	sn, err := w.client.CreateSnapshot(w.ctx, daytona.SnapshotSpec{Name: name, Image: w.h.Spec.Image})
+	if !w.expect("snapshot of an image", fmt.Sprintf("snapshot %q of %s", name, w.h.Spec.Image), err, kinds...) {
+		return
+	}
+	w.snapshots = append(w.snapshots, &modelSnapshot{name: name, id: sn.ID, active: true, files: map[string][]byte{}, memory: sn.Resources.Memory, disk: sn.Resources.Disk})
 }
 
 func (w *history) snapshotKinds(s *modelSnapshot) []daytona.Kind {
@@ -706,10 +723,14 @@ func (w *history) removeFile() {
 func (w *history) writeVolume() {
 	b, id := w.target()
 	if b == nil || b.volume == "" {
-		return
+		w.t.Skip("there is no volume")
 	}
 	data := w.content()
 	err := w.client.Backend().Connect(id).FileSystem().WriteFile(w.ctx, path.Join(historyMount, "shared"), data, 0o666)
+	if b.readOnly && b.state == daytona.StateStarted {
+		w.expect("write to read-only volume", "write to volume "+b.volume+", read-only in "+describe(b, id), err, daytona.KindForbidden)
+		return
+	}
 	if w.expect("write to volume", "write to volume "+b.volume+" in "+describe(b, id), err, kindsFor(b, inStarted)...) {
 		w.volume(b.volume).files["shared"] = data
 	}
@@ -735,6 +756,9 @@ func (w *history) verify(b *modelBox) {
 	}
 	if b.volume != "" {
 		want[path.Join(historyMount, "shared")] = w.volume(b.volume).files["shared"]
+	}
+	if r, err := w.client.Backend().Connect(b.id).Process().Exec(w.ctx, `printenv `+historyVariable, nil); err != nil || strings.TrimSuffix(r.Output, "\n") != b.env {
+		w.t.Fatalf("variable %s in %s is %q, %v, want %q", historyVariable, b.name, r.Output, err, b.env)
 	}
 	for _, name := range slices.Sorted(maps.Keys(want)) {
 		got, err := fsys.ReadFile(w.ctx, name)
@@ -772,10 +796,15 @@ func (w *history) check() {
 	var got, want []string
 	for i, err := range b.List(w.ctx, daytona.Filter{}) {
 		w.try("list", err)
-		got = append(got, fmt.Sprintf("%s %s %s memory %v disk %v parent %q", i.Name, i.ID, i.State, i.Resources.Memory, i.Resources.Disk, i.Parent))
+		readOnly, volumes := len(i.Volumes) > 0 && i.Volumes[0].ReadOnly, len(i.Volumes)
+		got = append(got, fmt.Sprintf("%s %s %s memory %v disk %v parent %q env %q label %q volumes %d %v", i.Name, i.ID, i.State, i.Resources.Memory, i.Resources.Disk, i.Parent, i.Env[historyVariable], i.Labels[historyLabel], volumes, readOnly))
 	}
 	for _, b := range w.boxes {
-		want = append(want, fmt.Sprintf("%s %s %s memory %v disk %v parent %q", b.name, b.id, b.state, b.memory, b.disk, b.parent))
+		volumes := 0
+		if b.volume != "" {
+			volumes = 1
+		}
+		want = append(want, fmt.Sprintf("%s %s %s memory %v disk %v parent %q env %q label %q volumes %d %v", b.name, b.id, b.state, b.memory, b.disk, b.parent, b.env, b.label, volumes, b.readOnly))
 	}
 	// Children of one fork are as old as each other.
 	slices.Sort(got)
@@ -839,7 +868,11 @@ func (w *history) end() {
 	if w.h.Leftovers == nil {
 		return
 	}
-	deadline := time.Now().Add(w.h.slow(10 * time.Second))
+	patience := w.h.slow(10 * time.Second)
+	if w.leaked {
+		patience = w.h.slow(time.Second)
+	}
+	deadline := time.Now().Add(patience)
 	for {
 		left, err := w.h.Leftovers(w.ctx, w.state)
 		w.try("look for leftovers", err)
@@ -847,6 +880,7 @@ func (w *history) end() {
 			return
 		}
 		if time.Now().After(deadline) {
+			w.leaked = true
 			w.t.Fatalf("left on the host: %s", clip(strings.Join(left, ", ")))
 		}
 		time.Sleep(20 * time.Millisecond)
@@ -887,15 +921,21 @@ func (w *history) sweep(report func(what string, err error)) {
 	}
 }
 
-// close ends the worker's backend.
+// close ends the backend.
 func (w *history) close(t *testing.T) {
-	w.ctx = context.WithoutCancel(w.ctx)
+	if w.client == nil {
+		return
+	}
 	w.sweep(func(what string, err error) {
 		if err != nil {
 			t.Logf("%s: %v", what, err)
 		}
 	})
-	if err := w.client.Close(); err != nil {
-		t.Errorf("close the backend: %v", err)
+	if w.client == nil {
+		return
 	}
+	if err := w.client.Close(); err != nil {
+		t.Logf("close the backend: %v", err)
+	}
+	w.client = nil
 }
