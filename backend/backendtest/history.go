@@ -74,7 +74,7 @@ func RunHistories(t *testing.T, h *Harness) {
 		w.close(t)
 	})
 	defer func() {
-		t.Logf("%d histories from seed %s, %d operations: %v", w.done, seed, w.operations, w.tally)
+		t.Logf("%d histories from seed %s, %d operations: %v", w.done, seed, w.did, w.tally)
 		for op, refused := range w.verdicts {
 			if refused {
 				t.Logf("the backend refuses: %s", op)
@@ -116,7 +116,7 @@ type history struct {
 	state  string
 	client *daytona.Client
 
-	done, operations int
+	done, did int
 	// verdicts tells of each operation whether the backend refuses it as
 	// unsupported. It must not do so now and then.
 	verdicts map[string]bool
@@ -208,7 +208,7 @@ func (w *history) expect(op, what string, err error, kinds ...daytona.Kind) bool
 	w.t.Helper()
 	got := daytona.KindOf(err)
 	w.t.Logf("%s: %v", what, cmp.Or(string(got), "done"))
-	w.operations++
+	w.did++
 	w.tally[op]++
 	if got == daytona.KindUnsupported || got == "" && slices.Contains(kinds, okKind) {
 		refused, known := w.verdicts[op]
@@ -244,41 +244,104 @@ func (w *history) run(t *rapid.T) {
 			w.close(w.test)
 		}
 	}()
-	t.Repeat(w.actions())
+	ops := w.operations()
+	t.Repeat(map[string]func(*rapid.T){
+		"":     func(t *rapid.T) { w.t = t; w.check() },
+		"step": func(t *rapid.T) { w.t = t; w.step(ops) },
+	})
 	w.end()
 	ended = true
 }
 
-// actions are the operations that the backend has.
-func (w *history) actions() map[string]func(*rapid.T) {
-	b := w.client.Backend()
-	acts := map[string]func(){
-		"create": w.create, "create again": w.create, "start": w.start, "stop": w.stop, "delete": w.delete,
-		"write": w.write, "write more": w.write, "remove file": w.removeFile, "read": w.read,
-	}
-	add := func(is bool, more map[string]func()) {
-		if is {
-			maps.Copy(acts, more)
-		}
-	}
-	add(has[daytona.Pauser](b), map[string]func(){"pause": w.pause, "resume": w.resume})
-	add(has[daytona.Forker](b), map[string]func(){"fork": w.fork, "fork again": w.fork})
-	add(has[daytona.Snapshotter](b), map[string]func(){"snapshot": w.createSnapshot, "delete snapshot": w.deleteSnapshot, "activate": w.activate, "create from snapshot": w.createFrom})
-	add(has[daytona.Snapshotter](b) && w.h.Spec.Image != "", map[string]func(){"snapshot of an image": w.snapshotImage})
-	add(has[daytona.Archiver](b), map[string]func(){"archive": w.archive, "restore": w.restore})
-	add(has[daytona.Updater](b), map[string]func(){"update": w.update})
-	add(has[daytona.Resizer](b), map[string]func(){"resize": w.resize})
-	add(has[daytona.VolumeManager](b), map[string]func(){"create volume": w.createVolume, "delete volume": w.deleteVolume, "write to volume": w.writeVolume, "create with volume": w.createMounted})
-	add(w.has(Persistence), map[string]func(){"reopen": w.reopen})
-	out := map[string]func(*rapid.T){"": func(t *rapid.T) { w.t = t; w.check() }}
-	for name, f := range acts {
-		out[name] = func(t *rapid.T) { w.t = t; f() }
-	}
-	return out
+// operation is what a step of a history may be.
+type operation struct {
+	name string
+	// weight is how often it is done beside the others.
+	weight int
+	do     func()
+	// ready tells whether there is something to do it with. Nil stands for
+	// always.
+	ready func() bool
 }
 
+// operations are those that the backend has, the plainest first.
+func (w *history) operations() []operation {
+	b := w.client.Backend()
+	boxes := func() bool { return len(w.boxes) > 0 }
+	mounted := func() bool { return slices.ContainsFunc(w.boxes, func(b *modelBox) bool { return b.volume != "" }) }
+	ops := []operation{
+		{"create", 2, w.create, nil}, {"start", 2, w.start, boxes}, {"stop", 2, w.stop, boxes}, {"delete", 1, w.delete, boxes},
+		{"write", 2, w.write, boxes}, {"read", 1, w.read, boxes}, {"remove file", 1, w.removeFile, boxes},
+	}
+	add := func(is bool, more ...operation) {
+		if is {
+			ops = append(ops, more...)
+		}
+	}
+	snapshots := has[daytona.Snapshotter](b)
+	add(has[daytona.Updater](b), operation{"update", 1, w.update, boxes})
+	add(has[daytona.Pauser](b), operation{"pause", 1, w.pause, boxes}, operation{"resume", 1, w.resume, boxes})
+	add(has[daytona.Forker](b), operation{"fork", 2, w.fork, boxes})
+	add(snapshots, operation{"snapshot", 2, w.createSnapshot, boxes}, operation{"delete snapshot", 1, w.deleteSnapshot, nil},
+		operation{"activate", 1, w.activate, nil}, operation{"create from snapshot", 2, w.createFrom, nil})
+	add(snapshots && w.h.Spec.Image != "", operation{"snapshot of an image", 1, w.snapshotImage, nil})
+	add(has[daytona.Archiver](b), operation{"archive", 2, w.archive, boxes}, operation{"restore", 1, w.restore, boxes})
+	add(has[daytona.Resizer](b) && (w.has(Memory) || w.has(Disk)), operation{"resize", 2, w.resize, boxes})
+	add(has[daytona.VolumeManager](b), operation{"create volume", 1, w.createVolume, nil}, operation{"create with volume", 2, w.createMounted, nil},
+		operation{"write to volume", 2, w.writeVolume, mounted}, operation{"delete volume", 1, w.deleteVolume, nil})
+	add(w.has(Persistence), operation{"reopen", 1, w.reopen, nil})
+	return ops
+}
+
+// step does one of the operations.
+func (w *history) step(ops []operation) {
+	var names []string
+	by := map[string]func(){}
+	for _, o := range ops {
+		by[o.name] = o.do
+		if o.ready == nil || o.ready() {
+			for range o.weight {
+				names = append(names, o.name)
+			}
+		}
+	}
+	by[draw(w, "operation", names)]()
+}
+
+// evenly is a number below 1024, each as likely as the others; what package
+// rapid draws of itself is mostly small.
+var evenly = rapid.Custom(func(t *rapid.T) int {
+	n := 0
+	for range 10 {
+		n *= 2
+		if rapid.Bool().Draw(t, "bit") {
+			n++
+		}
+	}
+	return n
+})
+
 func draw[T any](w *history, label string, from []T) T {
-	return rapid.SampledFrom(from).Draw(w.t, label)
+	return rapid.Map(evenly, func(n int) T { return from[n%len(from)] }).Draw(w.t, label)
+}
+
+// drawKnown draws a name that is more often one of those that there are.
+func drawKnown(w *history, label string, names []string, known func(string) bool) string {
+	from := slices.Clone(names)
+	for _, n := range names {
+		if known(n) {
+			from = append(from, n, n, n, n)
+		}
+	}
+	return draw(w, label, from)
+}
+
+func (w *history) drawSnapshot() string {
+	return drawKnown(w, "snapshot", historySnapshots, func(n string) bool { return w.snapshot(n) != nil })
+}
+
+func (w *history) drawVolume() string {
+	return drawKnown(w, "volume", historyVolumes, func(n string) bool { return w.volume(n) != nil })
 }
 
 // target draws a sandbox, which now and then does not exist: then it is nil, and
@@ -287,9 +350,6 @@ func (w *history) target() (*modelBox, string) {
 	names := []string{""}
 	for _, b := range w.boxes {
 		names = append(names, b.name, b.name, b.name)
-	}
-	if len(w.boxes) == 0 && draw(w, "none", []bool{false, true, true, true}) {
-		w.t.Skip("there is no sandbox")
 	}
 	if b := w.box(draw(w, "sandbox", names)); b != nil {
 		return b, b.id
@@ -339,14 +399,19 @@ func (w *history) made(info daytona.Info, b *modelBox) {
 	w.boxes = append(w.boxes, b)
 }
 
+// newName is seldom taken, as long as there are any.
+func (w *history) newName() string {
+	return drawKnown(w, "name", historyBoxes, func(n string) bool { return w.box(n) == nil })
+}
+
 func (w *history) create()        { w.make("", "") }
-func (w *history) createFrom()    { w.make(draw(w, "snapshot", historySnapshots), "") }
-func (w *history) createMounted() { w.make("", draw(w, "volume", historyVolumes)) }
+func (w *history) createFrom()    { w.make(w.drawSnapshot(), "") }
+func (w *history) createMounted() { w.make("", w.drawVolume()) }
 
 func (w *history) make(snapshot, volume string) {
 	s := w.h.Spec
 	s.Env, s.Labels = cloneMap(s.Env), cloneMap(s.Labels)
-	s.Name = draw(w, "name", historyBoxes)
+	s.Name = w.newName()
 	s.Persistent = w.has(Persistence) && rapid.Bool().Draw(w.t, "persistent")
 	s.Ephemeral = draw(w, "ephemeral", []bool{false, false, false, false, true})
 	op := "create"
@@ -361,7 +426,7 @@ func (w *history) make(snapshot, volume string) {
 	if w.box(s.Name) != nil {
 		kinds = append(kinds, daytona.KindConflict)
 	}
-	if snapshot == "" && volume == "" && w.has(Disk) && draw(w, "limited", []bool{false, false, false, true}) {
+	if snapshot == "" && volume == "" && w.has(Disk) && draw(w, "limited", []bool{false, true}) {
 		s.Resources.Disk = historyDisks[0]
 	}
 	if snapshot != "" {
@@ -487,20 +552,20 @@ func (w *history) delete() {
 }
 
 func (w *history) resize() {
+	b, id := w.target()
 	r := daytona.Resources{}
 	if w.has(Memory) {
 		r.Memory = draw(w, "memory", historyMemory)
 	}
-	disk := w.has(Disk) && draw(w, "resize disk", []bool{false, true})
+	// To limit what had no limit is no growing, and no shrinking.
+	disk := w.has(Disk) && b != nil && b.disk != 0 && draw(w, "resize disk", []bool{false, true, true})
 	if disk {
 		r.Disk = draw(w, "disk", historyDisks)
 	}
-	if r == (daytona.Resources{}) {
+	if b == nil {
+		_, err := w.client.Get(w.ctx, id)
+		w.expect("resize what is gone", "resize "+describe(b, id), err, daytona.KindNotFound)
 		return
-	}
-	b, id := w.target()
-	if b == nil || disk && b.disk == 0 {
-		w.t.Skip("to limit what had no limit is no growing, and no shrinking")
 	}
 	by := map[daytona.State][]daytona.Kind{daytona.StateStarted: done, daytona.StateStopped: done, daytona.StatePaused: doneOrState}
 	op := "resize"
@@ -544,7 +609,10 @@ func (w *history) update() {
 }
 
 func (w *history) fork() {
-	names := rapid.SliceOfNDistinct(rapid.SampledFrom(historyBoxes), 1, 2, func(s string) string { return s }).Draw(w.t, "names")
+	names := []string{w.newName()}
+	if second := draw(w, "second name", append([]string{""}, historyBoxes...)); second != "" && second != names[0] {
+		names = append(names, second)
+	}
 	taken := slices.ContainsFunc(names, func(n string) bool { return w.box(n) != nil })
 	by := map[daytona.State][]daytona.Kind{daytona.StateStarted: done, daytona.StateStopped: done, daytona.StatePaused: doneOrState}
 	if taken {
@@ -636,7 +704,7 @@ func (w *history) snapshotter() daytona.Snapshotter {
 }
 
 func (w *history) deleteSnapshot() {
-	name := draw(w, "snapshot", historySnapshots)
+	name := w.drawSnapshot()
 	s := w.snapshot(name)
 	key := name
 	if s != nil && rapid.Bool().Draw(w.t, "by id") {
@@ -648,7 +716,7 @@ func (w *history) deleteSnapshot() {
 }
 
 func (w *history) activate() {
-	name, active := draw(w, "snapshot", historySnapshots), rapid.Bool().Draw(w.t, "active")
+	name, active := w.drawSnapshot(), rapid.Bool().Draw(w.t, "active")
 	s := w.snapshot(name)
 	_, err := w.snapshotter().SetSnapshotActive(w.ctx, name, active)
 	if w.expect("activate", fmt.Sprintf("set snapshot %s active %v", name, active), err, w.snapshotKinds(s)...) {
@@ -675,7 +743,7 @@ func (w *history) createVolume() {
 }
 
 func (w *history) deleteVolume() {
-	name := draw(w, "volume", historyVolumes)
+	name := w.drawVolume()
 	v := w.volume(name)
 	kinds := done
 	switch {
@@ -721,10 +789,14 @@ func (w *history) removeFile() {
 }
 
 func (w *history) writeVolume() {
-	b, id := w.target()
-	if b == nil || b.volume == "" {
-		w.t.Skip("there is no volume")
+	var ids []string
+	for _, b := range w.boxes {
+		if b.volume != "" {
+			ids = append(ids, b.id)
+		}
 	}
+	id := draw(w, "sandbox", ids)
+	b := w.boxes[slices.IndexFunc(w.boxes, func(b *modelBox) bool { return b.id == id })]
 	data := w.content()
 	err := w.client.Backend().Connect(id).FileSystem().WriteFile(w.ctx, path.Join(historyMount, "shared"), data, 0o666)
 	if b.readOnly && b.state == daytona.StateStarted {
