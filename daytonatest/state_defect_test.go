@@ -28,6 +28,7 @@ func statefulHarness(defect string) *backendtest.Harness {
 	}
 	h := harness(whole)
 	h.Label = "fake (stateful)"
+	h.Skip = map[string]string{"Volumes": "the fake has no read-only mounts"}
 	h.Open = func(_ context.Context, state string) (daytona.Backend, error) { return get(state).Reopen(), nil }
 	h.Leftovers = func(_ context.Context, state string) ([]string, error) { return get(state).Leftovers(), nil }
 	return h
@@ -60,8 +61,8 @@ func TestHistoriesFindDefects(t *testing.T) {
 		t.Run(strings.ReplaceAll(defect, " ", "_"), func(t *testing.T) {
 			ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
 			defer cancel()
-			cmd := exec.CommandContext(ctx, exe, "-test.run", "^TestHistoryDefect$", "-rapid.nofailfile", "-rapid.shrinktime=1s", "-test.parallel=1")
-			cmd.Env = append(os.Environ(), defectVariable+"="+defect, "DAYTONA_HISTORIES=400", "DAYTONA_HISTORIES_SEED=7")
+			cmd := exec.CommandContext(ctx, exe, "-test.run", "^TestHistoryDefect$", "-rapid.nofailfile", "-rapid.shrinktime=1s", "-rapid.checks=400", "-rapid.seed=7")
+			cmd.Env = append(os.Environ(), defectVariable+"="+defect)
 			out, err := cmd.CombinedOutput()
 			if err == nil || !strings.Contains(string(out), "To reproduce") || strings.Contains(string(out), "panic") {
 				t.Errorf("histories with the defect: %v\n%s", err, out)
