@@ -67,7 +67,7 @@ func RunHistories(t *testing.T, h *Harness) {
 	seed := flag.Lookup("rapid.seed").Value.String()
 	t.Logf("-rapid.checks=%d -rapid.seed=%s", wanted, seed)
 
-	w := &history{test: t, h: h, ctx: t.Context(), verdicts: map[string]bool{}, tally: map[string]int{}}
+	w := &history{test: t, h: h, ctx: t.Context(), verdicts: map[string]bool{}, tally: map[string]map[string]int{}}
 	_ = t.TempDir() // is removed after the cleanup that follows
 	t.Cleanup(func() {
 		w.ctx = context.WithoutCancel(w.ctx)
@@ -83,7 +83,9 @@ func RunHistories(t *testing.T, h *Harness) {
 	}()
 	rapid.Check(t, func(rt *rapid.T) {
 		w.run(rt)
-		w.done++
+		if w.done++; w.done%25 == 0 && w.done < wanted {
+			t.Logf("%d histories", w.done)
+		}
 	})
 	if w.done < wanted {
 		t.Errorf("only %d of %d histories were done before the test's deadline", w.done, wanted)
@@ -120,7 +122,7 @@ type history struct {
 	// verdicts tells of each operation whether the backend refuses it as
 	// unsupported. It must not do so now and then.
 	verdicts map[string]bool
-	tally    map[string]int
+	tally    map[string]map[string]int // by operation and what came of it
 	// leaked tells that a history has left something, which is not waited for
 	// again as long while it is made shorter.
 	leaked bool
@@ -142,12 +144,15 @@ type modelBox struct {
 	volume           string // its name; "" if none
 	readOnly         bool   // is the volume to it
 	env, label       string
+	user             string // "" is the default
+	shape            string // of files, as shapeOf says; "" if not known
 	memory, disk     float64
 }
 
 type modelSnapshot struct {
 	name, id     string
 	active       bool
+	shape        string
 	files        map[string][]byte
 	memory, disk float64
 }
@@ -209,7 +214,10 @@ func (w *history) expect(op, what string, err error, kinds ...daytona.Kind) bool
 	got := daytona.KindOf(err)
 	w.t.Logf("%s: %v", what, cmp.Or(string(got), "done"))
 	w.did++
-	w.tally[op]++
+	if w.tally[op] == nil {
+		w.tally[op] = map[string]int{}
+	}
+	w.tally[op][cmp.Or(string(got), "done")]++
 	if got == daytona.KindUnsupported || got == "" && slices.Contains(kinds, okKind) {
 		refused, known := w.verdicts[op]
 		if known && refused != (got != "") {
@@ -279,6 +287,7 @@ func (w *history) operations() []operation {
 		}
 	}
 	snapshots := has[daytona.Snapshotter](b)
+	add(w.shapes(), operation{"shape", 2, w.shape, boxes})
 	add(has[daytona.Updater](b), operation{"update", 1, w.update, boxes})
 	add(has[daytona.Pauser](b), operation{"pause", 1, w.pause, boxes}, operation{"resume", 1, w.resume, boxes})
 	add(has[daytona.Forker](b), operation{"fork", 2, w.fork, boxes})
@@ -287,7 +296,7 @@ func (w *history) operations() []operation {
 	add(snapshots && w.h.Spec.Image != "", operation{"snapshot of an image", 1, w.snapshotImage, nil})
 	add(has[daytona.Archiver](b), operation{"archive", 2, w.archive, boxes}, operation{"restore", 1, w.restore, boxes})
 	add(has[daytona.Resizer](b) && (w.has(Memory) || w.has(Disk)), operation{"resize", 2, w.resize, boxes})
-	add(has[daytona.VolumeManager](b), operation{"create volume", 1, w.createVolume, nil}, operation{"create with volume", 2, w.createMounted, nil},
+	add(has[daytona.VolumeManager](b), operation{"create volume", 2, w.createVolume, nil}, operation{"create with volume", 2, w.createMounted, nil},
 		operation{"write to volume", 2, w.writeVolume, mounted}, operation{"delete volume", 1, w.deleteVolume, nil})
 	add(w.has(Persistence), operation{"reopen", 1, w.reopen, nil})
 	return ops
@@ -344,12 +353,19 @@ func (w *history) drawVolume() string {
 	return drawKnown(w, "volume", historyVolumes, func(n string) bool { return w.volume(n) != nil })
 }
 
-// target draws a sandbox, which now and then does not exist: then it is nil, and
-// the id is that of one that is gone, or of none.
-func (w *history) target() (*modelBox, string) {
+// target draws a sandbox, mostly one in whose state the operation is done. Now
+// and then it does not exist: then it is nil, and the id is that of one that is
+// gone, or of none.
+func (w *history) target(by map[daytona.State][]daytona.Kind) (*modelBox, string) {
 	names := []string{""}
 	for _, b := range w.boxes {
-		names = append(names, b.name, b.name, b.name)
+		weight := 2
+		if k := by[b.state]; len(k) == 1 && k[0] == okKind {
+			weight = 10
+		}
+		for range weight {
+			names = append(names, b.name)
+		}
 	}
 	if b := w.box(draw(w, "sandbox", names)); b != nil {
 		return b, b.id
@@ -417,6 +433,9 @@ func (w *history) make(snapshot, volume string) {
 	op := "create"
 	var kinds []daytona.Kind
 	b := &modelBox{name: s.Name, persistent: s.Persistent, ephemeral: s.Ephemeral, files: map[string][]byte{}, volume: volume}
+	if w.shapes() && draw(w, "as root", []bool{true, true, false}) {
+		b.user, s.User = "root", "root"
+	}
 	if b.env, b.label = draw(w, "env", historyWords), draw(w, "label", historyWords); b.env != "" {
 		s.Env[historyVariable] = b.env
 	}
@@ -437,7 +456,7 @@ func (w *history) make(snapshot, volume string) {
 		case !sn.active:
 			kinds = append(kinds, daytona.KindState)
 		default:
-			b.files = copyFiles(sn.files)
+			b.files, b.shape = copyFiles(sn.files), sn.shape
 		}
 	}
 	if volume != "" {
@@ -471,7 +490,7 @@ func (w *history) make(snapshot, volume string) {
 // operate does what changes the state of a sandbox.
 func (w *history) operate(op string, by map[daytona.State][]daytona.Kind, f func(sb daytona.Sandbox) error, then func(b *modelBox)) {
 	w.t.Helper()
-	b, id := w.target()
+	b, id := w.target(by)
 	var err error
 	what := op + " " + describe(b, id)
 	if b == nil {
@@ -552,7 +571,7 @@ func (w *history) delete() {
 }
 
 func (w *history) resize() {
-	b, id := w.target()
+	b, id := w.target(map[daytona.State][]daytona.Kind{draw(w, "mostly", []daytona.State{daytona.StateStarted, daytona.StateStopped}): done})
 	r := daytona.Resources{}
 	if w.has(Memory) {
 		r.Memory = draw(w, "memory", historyMemory)
@@ -610,7 +629,7 @@ func (w *history) update() {
 
 func (w *history) fork() {
 	names := []string{w.newName()}
-	if second := draw(w, "second name", append([]string{""}, historyBoxes...)); second != "" && second != names[0] {
+	if second := draw(w, "second name", []string{"", w.newName()}); second != "" && second != names[0] {
 		names = append(names, second)
 	}
 	taken := slices.ContainsFunc(names, func(n string) bool { return w.box(n) != nil })
@@ -622,7 +641,7 @@ func (w *history) fork() {
 		by[daytona.StatePaused] = []daytona.Kind{daytona.KindConflict, daytona.KindState}
 		by[daytona.StateArchived] = by[daytona.StatePaused]
 	}
-	b, id := w.target()
+	b, id := w.target(by)
 	if b == nil {
 		return
 	}
@@ -636,7 +655,7 @@ func (w *history) fork() {
 		w.t.Fatalf("fork made %d children, want %d", len(children), len(names))
 	}
 	for i, c := range children {
-		child := &modelBox{name: names[i], parent: b.id, persistent: b.persistent, ephemeral: b.ephemeral, files: copyFiles(b.files), volume: b.volume, readOnly: b.readOnly, env: b.env, label: b.label}
+		child := &modelBox{name: names[i], parent: b.id, persistent: b.persistent, ephemeral: b.ephemeral, files: copyFiles(b.files), volume: b.volume, readOnly: b.readOnly, env: b.env, label: b.label, user: b.user, shape: b.shape}
 		w.made(c.Info(), child)
 		if c.Info().Parent != b.id || child.memory != b.memory || child.disk != b.disk {
 			w.t.Fatalf("a fork of %s (memory %v, disk %v) has parent %q, memory %v, disk %v", b.name, b.memory, b.disk, c.Info().Parent, child.memory, child.disk)
@@ -654,7 +673,7 @@ func (w *history) createSnapshot() {
 		by[daytona.StatePaused] = []daytona.Kind{daytona.KindConflict, daytona.KindState}
 		by[daytona.StateArchived] = by[daytona.StatePaused]
 	}
-	b, id := w.target()
+	b, id := w.target(by)
 	what := fmt.Sprintf("snapshot %q of %s", name, describe(b, id))
 	if b == nil {
 		_, err := w.client.CreateSnapshot(w.ctx, daytona.SnapshotSpec{Name: name, Sandbox: id})
@@ -674,7 +693,7 @@ func (w *history) createSnapshot() {
 	if sn.ID == "" || sn.Name != name || sn.State != daytona.SnapshotActive || sn.Sandbox != b.id {
 		w.t.Fatalf("%s made %+v", what, sn)
 	}
-	w.snapshots = append(w.snapshots, &modelSnapshot{name: name, id: sn.ID, active: true, files: copyFiles(b.files), memory: sn.Resources.Memory, disk: sn.Resources.Disk})
+	w.snapshots = append(w.snapshots, &modelSnapshot{name: name, id: sn.ID, active: true, files: copyFiles(b.files), shape: b.shape, memory: sn.Resources.Memory, disk: sn.Resources.Disk})
 }
 
 func (w *history) snapshotImage() {
@@ -775,9 +794,62 @@ func (w *history) write() {
 		func(b *modelBox) { b.files[name] = data })
 }
 
+// historyShapes are what only a shell can do to files, and what copies of them
+// tend to lose. A number stands for %d.
+var historyShapes = []string{
+	"mkdir -p $d/dir; echo %d > $d/dir/f; ln -sf dir/f $d/link; ln -f $d/dir/f $d/hard",
+	"mkdir -p $d; : > $d/modes; chown 1234:4321 $d/modes; chmod 6751 $d/modes; touch -d @%d $d/modes",
+	"mkdir -p $d; rm -f $d/pipe; mkfifo -m 600 $d/pipe; mkdir -p -m 1777 $d/sticky",
+	"rm -rf $d/dir; mkdir -p $d/dir; echo %d > $d/dir/new",
+	"mkdir -p $d/dir; rm -rf $d/moved; mv $d/dir $d/moved",
+	"mkdir -p $d; truncate -s 30M $d/sparse; printf %d | dd of=$d/sparse bs=1 seek=20000000 conv=notrunc 2>/dev/null",
+	`mkdir -p "$d/$(printf 'new\\nline \\303\\050')"`,
+	"rm -rf $d",
+	"rm -rf $i",
+	"rm -rf $i; mkdir $i; echo %d > $i/only",
+	"mkdir -p $i; echo %d >> $i/more; chmod 700 $i",
+}
+
+// historyShapeDirs is where those files are: a directory of the sandbox's own,
+// and one of the image's.
+const historyShapeDirs = "d=/var/tmp/history-shape; i=/usr/share/base-files; "
+
+// historyShapeOf says what files there are.
+const historyShapeOf = historyShapeDirs + `{ find $d $i ! -type d -printf '%p %y %m %U %G %s %n %l %Ts\n'; find $d $i -type d -printf '%p %y %m %U %G\n'; find $d $i -type f -exec sha256sum {} +; } 2>/dev/null | sort; echo end`
+
+func (w *history) shapes() bool { return w.has(Shell) && w.has(Users) && w.has(Ownership) }
+
+func (w *history) shape() {
+	var line string
+	if line = draw(w, "shape", historyShapes); strings.Contains(line, "%d") {
+		w.serial++
+		line = fmt.Sprintf(line, w.serial)
+	}
+	b, id := w.target(inStarted)
+	kinds := kindsFor(b, inStarted)
+	r, err := w.client.Backend().Connect(id).Process().Exec(w.ctx, historyShapeDirs+"set -e; "+line, nil)
+	if !w.expect("shape", "shape "+describe(b, id)+": "+line, err, kinds...) {
+		return
+	}
+	if r.ExitCode != 0 && b.user == "root" {
+		w.t.Fatalf("exit code %d: %s", r.ExitCode, r.Output)
+	}
+	b.shape = w.shapeOf(b)
+}
+
+func (w *history) shapeOf(b *modelBox) string {
+	w.t.Helper()
+	r, err := w.client.Backend().Connect(b.id).Process().Exec(w.ctx, historyShapeOf, nil)
+	w.try("look at the files of "+b.name, err)
+	if !strings.HasSuffix(r.Output, "end\n") {
+		w.t.Fatalf("look at the files of %s: %+v", b.name, r)
+	}
+	return r.Output
+}
+
 func (w *history) removeFile() {
 	name := draw(w, "file", historyFiles)
-	b, id := w.target()
+	b, id := w.target(inStarted)
 	kinds := kindsFor(b, inStarted)
 	if b != nil && b.state == daytona.StateStarted && b.files[name] == nil {
 		kinds = []daytona.Kind{daytona.KindNotFound}
@@ -809,7 +881,7 @@ func (w *history) writeVolume() {
 }
 
 func (w *history) read() {
-	b, id := w.target()
+	b, id := w.target(inStarted)
 	if b != nil && b.state == daytona.StateStarted {
 		w.verify(b)
 		return
@@ -828,6 +900,15 @@ func (w *history) verify(b *modelBox) {
 	}
 	if b.volume != "" {
 		want[path.Join(historyMount, "shared")] = w.volume(b.volume).files["shared"]
+	}
+	if b.shape != "" {
+		got, want := strings.Split(w.shapeOf(b), "\n"), strings.Split(b.shape, "\n")
+		if !slices.Equal(got, want) {
+			only := func(a, b []string) string {
+				return strings.Join(slices.DeleteFunc(slices.Clone(a), func(s string) bool { return slices.Contains(b, s) }), "\n\t")
+			}
+			w.t.Fatalf("files of %s: there are\n\t%s\nand there should be\n\t%s", b.name, only(got, want), only(want, got))
+		}
 	}
 	if r, err := w.client.Backend().Connect(b.id).Process().Exec(w.ctx, `printenv `+historyVariable, nil); err != nil || strings.TrimSuffix(r.Output, "\n") != b.env {
 		w.t.Fatalf("variable %s in %s is %q, %v, want %q", historyVariable, b.name, r.Output, err, b.env)
