@@ -445,8 +445,8 @@ func (w *history) make(snapshot, volume string) {
 	if w.box(s.Name) != nil {
 		kinds = append(kinds, daytona.KindConflict)
 	}
-	if snapshot == "" && volume == "" && w.has(Disk) && draw(w, "limited", []bool{false, true}) {
-		s.Resources.Disk = historyDisks[0]
+	if snapshot == "" && volume == "" && w.has(Disk) && draw(w, "limited", []bool{false, true, true}) {
+		s.Resources.Disk = draw(w, "disk", historyDisks)
 	}
 	if snapshot != "" {
 		op, s.Image, s.Snapshot = "create from snapshot", "", snapshot
@@ -483,6 +483,9 @@ func (w *history) make(snapshot, volume string) {
 	if sn := w.snapshot(snapshot); sn != nil && snapshot != "" {
 		if sn.memory != 0 && w.h.Spec.Resources.Memory == 0 && b.memory != sn.memory {
 			w.t.Fatalf("memory of a sandbox of snapshot %s is %v, want that of the snapshot, %v", snapshot, b.memory, sn.memory)
+		}
+		if sn.disk != 0 && w.h.Spec.Resources.Disk == 0 && b.disk != sn.disk {
+			w.t.Fatalf("disk of a sandbox of snapshot %s is %v, want that of the snapshot, %v", snapshot, b.disk, sn.disk)
 		}
 	}
 }
@@ -848,8 +851,8 @@ func (w *history) shapeOf(b *modelBox) string {
 }
 
 func (w *history) removeFile() {
-	name := draw(w, "file", historyFiles)
 	b, id := w.target(inStarted)
+	name := drawKnown(w, "file", historyFiles, func(n string) bool { return b != nil && b.files[n] != nil })
 	kinds := kindsFor(b, inStarted)
 	if b != nil && b.state == daytona.StateStarted && b.files[name] == nil {
 		kinds = []daytona.Kind{daytona.KindNotFound}
@@ -884,6 +887,7 @@ func (w *history) read() {
 	b, id := w.target(inStarted)
 	if b != nil && b.state == daytona.StateStarted {
 		w.verify(b)
+		w.expect("read", "read in "+describe(b, id), nil, okKind)
 		return
 	}
 	_, err := w.client.Backend().Connect(id).FileSystem().ReadFile(w.ctx, path.Join(historyDir, historyFiles[0]))
@@ -908,6 +912,17 @@ func (w *history) verify(b *modelBox) {
 				return strings.Join(slices.DeleteFunc(slices.Clone(a), func(s string) bool { return slices.Contains(b, s) }), "\n\t")
 			}
 			w.t.Fatalf("files of %s: there are\n\t%s\nand there should be\n\t%s", b.name, only(got, want), only(want, got))
+		}
+	}
+	if w.has(Metrics) {
+		// What the limits are to those inside. A file system takes some of a disk.
+		m, err := w.client.Backend().Connect(b.id).Metrics(w.ctx)
+		w.try("metrics of "+b.name, err)
+		if want := int64(b.memory * daytona.GiB); w.has(Memory) && want != 0 && m.MemoryTotal != want {
+			w.t.Fatalf("memory of %s is limited to %d bytes, want %d", b.name, m.MemoryTotal, want)
+		}
+		if want := b.disk * daytona.GiB; w.has(Disk) && want != 0 && (float64(m.DiskTotal) > want || float64(m.DiskTotal) < want*0.8) {
+			w.t.Fatalf("disk of %s is limited to %d bytes, want %v", b.name, m.DiskTotal, want)
 		}
 	}
 	if r, err := w.client.Backend().Connect(b.id).Process().Exec(w.ctx, `printenv `+historyVariable, nil); err != nil || strings.TrimSuffix(r.Output, "\n") != b.env {
