@@ -38,14 +38,14 @@ func (n *node) info(name string) daytona.FileInfo {
 
 // tree is the files of one sandbox.
 type tree struct {
-	mu    sync.RWMutex
+	mu    *sync.RWMutex
 	root  *node
 	used  int64
 	limit int64 // in bytes; 0 is none
 }
 
 func newTree(limit int64, dirs ...string) *tree {
-	t := &tree{root: newDir(0o755), limit: limit}
+	t := &tree{mu: new(sync.RWMutex), root: newDir(0o755), limit: limit}
 	for _, d := range dirs {
 		_ = t.mkdir(d, 0o755)
 	}

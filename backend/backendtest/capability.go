@@ -2,10 +2,15 @@ package backendtest
 
 import (
 	"bufio"
+	"bytes"
 	"cmp"
+	"crypto/sha256"
+	"encoding/hex"
 	"errors"
 	"fmt"
 	"io"
+	"maps"
+	"math/rand/v2"
 	"net/netip"
 	"reflect"
 	"slices"
@@ -23,6 +28,7 @@ func capabilityChecks() []check {
 		{name: "Update", run: checkUpdate},
 		{name: "Wait", run: checkWait},
 		{name: "Pause", run: checkPause},
+		{name: "PauseCycles", limit: 3 * time.Minute, run: checkPauseCycles},
 		{name: "Fork", run: checkFork},
 		{name: "Snapshot", run: checkSnapshot},
 		{name: "Resize", needs: []Capability{Memory}, run: checkResize},
@@ -197,6 +203,92 @@ func checkPause(c *env) {
 	c.try("pause", sb.Pause(c.ctx, nil))
 	c.try("delete a paused sandbox", sb.Delete(c.ctx))
 	c.nothingLeft("after a paused sandbox was deleted")
+}
+
+// keeper holds what is in the file seed in its memory. For each file ask it puts
+// the word in it before that, in place of the last bytes, and says what it has
+// then, after how often it was asked and its process id.
+const keeper = `sh -c 'n=0; all=$(cat seed); still=$all; while :; do if [ -e ask ]; then w=$(cat ask); rm ask; n=$((n+1)); all="$w${all%????????}"; printf "%s %s\n%s\n%s" $n $$ "$all" "$still" > answer.new; mv answer.new "answer-$w"; fi; sleep 0.02; done'`
+
+// checkPauseCycles pauses and resumes often, with writes between, and compares
+// the files and the memory of a process byte for byte. Where the backend can,
+// some of the pauses are to disk.
+func checkPauseCycles(c *env) {
+	const cycles = 20
+	need[daytona.Pauser](c)
+	sb := c.create()
+	f := sb.FileSystem()
+	rnd := rand.New(rand.NewPCG(20, cycles))
+	random := func(n int) []byte {
+		b := make([]byte, n)
+		for i := range b {
+			b[i] = byte(rnd.Uint32())
+		}
+		return b
+	}
+	files := map[string][]byte{"seed": []byte(hex.EncodeToString(random(64 << 10)))}
+	c.try("write", f.WriteFile(c.ctx, "seed", files["seed"], 0))
+	programs := c.has(Shell) && c.has(Sessions)
+	memory, still, pid := string(files["seed"]), string(files["seed"]), 0
+	if programs {
+		c.startInBackground(sb, keeper)
+	}
+	ask := func(word string) {
+		c.Helper()
+		c.try("write", f.WriteFile(c.ctx, "ask.new", []byte(word), 0o666))
+		c.try("rename", f.Rename(c.ctx, "ask.new", "ask"))
+	}
+	disk := true
+	for i := range cycles {
+		name, word := fmt.Sprintf("written-%d", i), fmt.Sprintf("word%04d", i)
+		files[name] = random(1 + rnd.IntN(100_000))
+		c.try("write", f.WriteFile(c.ctx, name, files[name], 0))
+		// Half of the words come while it is about to be paused.
+		if programs && i%2 == 0 {
+			ask(word)
+		}
+		err := sb.Pause(c.ctx, &daytona.PauseOptions{Disk: disk && i%4 == 3})
+		if disk && i%4 == 3 && errors.Is(err, errors.ErrUnsupported) {
+			disk = false
+			err = sb.Pause(c.ctx, nil)
+		}
+		c.try("pause", err)
+		equal(c, "State", sb.Info().State, daytona.StatePaused)
+		c.try("resume", sb.Resume(c.ctx))
+		equal(c, "State", sb.Info().State, daytona.StateStarted)
+		for _, name := range slices.Sorted(maps.Keys(files)) {
+			got, err := f.ReadFile(c.ctx, name)
+			c.try("read", err)
+			if !bytes.Equal(got, files[name]) {
+				c.Fatalf("file %s after %d pauses: %d bytes with digest %x, want %d with %x", name, i+1, len(got), sha256.Sum256(got), len(files[name]), sha256.Sum256(files[name]))
+			}
+		}
+		if !programs {
+			continue
+		}
+		if i%2 != 0 {
+			ask(word)
+		}
+		memory = word + memory[:len(memory)-len(word)]
+		var answer []byte
+		if !c.eventually(10*time.Second, "the process answers", func() (err error) { answer, err = f.ReadFile(c.ctx, "answer-"+word); return err }) {
+			return
+		}
+		head, rest, _ := strings.Cut(string(answer), "\n")
+		var n, p int
+		_, err = fmt.Sscan(head, &n, &p)
+		c.try("read the answer "+clip(head), err)
+		if pid == 0 {
+			pid = p
+		}
+		if n != i+1 || p != pid {
+			c.Errorf("after %d pauses the process with pid %d was asked %d times; it had pid %d", i+1, p, n, pid)
+		}
+		if got, want := rest, memory+"\n"+still; got != want {
+			c.Fatalf("the memory of the process after %d pauses: %d bytes %s, want %d bytes %s", i+1, len(got), clip(got), len(want), clip(want))
+		}
+	}
+	c.Logf("%d cycles, to disk: %v, memory of a process compared: %v", cycles, disk, programs)
 }
 
 func checkFork(c *env) {

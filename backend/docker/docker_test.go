@@ -58,6 +58,8 @@ func TestSecurity(t *testing.T) { run(t, backendtest.RunSecurity) }
 
 func TestCrash(t *testing.T) { run(t, backendtest.RunCrash) }
 
+func TestHistories(t *testing.T) { run(t, backendtest.RunHistories) }
+
 // BenchmarkDocker prints times and ratios, those to "docker run" with the same
 // image; see backendtest.RunBenchmarks.
 func BenchmarkDocker(b *testing.B) {

@@ -155,3 +155,10 @@ func TestConformance(t *testing.T) { backendtest.RunConformance(t, harness()) }
 func TestSecurity(t *testing.T) { backendtest.RunSecurity(t, harness()) }
 
 func TestCrash(t *testing.T) { backendtest.RunCrash(t, harness()) }
+
+// TestHistories starts sandboxes from the first of the images, if there are any.
+func TestHistories(t *testing.T) {
+	h := harness()
+	h.Spec.Image, _, _ = strings.Cut(os.Getenv(imagesVariable), ",")
+	backendtest.RunHistories(t, h)
+}
