@@ -27,6 +27,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/daytona-go/daytona"
+	"github.com/daytona-go/daytona/internal/failpoint"
 	"github.com/daytona-go/daytona/internal/lifecycle"
 )
 
@@ -91,7 +92,13 @@ func (b *backend) CreateVolume(ctx context.Context, spec daytona.VolumeSpec) (_ 
 		Labels: map[string]string{stateLabel: b.tag, dirLabel: b.Root, volumeLabel: v.ID}}); err != nil {
 		return daytona.Volume{}, err
 	}
+	if err := failpoint.Fail("docker/volume-create/made"); err != nil {
+		return daytona.Volume{}, err
+	}
 	if err := b.openVolume(uncut, v.ID); err != nil {
+		return daytona.Volume{}, err
+	}
+	if err := failpoint.Fail("docker/volume-create/opened"); err != nil {
 		return daytona.Volume{}, err
 	}
 	data, err := json.Marshal(v)
@@ -115,6 +122,7 @@ func replaceFile(name string, data []byte) error {
 	if cerr := f.Close(); err == nil {
 		err = cerr
 	}
+	failpoint.Kill("docker/volume-create/written")
 	if err == nil {
 		err = os.Rename(f.Name(), name)
 	}
@@ -146,6 +154,7 @@ func (b *backend) openVolume(ctx context.Context, id string) (err error) {
 	if err := w.Close(); err != nil {
 		return err
 	}
+	failpoint.Kill("docker/volume-create/opener-made")
 	_, err = b.api.CopyToContainer(ctx, opener, client.CopyToContainerOptions{DestinationPath: place, Content: &archive})
 	return err
 }
@@ -275,6 +284,7 @@ func (b *backend) DeleteVolume(ctx context.Context, idOrName string) error {
 	if err := b.removeVolume(uncut, v.ID); err != nil {
 		return b.explain(deleteVolumeOp, v.Name, err)
 	}
+	failpoint.Kill("docker/volume-delete/removed")
 	return lifecycle.KernelError(deleteVolumeOp, v.Name, os.Remove(b.volumeFile(v.ID)))
 }
 

@@ -188,8 +188,6 @@ type engine struct {
 	archiveOnce sync.Mutex
 	archive     objects.Store
 
-	atStep func(step string) // for tests: called at each step of capture
-
 	mu     sync.Mutex
 	steps  map[string]bool // cgroups of build steps that run
 	idmaps map[string]bool // directories whose mounts take an id mapping or not

@@ -10,6 +10,7 @@ import (
 	"os"
 
 	"github.com/daytona-go/daytona"
+	"github.com/daytona-go/daytona/internal/failpoint"
 )
 
 // Packer is an [Engine] that can move the files of sandboxes to object storage.
@@ -44,7 +45,12 @@ func (k *Keeper[T]) archive(ctx context.Context, r *Record[T]) error {
 		r.State, r.Archive = daytona.StateStopped, ""
 		return err
 	}
-	if err := p.Pack(ctx, r); err != nil {
+	failpoint.Kill("lifecycle/archive/intended")
+	err := p.Pack(ctx, r)
+	if err == nil {
+		err = failpoint.Fail("lifecycle/archive/packed")
+	}
+	if err != nil {
 		if ferr := p.Forget(context.WithoutCancel(ctx), r); ferr != nil {
 			k.log.Warn("what a failed archiving stored could not be removed", "sandbox", r.ID, "archive", r.Archive, "err", ferr)
 		}
@@ -69,7 +75,12 @@ func (k *Keeper[T]) restore(ctx context.Context, op string, r *Record[T]) error 
 	if err := k.Save(r, true); err != nil {
 		return err
 	}
-	if err := p.Unpack(ctx, r); err != nil {
+	failpoint.Kill("lifecycle/restore/intended")
+	err := p.Unpack(ctx, r)
+	if err == nil {
+		err = failpoint.Fail("lifecycle/restore/unpacked")
+	}
+	if err != nil {
 		derr := p.Discard(context.WithoutCancel(ctx), r)
 		r.State = daytona.StateArchived
 		return errors.Join(err, derr, k.Save(r, true))
@@ -78,11 +89,13 @@ func (k *Keeper[T]) restore(ctx context.Context, op string, r *Record[T]) error 
 	if err := k.Save(r, true); err != nil {
 		return err
 	}
+	failpoint.Kill("lifecycle/restore/restored")
 	if err := p.Forget(ctx, r); err != nil {
 		// It is forgotten when the sandbox is archived again or deleted.
 		k.log.Warn("the archive of a restored sandbox could not be removed", "sandbox", r.ID, "archive", r.Archive, "err", err)
 		return nil
 	}
+	failpoint.Kill("lifecycle/restore/forgotten")
 	r.Archive = ""
 	return k.Save(r, true)
 }

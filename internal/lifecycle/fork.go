@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/daytona-go/daytona"
+	"github.com/daytona-go/daytona/internal/failpoint"
 )
 
 // parallelForks bounds the children that are made at a time.
@@ -46,6 +47,9 @@ func (k *Keeper[T]) ForkInto(ctx context.Context, id string, opts daytona.ForkOp
 			defer release()
 		}
 		if err != nil {
+			return err
+		}
+		if err := failpoint.Fail("lifecycle/fork/captured"); err != nil {
 			return err
 		}
 		ctx, cancel := context.WithCancelCause(ctx)
@@ -148,6 +152,9 @@ func (k *Keeper[T]) ChangeResources(ctx context.Context, id string, want daytona
 		r.Resources = after
 		err := k.Step(r, daytona.StateResizing, func() error {
 			err := apply(r, before)
+			if err == nil {
+				err = failpoint.Fail("lifecycle/resize/applied")
+			}
 			if err != nil {
 				r.Resources = before
 				_ = apply(r, after) // back, as far as that goes

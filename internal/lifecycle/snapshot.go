@@ -18,6 +18,7 @@ import (
 	"time"
 
 	"github.com/daytona-go/daytona"
+	"github.com/daytona-go/daytona/internal/failpoint"
 )
 
 // SnapshotRecord is what is kept of a snapshot. Own is the engine's.
@@ -145,6 +146,7 @@ func (s Snapshots[T, S]) MakeSnapshot(ctx context.Context, spec daytona.Snapshot
 	if err := os.Mkdir(k.SnapshotDir(r.ID), 0o700); err != nil {
 		return daytona.Snapshot{}, KernelError(SnapshotOp, spec.Name, err)
 	}
+	failpoint.Kill("lifecycle/snapshot/directory-made")
 	lock, err := LockFile(filepath.Join(k.SnapshotDir(r.ID), "lock"), true)
 	if err != nil {
 		return daytona.Snapshot{}, KernelError(SnapshotOp, spec.Name, err)
@@ -161,16 +163,26 @@ func (s Snapshots[T, S]) MakeSnapshot(ctx context.Context, spec daytona.Snapshot
 	if err := s.SaveSnapshot(r); err != nil {
 		return daytona.Snapshot{}, err
 	}
+	if err := failpoint.Fail("lifecycle/snapshot/recorded"); err != nil {
+		return daytona.Snapshot{}, err
+	}
 	if err := s.claim(r); err != nil {
 		return daytona.Snapshot{}, err
 	}
+	if err := failpoint.Fail("lifecycle/snapshot/named"); err != nil {
+		return daytona.Snapshot{}, err
+	}
 	if err := fill(r); err != nil {
+		return daytona.Snapshot{}, err
+	}
+	if err := failpoint.Fail("lifecycle/snapshot/filled"); err != nil {
 		return daytona.Snapshot{}, err
 	}
 	r.Phase, r.State, r.Owner, r.UpdatedAt = PhaseLive, daytona.SnapshotActive, "", time.Now().UTC()
 	if err := s.SaveSnapshot(r); err != nil {
 		return daytona.Snapshot{}, err
 	}
+	failpoint.Kill("lifecycle/snapshot/live")
 	return r.Snapshot, nil
 }
 
@@ -184,6 +196,7 @@ func (s Snapshots[T, S]) claim(r *SnapshotRecord[S]) error {
 		return err
 	}
 	defer os.Remove(tmp)
+	failpoint.Kill("lifecycle/snapshot/name-written")
 	err := os.Link(tmp, s.Keeper.snapshotName(r.Name))
 	if errors.Is(err, fs.ErrExist) {
 		return s.conflict(r.Name)
@@ -199,6 +212,7 @@ func (s Snapshots[T, S]) remove(ctx context.Context, r *SnapshotRecord[S]) error
 			return err
 		}
 	}
+	failpoint.Kill("lifecycle/snapshot-delete/intended")
 	if name := s.Keeper.snapshotName(r.Name); r.Name != "" {
 		if data, err := os.ReadFile(name); err == nil && string(data) == r.ID {
 			if err := os.Remove(name); err != nil {
@@ -206,7 +220,11 @@ func (s Snapshots[T, S]) remove(ctx context.Context, r *SnapshotRecord[S]) error
 			}
 		}
 	}
+	failpoint.Kill("lifecycle/snapshot-delete/unnamed")
 	if err := s.Free(ctx, r); err != nil {
+		return err
+	}
+	if err := failpoint.Fail("lifecycle/snapshot-delete/freed"); err != nil {
 		return err
 	}
 	return os.RemoveAll(s.Keeper.SnapshotDir(r.ID))
@@ -334,5 +352,6 @@ func (s Snapshots[T, S]) SetSnapshotActive(ctx context.Context, idOrName string,
 	if err := s.SaveSnapshot(r); err != nil {
 		return daytona.Snapshot{}, KernelError(op, idOrName, err)
 	}
+	failpoint.Kill("lifecycle/snapshot-change/saved")
 	return r.Snapshot, nil
 }

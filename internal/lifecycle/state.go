@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"github.com/daytona-go/daytona"
+	"github.com/daytona-go/daytona/internal/failpoint"
 	"golang.org/x/sys/unix"
 )
 
@@ -165,6 +166,7 @@ func writeAtomic(path string, data []byte, durable bool) error {
 	if cerr := f.Close(); err == nil {
 		err = cerr
 	}
+	failpoint.Kill("lifecycle/save/written")
 	if err == nil {
 		err = os.Rename(path+".new", path)
 	}
@@ -212,6 +214,7 @@ func (s State) claimName(name, id string) error {
 		return err
 	}
 	defer os.Remove(tmp)
+	failpoint.Kill("lifecycle/create/name-written")
 	return os.Link(tmp, s.nameFile(name))
 }
 

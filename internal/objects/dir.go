@@ -15,6 +15,8 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+
+	"github.com/daytona-go/daytona/internal/failpoint"
 )
 
 // Dir keeps objects as files of a directory, which may be on a file system that
@@ -77,6 +79,9 @@ func (d *Dir) Put(ctx context.Context, key string, r io.Reader) (err error) {
 	if _, err := f.WriteString(trailerMark + hex.EncodeToString(sum.Sum(nil))); err != nil {
 		return err
 	}
+	if err := failpoint.Fail("objects/put/written"); err != nil {
+		return err
+	}
 	if err := f.Sync(); err != nil {
 		return err
 	}
@@ -86,6 +91,7 @@ func (d *Dir) Put(ctx context.Context, key string, r io.Reader) (err error) {
 	if err := os.Rename(f.Name(), name); err != nil {
 		return err
 	}
+	failpoint.Kill("objects/put/renamed")
 	for dir := filepath.Dir(name); ; dir = filepath.Dir(dir) {
 		if err := syncDir(dir); err != nil || dir == d.root || len(dir) <= len(d.root) {
 			return err
