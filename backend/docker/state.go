@@ -26,8 +26,8 @@ import (
 	"github.com/moby/moby/client"
 
 	"github.com/daytona-go/daytona"
-	"github.com/daytona-go/daytona/internal/failpoint"
 	"github.com/daytona-go/daytona/image"
+	"github.com/daytona-go/daytona/internal/failpoint"
 	"github.com/daytona-go/daytona/internal/lifecycle"
 )
 
