@@ -91,10 +91,6 @@ func checkFailpoints(c *env, points []string, what string) {
 		jobs = slices.DeleteFunc(jobs, func(job) bool { n++; return n%part != day })
 		c.Logf("part %d of %d: %d points", day+1, part, len(jobs))
 	}
-	image := ""
-	if c.has(Images) {
-		image = c.unusedImage()
-	}
 	next := make(chan job, len(jobs))
 	for _, j := range jobs {
 		next <- j
@@ -108,7 +104,7 @@ func checkFailpoints(c *env, points []string, what string) {
 			for j := range next {
 				c.Run(fmt.Sprintf("%s at %s in %s", what, strings.ReplaceAll(j.point, "/", "."), j.by.name), func(t *testing.T) {
 					if r == nil {
-						r = newRoom(t, c, image)
+						r = newRoom(t, c)
 					}
 					ok := false
 					defer func() {
@@ -117,6 +113,9 @@ func checkFailpoints(c *env, points []string, what string) {
 						}
 					}()
 					r.T = t
+					if slices.Contains(j.by.needs, Images) {
+						r.image = unusedImage(t)
+					}
 					r.try(what, j)
 					ok = true
 				})
@@ -130,13 +129,16 @@ func checkFailpoints(c *env, points []string, what string) {
 }
 
 // unusedImage is an image that the backend has to import.
-func (c *env) unusedImage() string {
-	dir := filepath.Join(c.TempDir(), "image")
+func unusedImage(t *testing.T) string {
+	t.Helper()
+	dir := filepath.Join(t.TempDir(), "image")
 	l, err := layout.Write(dir, empty.Index)
 	if err == nil {
-		err = l.AppendImage(SmallImage(c.T), layout.WithAnnotations(map[string]string{"org.opencontainers.image.ref.name": "small"}))
+		err = l.AppendImage(SmallImage(t), layout.WithAnnotations(map[string]string{"org.opencontainers.image.ref.name": "small"}))
 	}
-	c.try("write an image", err)
+	if err != nil {
+		t.Fatal(err)
+	}
 	return "oci:" + dir + ":small"
 }
 
@@ -309,9 +311,9 @@ func (r *room) run(what, point string, stop func(stageReport) bool) (reports []s
 	return reports, status.Signaled() && status.Signal() == syscall.SIGKILL
 }
 
-func newRoom(t *testing.T, c *env, image string) *room {
+func newRoom(t *testing.T, c *env) *room {
 	t.Helper()
-	r := &room{T: t, c: c, state: c.TempDir(), image: image}
+	r := &room{T: t, c: c, state: c.TempDir()}
 	reports, _ := r.run(preparation, "", func(one stageReport) bool { return one.Acknowledged == preparation })
 	if n := len(reports); n == 0 || reports[n-1].Acknowledged != preparation {
 		t.Fatalf("prepare: %+v", reports)
@@ -394,6 +396,7 @@ func (r *room) intact(s *stage) error {
 func (r *room) try(what string, j job) {
 	t := j.by
 	r.on(func(s *stage) { r.must("before", t.before(s)) })
+	base := r.left()
 	reports, killed := r.run(t.name, j.point+"="+what, nil)
 	failed := false
 	for _, one := range reports {
@@ -417,6 +420,7 @@ func (r *room) try(what string, j job) {
 		done, err := t.settled(s)
 		r.must("what was cut off", err)
 		if !done {
+			r.only(base)
 			r.must("again", t.do(s))
 			done, err = t.settled(s)
 			if r.must("after it was done again", err); !done {
@@ -442,7 +446,10 @@ func (r *room) only(want []string) {
 			break
 		}
 	}
-	r.Errorf("the host has %d things of it, want %d:\n%s\nwant:\n%s", len(got), len(want), strings.Join(got, "\n"), strings.Join(want, "\n"))
+	besides := func(l, other []string) string {
+		return strings.Join(slices.DeleteFunc(slices.Clone(l), func(s string) bool { return slices.Contains(other, s) }), "\n")
+	}
+	r.Errorf("the host has %d things of it, want %d. There are, besides:\n%s\nand there are not:\n%s", len(got), len(want), besides(got, want), besides(want, got))
 }
 
 // end looks at all that was kept, and removes it.

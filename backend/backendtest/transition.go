@@ -20,7 +20,7 @@ type stage struct {
 	ctx    context.Context
 	h      *Harness
 	client *daytona.Client
-	image  string // one that nobody has used yet
+	image  string // one that nobody has used yet, for transitions that need Images
 }
 
 // What transitions are about. Everything else on a stage belongs to the room.
@@ -521,8 +521,10 @@ func transitions() []transition {
 		},
 		{
 			name: "resize a disk", can: has[daytona.Resizer], needs: []Capability{Memory, Disk},
-			before:  makeVictim(func(spec *daytona.Spec) { spec.Resources.Disk = smallDisk }, stopped),
-			do:      onVictim(func(s *stage, sb daytona.Sandbox) error { return sb.Resize(s.ctx, daytona.Resources{Disk: 2 * smallDisk}) }),
+			before: makeVictim(func(spec *daytona.Spec) { spec.Resources.Disk = smallDisk }, stopped),
+			do: onVictim(func(s *stage, sb daytona.Sandbox) error {
+				return sb.Resize(s.ctx, daytona.Resources{Disk: 2 * smallDisk})
+			}),
 			settled: resized(daytona.StateStopped, func(r daytona.Resources) float64 { return r.Disk }, smallDisk, 2*smallDisk), after: endVictim,
 		},
 		{
@@ -563,7 +565,13 @@ func transitions() []transition {
 // layeredOrStopped is layered where the backend can.
 func layeredOrStopped(s *stage, sb daytona.Sandbox) error {
 	if has[daytona.Forker](s.client.Backend()) {
-		return layered(s, sb)
+		if err := layered(s, sb); err != nil {
+			return err
+		}
+		// So that it has files of its own as well.
+		if err := sb.Start(s.ctx); err != nil {
+			return err
+		}
 	}
 	return stopped(s, sb)
 }

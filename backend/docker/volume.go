@@ -108,9 +108,12 @@ func (b *backend) CreateVolume(ctx context.Context, spec daytona.VolumeSpec) (_ 
 	return v, replaceFile(b.volumeFile(v.ID), data)
 }
 
+// newPrefix begins the names of files that are being written.
+const newPrefix = ".new-"
+
 // replaceFile writes a file so that a reader sees the old or the new one, whole.
 func replaceFile(name string, data []byte) error {
-	f, err := os.CreateTemp(filepath.Dir(name), ".new-")
+	f, err := os.CreateTemp(filepath.Dir(name), newPrefix)
 	if err != nil {
 		return err
 	}
@@ -307,6 +310,16 @@ func (b *backend) reapVolumes(ctx context.Context) error {
 	all, err := b.api.VolumeList(ctx, client.VolumeListOptions{Filters: make(client.Filters).Add("label", stateLabel+"="+b.tag).Add("label", volumeLabel)})
 	if err != nil {
 		return err
+	}
+	// Files that were being written.
+	entries, err := os.ReadDir(b.Dir("volumes"))
+	if err != nil {
+		return err
+	}
+	for _, e := range entries {
+		if strings.HasPrefix(e.Name(), newPrefix) {
+			os.Remove(filepath.Join(b.Dir("volumes"), e.Name()))
+		}
 	}
 	there := map[string]bool{}
 	for _, v := range all.Items {

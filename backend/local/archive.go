@@ -417,6 +417,10 @@ func (d packing) Forget(ctx context.Context, r *record) error {
 			return err
 		}
 	}
+	// Whether it is there or not: with it goes what a killed process was writing.
+	if err := store.Delete(ctx, archivePrefix(r.ID, r.Archive)+"manifest.json"); err != nil {
+		return err
+	}
 	for entry, err := range store.List(ctx, archivePrefix(r.ID, r.Archive)) {
 		if err != nil {
 			return err

@@ -101,13 +101,17 @@ func (e *engine) CreateSnapshot(ctx context.Context, spec daytona.SnapshotSpec) 
 
 // snapshotOf keeps the files of a sandbox whose lock is held.
 func (e *engine) snapshotOf(ctx context.Context, spec daytona.SnapshotSpec, r *record) (daytona.Snapshot, error) {
+	var made daytona.Snapshot
+	err := e.Step(r, daytona.StateSnapshotting, func() (err error) {
+		made, err = e.fillSnapshot(ctx, spec, r)
+		return err
+	})
+	return made, err
+}
+
+func (e *engine) fillSnapshot(ctx context.Context, spec daytona.SnapshotSpec, r *record) (daytona.Snapshot, error) {
 	return e.Snapshots.MakeSnapshot(ctx, spec, func(s *lifecycle.SnapshotRecord[ownSnapshot]) error {
-		var layers []string
-		var release func()
-		err := e.Step(r, daytona.StateSnapshotting, func() (err error) {
-			layers, release, err = e.capture(ctx, lifecycle.SnapshotOp, r)
-			return err
-		})
+		layers, release, err := e.capture(ctx, lifecycle.SnapshotOp, r)
 		if release != nil {
 			defer release()
 		}

@@ -175,6 +175,12 @@ func (k *Keeper[T]) recover(ctx context.Context) error {
 		}
 		r = k.reconcile(r)
 		if r != nil {
+			if p, ok := k.engine.(Packer[T]); ok && r.State == daytona.StateStopped && r.Archive != "" {
+				// The process that restored it did not come to that.
+				if err := k.forget(ctx, p, r); err != nil {
+					k.log.Warn("the archive of a restored sandbox could not be removed; it will be tried again", "sandbox", r.ID, "archive", r.Archive, "err", err)
+				}
+			}
 			k.schedule(r)
 		}
 		unlock()
@@ -252,6 +258,23 @@ func (k *Keeper[T]) Locked(id string, wait bool) (*Record[T], func(), error) {
 func (k *Keeper[T]) reconcile(r *Record[T]) *Record[T] {
 	now := time.Now()
 	ownerAlive := k.ownerAlive(r)
+	if r.Phase == PhaseForked && !ownerAlive && k.born(r) {
+		r.Phase = PhaseLive
+		if err := k.Save(r, true); err != nil {
+			k.log.Warn("the record of a fork could not be written; it will be tried again", "sandbox", r.ID, "err", err)
+			return nil
+		}
+	}
+	if len(r.Forked) > 0 {
+		err := k.finishFork(r)
+		if err == nil {
+			err = k.Save(r, true)
+		}
+		if err != nil {
+			k.log.Warn("a fork that was cut off could not be finished; it will be tried again", "sandbox", r.ID, "err", err)
+			return r
+		}
+	}
 	switch {
 	case r.Phase == PhaseDeleting && (r.Owner == k.id || !ownerAlive), // nobody of ours is at it, as we hold the lock
 		r.Phase != PhaseLive && r.Phase != PhaseDeleting && !ownerAlive,
@@ -559,7 +582,7 @@ func (k *Keeper[T]) NewRecord(spec daytona.Spec) *Record[T] {
 
 // Make makes the sandbox of a new record and starts it. prepare makes its files,
 // by the image, in its directory. On error nothing is left. final is the phase
-// that it ends up in: live, or warm, which has no name yet.
+// that it ends up in: live, forked, or warm, which has no name yet.
 func (k *Keeper[T]) Make(ctx context.Context, r *Record[T], final Phase, prepare func(ctx context.Context) error) (err error) {
 	unlock, err := k.enroll(r)
 	if err != nil {
@@ -573,7 +596,7 @@ func (k *Keeper[T]) Make(ctx context.Context, r *Record[T], final Phase, prepare
 			}
 		}
 	}()
-	if final == PhaseLive {
+	if final != PhaseWarm {
 		if err := k.TakeName(r); err != nil {
 			return err
 		}

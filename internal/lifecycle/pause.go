@@ -87,6 +87,11 @@ func (k *Keeper[T]) undo(r *Record[T]) error {
 	if rec, ok := k.engine.(Recoverer[T]); ok {
 		switch r.State {
 		case daytona.StatePausing, daytona.StateResuming:
+		case daytona.StateArchiving:
+			if p, ok := k.engine.(Packer[T]); ok && r.Packed {
+				return k.discardPacked(context.Background(), p, r)
+			}
+			fallthrough
 		default:
 			if err := rec.Recover(r); err != nil {
 				return err

@@ -5,6 +5,7 @@ package lifecycle
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"iter"
 	"os"
 	"path/filepath"
@@ -242,6 +243,21 @@ func touch(name string) error {
 	defer f.Close()
 	now := time.Now()
 	return os.Chtimes(name, now, now)
+}
+
+// RecoverVolumes removes what killed processes have left. It is called when the
+// keeper is open.
+func (s Volumes[T]) RecoverVolumes() error {
+	lock, err := LockFile(s.Keeper.Dir("volumes.lock"), false)
+	if errors.Is(err, ErrLocked) {
+		return nil // whoever has it does so
+	}
+	if err != nil {
+		return err
+	}
+	defer lock.Close()
+	s.sweep()
+	return nil
 }
 
 // sweep removes what killed processes have left of volumes that they made or
