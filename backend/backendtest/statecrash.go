@@ -420,7 +420,9 @@ func (r *room) try(what string, j job) {
 		done, err := t.settled(s)
 		r.must("what was cut off", err)
 		if !done {
-			r.only(base)
+			if !t.remakes {
+				r.only(base)
+			}
 			r.must("again", t.do(s))
 			done, err = t.settled(s)
 			if r.must("after it was done again", err); !done {

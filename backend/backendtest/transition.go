@@ -42,6 +42,9 @@ type transition struct {
 	// settled reports whether it is done, wholly; or an error if it is neither that
 	// nor wholly undone.
 	settled func(s *stage) (done bool, err error)
+	// remakes says that what the victim has may lie elsewhere on the host when it was
+	// undone.
+	remakes bool
 	// after removes all that it made, and what before has made.
 	after func(s *stage) error
 }
@@ -467,7 +470,7 @@ func transitions() []transition {
 		},
 		{
 			name: "fork what is stopped", can: has[daytona.Forker], before: makeVictim(nil, stopped),
-			do: fork, settled: forked(daytona.StateStopped), after: endFork,
+			do: fork, settled: forked(daytona.StateStopped), remakes: true, after: endFork,
 		},
 		{
 			name: "snapshot", can: has[daytona.Snapshotter], before: makeVictim(nil),

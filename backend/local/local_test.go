@@ -95,13 +95,11 @@ func leftovers(ctx context.Context, state string) ([]string, error) {
 			found = append(found, filepath.Join(state, dir, e.Name()))
 		}
 	}
-	for _, pattern := range []string{"volumes/.*", "sandboxes/*/*.new", "snapshots/*/*.new"} {
-		half, err := filepath.Glob(filepath.Join(state, pattern))
-		if err != nil {
-			return nil, err
-		}
-		found = append(found, half...)
+	half, err := filepath.Glob(filepath.Join(state, "volumes/.*"))
+	if err != nil {
+		return nil, err
 	}
+	found = append(found, half...)
 	sum := sha256.Sum256([]byte(state))
 	tag := hex.EncodeToString(sum[:4]) + "-"
 	groups, err := filepath.Glob("/sys/fs/cgroup/*/daytona/" + tag + "*")
