@@ -24,6 +24,8 @@ import (
 	v1 "github.com/google/go-containerregistry/pkg/v1"
 	"golang.org/x/sync/errgroup"
 	"golang.org/x/sys/unix"
+
+	"github.com/daytona-go/daytona/internal/failpoint"
 )
 
 // PullPolicy says when [Store.Resolve] may look beyond the store.
@@ -289,10 +291,16 @@ func (s *Store) commit(ctx context.Context, ref Reference, platform v1.Platform,
 	if err := s.writeJSON(s.imagePath(rec.Digest), rec); err != nil {
 		return nil, err
 	}
+	if err := failpoint.Fail("image/import/recorded"); err != nil {
+		return nil, err
+	}
 	if owner != "" {
 		if err := s.addLease(owner, rec.Digest); err != nil {
 			return nil, err
 		}
+	}
+	if err := failpoint.Fail("image/import/held"); err != nil {
+		return nil, err
 	}
 	err = s.writeJSON(s.refPath(ref, platform.String()), refRecord{
 		Reference: ref.String(), Platform: platform.String(), Digest: rec.Digest, Resolved: time.Now().UTC(), File: file,
@@ -509,10 +517,14 @@ func (s *Store) unpackLayer(ctx context.Context, ses *session, src *stream, want
 	if err := os.Chmod(stage, s.opts.DirMode); err != nil {
 		return "", err
 	}
+	if err := failpoint.Fail("image/import/unpacked"); err != nil {
+		return "", err
+	}
 	err = os.Rename(stage, s.layerDir(diffID))
 	if errors.Is(err, fs.ErrExist) || errors.Is(err, unix.ENOTEMPTY) {
 		return diffID, nil // somebody else was faster
 	}
+	failpoint.Kill("image/import/placed")
 	if err == nil && s.opts.Sync {
 		err = syncFileSystem(s.path("layers"))
 	}

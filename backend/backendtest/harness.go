@@ -19,6 +19,7 @@
 //	func TestConformance(t *testing.T)   { backendtest.RunConformance(t, harness) }
 //	func TestSecurity(t *testing.T)      { backendtest.RunSecurity(t, harness) }
 //	func TestCrash(t *testing.T)         { backendtest.RunCrash(t, harness) }
+//	func TestStateCrash(t *testing.T)    { backendtest.RunStateCrash(t, harness) }
 //	func BenchmarkBackend(b *testing.B)  { backendtest.RunBenchmarks(b, harness) }
 //
 // A backend that cannot do something says so in [Harness.Lacks] (a whole
@@ -98,6 +99,16 @@ type Harness struct {
 	// that the variable BENCH_DOCKER_IMAGE names, if any.
 	DockerImage func(ctx context.Context, id string) (string, error)
 
+	// Failpoints names the points at which a process may die: one with
+	// DAYTONA_FAILPOINT=NAME=kill in its environment must be killed with SIGKILL
+	// when it comes there. A name's second part, between slashes, says which
+	// transition comes there; see reachedBy. Defaults to none.
+	Failpoints []string
+
+	// FailpointsThatFail names those of them at which DAYTONA_FAILPOINT=NAME=error
+	// must have what is done fail once for want of space. Defaults to none.
+	FailpointsThatFail []string
+
 	// Slow multiplies every time limit. Defaults to 1; engines that need a
 	// second for what others do in ten milliseconds set more.
 	Slow float64
@@ -146,12 +157,15 @@ var capabilities = []Capability{
 }
 
 // Main runs the tests of a package whose tests use these suites, for its
-// TestMain, and returns the exit code. It exists because [RunCrash] needs
-// processes to kill: it starts the test binary again and Main is what turns
-// that copy into an owner of sandboxes.
+// TestMain, and returns the exit code. It exists because [RunCrash] and
+// [RunStateCrash] need processes to kill: they start the test binary again and Main is what
+// turns that copy into an owner of sandboxes.
 func Main(m *testing.M, h *Harness) int {
 	if len(os.Args) == 3 && os.Args[1] == ownerArg {
 		return ownerMain(h, os.Args[2])
+	}
+	if len(os.Args) == 5 && os.Args[1] == stageArg {
+		return stageMain(h, os.Args[2], os.Args[3], os.Args[4])
 	}
 	mainRuns.Store(true)
 	code := m.Run()
@@ -169,7 +183,7 @@ type check struct {
 
 // allChecks names every check there is, to find misspelt exceptions.
 func allChecks() []check {
-	return slices.Concat(conformanceChecks(), securityChecks(), crashChecks())
+	return slices.Concat(conformanceChecks(), securityChecks(), crashChecks(), stateCrashChecks())
 }
 
 // validate finds a Harness's own mistakes.

@@ -27,6 +27,7 @@ import (
 	"github.com/daytona-go/daytona"
 	"github.com/daytona-go/daytona/image"
 	"github.com/daytona-go/daytona/internal/boot"
+	"github.com/daytona-go/daytona/internal/failpoint"
 	"github.com/daytona-go/daytona/internal/lifecycle"
 	"github.com/daytona-go/daytona/internal/link"
 	"github.com/daytona-go/daytona/internal/network"
@@ -135,6 +136,7 @@ func (d driver) Release(ctx context.Context, r *record) error {
 	ctx, cancel := context.WithTimeout(ctx, engineTimeout)
 	defer cancel()
 	err := d.b.removeContainer(ctx, d.b.containerName(r.ID))
+	failpoint.Kill("docker/delete/container-removed")
 	if err == nil {
 		err = d.Forget(ctx, r)
 	}
@@ -357,6 +359,9 @@ func (b *backend) run(ctx context.Context, op string, r *record) (_ *proc, err e
 			return nil, err
 		}
 	}
+	if err := failpoint.Fail("docker/boot/made"); err != nil {
+		return nil, err
+	}
 	config, err := b.configure(r)
 	if err != nil {
 		return nil, err
@@ -375,6 +380,7 @@ func (b *backend) run(ctx context.Context, op string, r *record) (_ *proc, err e
 		return nil, err
 	}
 	defer clear()
+	failpoint.Kill("docker/boot/places-filled")
 	done, err := b.startContainer(ctx, r.ID, config)
 	if err != nil && haunted(err) {
 		done()
@@ -389,6 +395,9 @@ func (b *backend) run(ctx context.Context, op string, r *record) (_ *proc, err e
 	}
 	state, err := b.state(ctx, r.ID)
 	if err != nil {
+		return nil, err
+	}
+	if err = failpoint.Fail("docker/boot/started"); err != nil {
 		return nil, err
 	}
 	r.Own.StartedAt = state.StartedAt
@@ -406,6 +415,9 @@ func (b *backend) run(ctx context.Context, op string, r *record) (_ *proc, err e
 			p.Close()
 		}
 	}()
+	if err = failpoint.Fail("docker/boot/recorded"); err != nil {
+		return nil, err
+	}
 	if err := b.awaitAgent(ctx, r, p); err != nil {
 		return nil, err
 	}

@@ -23,6 +23,7 @@ import (
 
 	"github.com/daytona-go/daytona"
 	"github.com/daytona-go/daytona/image"
+	"github.com/daytona-go/daytona/internal/failpoint"
 	"github.com/daytona-go/daytona/internal/lifecycle"
 )
 
@@ -35,6 +36,7 @@ func (b *backend) prepare(ctx context.Context, r *record, snapshot string, progr
 	if err := b.findVolumes(ctx, r); err != nil {
 		return err
 	}
+	failpoint.Kill("docker/create/volumes-found")
 	var err error
 	if snapshot != "" {
 		err = b.fromSnapshot(r, snapshot)
@@ -42,6 +44,9 @@ func (b *backend) prepare(ctx context.Context, r *record, snapshot string, progr
 		err = b.findImage(ctx, lifecycle.CreateOp, r, progress)
 	}
 	if err != nil {
+		return err
+	}
+	if err := failpoint.Fail("docker/create/image-found"); err != nil {
 		return err
 	}
 	r.User, r.Own.AddUser = lifecycle.UserOf(r.SpecUser, r.Own.Config)
@@ -216,6 +221,7 @@ func (b *backend) load(ctx context.Context, ref image.Reference) (tag string, er
 	}
 	defer func() {
 		if err == nil {
+			failpoint.Kill("docker/import/loaded")
 			err = used()
 			b.collect(ctx, tag)
 		}

@@ -12,6 +12,7 @@ import (
 	"github.com/moby/moby/client"
 
 	"github.com/daytona-go/daytona"
+	"github.com/daytona-go/daytona/internal/failpoint"
 	"github.com/daytona-go/daytona/internal/lifecycle"
 )
 
@@ -34,6 +35,7 @@ func (b *backend) Resize(ctx context.Context, id string, want daytona.Resources)
 		if err := b.fits(uncut, r, before); err != nil {
 			return b.explain(lifecycle.ResizeOp, r.Name, err)
 		}
+		failpoint.Kill("docker/resize/intended")
 		_, err := b.api.ContainerUpdate(uncut, b.containerName(r.ID), client.ContainerUpdateOptions{Resources: limitsOf(r.Resources)})
 		switch {
 		case errdefs.IsNotFound(err): // it was restored: the next start makes it with them

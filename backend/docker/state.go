@@ -27,6 +27,7 @@ import (
 
 	"github.com/daytona-go/daytona"
 	"github.com/daytona-go/daytona/image"
+	"github.com/daytona-go/daytona/internal/failpoint"
 	"github.com/daytona-go/daytona/internal/lifecycle"
 )
 
@@ -147,6 +148,9 @@ func (b *backend) commit(ctx context.Context, r *record, ref string) (id string,
 	made, err := b.api.ContainerCommit(ctx, b.containerName(r.ID), client.ContainerCommitOptions{Reference: ref,
 		// A container that somebody makes of it is not to be taken for a sandbox.
 		Changes: []string{"LABEL " + sandboxLabel + "="}})
+	if err == nil {
+		err = failpoint.Fail("docker/commit/committed")
+	}
 	return made.ID, err
 }
 
@@ -224,6 +228,7 @@ func (b *backend) Fork(ctx context.Context, id string, opts daytona.ForkOptions)
 		if err := b.Save(parent, true); err != nil {
 			return nil, err
 		}
+		failpoint.Kill("docker/fork/intended")
 		release := func() {
 			clean, cancel := uncut(ctx)
 			defer cancel()
@@ -239,7 +244,10 @@ func (b *backend) Fork(ctx context.Context, id string, opts daytona.ForkOptions)
 	}
 	return b.ForkInto(ctx, id, opts, capture, func(ctx context.Context, parent, child *record) error {
 		child.Own = own{Image: made, Files: ref, Config: parent.Own.Config, AddUser: parent.Own.AddUser, Volumes: slices.Clone(parent.Own.Volumes)}
-		return b.Save(child, false)
+		if err := b.Save(child, false); err != nil {
+			return err
+		}
+		return failpoint.Fail("docker/fork/child-recorded")
 	})
 }
 
@@ -283,6 +291,9 @@ func (b *backend) CreateSnapshot(ctx context.Context, spec daytona.SnapshotSpec)
 			if _, err := b.api.ImageTag(uncut, client.ImageTagOptions{Source: s.Own.Image, Target: s.Own.Files}); err != nil {
 				return b.explain(op, spec.Name, err)
 			}
+			if err := failpoint.Fail("docker/snapshot-image/tagged"); err != nil {
+				return err
+			}
 			return b.measure(uncut, s)
 		})
 	}
@@ -305,6 +316,7 @@ func (b *backend) CreateSnapshot(ctx context.Context, spec daytona.SnapshotSpec)
 				if err := b.SaveSnapshot(s); err != nil {
 					return err
 				}
+				failpoint.Kill("docker/snapshot/intended")
 				uncut, cancel := uncutFor(ctx, commitTimeout)
 				defer cancel()
 				var err error
@@ -421,6 +433,7 @@ func (d driver) Pack(ctx context.Context, r *record) (err error) {
 	if a.Image, err = b.commit(uncut, r, a.Name); err != nil {
 		return err
 	}
+	failpoint.Kill("docker/archive/committed")
 	saved, err := b.api.ImageSave(ctx, []string{a.Name})
 	if err != nil {
 		return err
@@ -432,6 +445,9 @@ func (d driver) Pack(ctx context.Context, r *record) (err error) {
 		return err
 	}
 	a.SHA256, a.Size = hex.EncodeToString(in.sum.Sum(nil)), in.n
+	if err := failpoint.Fail("docker/archive/stored"); err != nil {
+		return err
+	}
 	back, err := b.store.Get(ctx, key)
 	if err != nil {
 		return err
@@ -444,6 +460,7 @@ func (d driver) Pack(ctx context.Context, r *record) (err error) {
 	if got := hex.EncodeToString(check.sum.Sum(nil)); got != a.SHA256 || check.n != a.Size {
 		return fmt.Errorf("what was stored is not what was read: %s", got)
 	}
+	failpoint.Kill("docker/archive/verified")
 	kept := *r
 	kept.Own = own{Config: r.Own.Config, AddUser: r.Own.AddUser, Volumes: r.Own.Volumes}
 	a.Record = &kept
@@ -476,6 +493,7 @@ func (d driver) Discard(ctx context.Context, r *record) error {
 	if err := b.removeContainer(uncut, b.containerName(r.ID)); err != nil {
 		return b.explain(lifecycle.ArchiveOp, r.Name, err)
 	}
+	failpoint.Kill("docker/discard/container-removed")
 	if r.Own.Kept {
 		if err := b.untag(uncut, keptName+":"+r.ID); err != nil {
 			return b.explain(lifecycle.ArchiveOp, r.Name, err)
@@ -486,6 +504,7 @@ func (d driver) Discard(ctx context.Context, r *record) error {
 			return b.explain(lifecycle.ArchiveOp, r.Name, err)
 		}
 	}
+	failpoint.Kill("docker/discard/untagged")
 	r.Own.Files, r.Own.Pending, r.Own.Kept = "", "", false
 	if err := b.Save(r, true); err != nil {
 		return err
@@ -515,6 +534,7 @@ func (d driver) Unpack(ctx context.Context, r *record) error {
 	if err := b.Save(r, true); err != nil {
 		return err
 	}
+	failpoint.Kill("docker/restore/intended")
 	check := func(into io.Writer) error {
 		in, err := b.store.Get(ctx, archiveKey(r.ID, r.Archive, "image.tar"))
 		if err != nil {
@@ -555,6 +575,9 @@ func (d driver) Unpack(ctx context.Context, r *record) error {
 	}
 	uncut, cancel := uncut(ctx)
 	defer cancel()
+	if err := failpoint.Fail("docker/restore/loaded"); err != nil {
+		return err
+	}
 	found, err := b.api.ImageInspect(uncut, a.Name)
 	if err != nil {
 		return b.explain(lifecycle.RestoreOp, r.Name, err)
@@ -565,6 +588,7 @@ func (d driver) Unpack(ctx context.Context, r *record) error {
 	if _, err := b.api.ImageTag(uncut, client.ImageTagOptions{Source: found.ID, Target: r.Own.Files}); err != nil {
 		return b.explain(lifecycle.RestoreOp, r.Name, err)
 	}
+	failpoint.Kill("docker/restore/tagged")
 	if err := b.untag(uncut, a.Name); err != nil {
 		return b.explain(lifecycle.RestoreOp, r.Name, err)
 	}
@@ -598,6 +622,9 @@ func (d driver) Forget(ctx context.Context, r *record) error {
 	for _, name := range []string{"record.json", "image.tar"} {
 		if err := d.b.store.Delete(ctx, archiveKey(r.ID, r.Archive, name)); err != nil {
 			return err
+		}
+		if name == "record.json" {
+			failpoint.Kill("docker/forget/unlisted")
 		}
 	}
 	return nil

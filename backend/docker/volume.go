@@ -27,6 +27,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/daytona-go/daytona"
+	"github.com/daytona-go/daytona/internal/failpoint"
 	"github.com/daytona-go/daytona/internal/lifecycle"
 )
 
@@ -91,7 +92,13 @@ func (b *backend) CreateVolume(ctx context.Context, spec daytona.VolumeSpec) (_ 
 		Labels: map[string]string{stateLabel: b.tag, dirLabel: b.Root, volumeLabel: v.ID}}); err != nil {
 		return daytona.Volume{}, err
 	}
+	if err := failpoint.Fail("docker/volume-create/made"); err != nil {
+		return daytona.Volume{}, err
+	}
 	if err := b.openVolume(uncut, v.ID); err != nil {
+		return daytona.Volume{}, err
+	}
+	if err := failpoint.Fail("docker/volume-create/opened"); err != nil {
 		return daytona.Volume{}, err
 	}
 	data, err := json.Marshal(v)
@@ -101,9 +108,12 @@ func (b *backend) CreateVolume(ctx context.Context, spec daytona.VolumeSpec) (_ 
 	return v, replaceFile(b.volumeFile(v.ID), data)
 }
 
+// newPrefix begins the names of files that are being written.
+const newPrefix = ".new-"
+
 // replaceFile writes a file so that a reader sees the old or the new one, whole.
 func replaceFile(name string, data []byte) error {
-	f, err := os.CreateTemp(filepath.Dir(name), ".new-")
+	f, err := os.CreateTemp(filepath.Dir(name), newPrefix)
 	if err != nil {
 		return err
 	}
@@ -115,6 +125,7 @@ func replaceFile(name string, data []byte) error {
 	if cerr := f.Close(); err == nil {
 		err = cerr
 	}
+	failpoint.Kill("docker/volume-create/written")
 	if err == nil {
 		err = os.Rename(f.Name(), name)
 	}
@@ -146,6 +157,7 @@ func (b *backend) openVolume(ctx context.Context, id string) (err error) {
 	if err := w.Close(); err != nil {
 		return err
 	}
+	failpoint.Kill("docker/volume-create/opener-made")
 	_, err = b.api.CopyToContainer(ctx, opener, client.CopyToContainerOptions{DestinationPath: place, Content: &archive})
 	return err
 }
@@ -275,6 +287,7 @@ func (b *backend) DeleteVolume(ctx context.Context, idOrName string) error {
 	if err := b.removeVolume(uncut, v.ID); err != nil {
 		return b.explain(deleteVolumeOp, v.Name, err)
 	}
+	failpoint.Kill("docker/volume-delete/removed")
 	return lifecycle.KernelError(deleteVolumeOp, v.Name, os.Remove(b.volumeFile(v.ID)))
 }
 
@@ -297,6 +310,16 @@ func (b *backend) reapVolumes(ctx context.Context) error {
 	all, err := b.api.VolumeList(ctx, client.VolumeListOptions{Filters: make(client.Filters).Add("label", stateLabel+"="+b.tag).Add("label", volumeLabel)})
 	if err != nil {
 		return err
+	}
+	// Files that were being written.
+	entries, err := os.ReadDir(b.Dir("volumes"))
+	if err != nil {
+		return err
+	}
+	for _, e := range entries {
+		if strings.HasPrefix(e.Name(), newPrefix) {
+			os.Remove(filepath.Join(b.Dir("volumes"), e.Name()))
+		}
 	}
 	there := map[string]bool{}
 	for _, v := range all.Items {

@@ -18,6 +18,7 @@ import (
 
 	"github.com/daytona-go/daytona"
 	"github.com/daytona-go/daytona/image"
+	"github.com/daytona-go/daytona/internal/failpoint"
 	"github.com/daytona-go/daytona/internal/lifecycle"
 	"github.com/daytona-go/daytona/internal/objects"
 	"github.com/daytona-go/daytona/internal/tree"
@@ -110,6 +111,9 @@ func (d packing) Pack(ctx context.Context, r *record) error {
 	add := func(dir string) error {
 		f, err := store1(ctx, store, fmt.Sprint(archivePrefix(r.ID, r.Archive), len(m.Files)), dir)
 		m.Files = append(m.Files, f)
+		if err == nil {
+			err = failpoint.Fail("local/archive/stored")
+		}
 		return err
 	}
 	for _, l := range r.Own.Layers {
@@ -136,6 +140,7 @@ func (d packing) Pack(ctx context.Context, r *record) error {
 		if err := store.Put(ctx, key, bytes.NewReader(data)); err != nil {
 			return err
 		}
+		failpoint.Kill("local/archive/listed")
 	}
 	// What is there now is read again before anything here is removed.
 	for i, f := range m.Files {
@@ -243,12 +248,14 @@ func (d packing) Discard(ctx context.Context, r *record) error {
 			return err
 		}
 	}
+	failpoint.Kill("local/discard/layers-dropped")
 	if err := d.e.removeTree(d.e.File(r.ID, "fs")); err != nil {
 		return err
 	}
 	if err := os.Remove(d.e.File(r.ID, "disk.img")); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return err
 	}
+	failpoint.Kill("local/discard/removed")
 	r.Own.Layers = nil
 	return d.e.Save(r, true)
 }
@@ -308,6 +315,7 @@ func (d packing) Unpack(ctx context.Context, r *record) error {
 	if err := e.Save(r, true); err != nil {
 		return err
 	}
+	failpoint.Kill("local/restore/planned")
 	unpack := func(i int, dir string) error {
 		return readArchived(ctx, store, fmt.Sprint(prefix, i), m.Files[i], func(in io.Reader) error {
 			z, err := zstd.NewReader(in, zstd.WithDecoderConcurrency(1), zstd.WithDecoderMaxWindow(64<<20))
@@ -329,6 +337,9 @@ func (d packing) Unpack(ctx context.Context, r *record) error {
 			return err
 		}
 	}
+	if err := failpoint.Fail("local/restore/layers-unpacked"); err != nil {
+		return err
+	}
 	if err := e.makeFiles(ctx, r); err != nil {
 		return err
 	}
@@ -338,6 +349,9 @@ func (d packing) Unpack(ctx context.Context, r *record) error {
 	return e.withUpper(r, func(dir string) error {
 		upper := filepath.Join(dir, "upper")
 		if err := os.Mkdir(upper, 0o700); err != nil {
+			return err
+		}
+		if err := failpoint.Fail("local/restore/files-made"); err != nil {
 			return err
 		}
 		return unpack(n, upper)
@@ -397,10 +411,15 @@ func (d packing) Forget(ctx context.Context, r *record) error {
 		if err := store.Delete(ctx, manifestKey(r.ID)); err != nil {
 			return err
 		}
+		failpoint.Kill("local/forget/unlisted")
 	case err != nil && !errors.Is(err, fs.ErrNotExist):
 		if kind := daytona.KindOf(err); kind != daytona.KindInternal && kind != daytona.KindUnsupported {
 			return err
 		}
+	}
+	// Whether it is there or not: with it goes what a killed process was writing.
+	if err := store.Delete(ctx, archivePrefix(r.ID, r.Archive)+"manifest.json"); err != nil {
+		return err
 	}
 	for entry, err := range store.List(ctx, archivePrefix(r.ID, r.Archive)) {
 		if err != nil {

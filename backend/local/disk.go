@@ -12,6 +12,7 @@ import (
 	"strings"
 
 	"github.com/daytona-go/daytona"
+	"github.com/daytona-go/daytona/internal/failpoint"
 	"golang.org/x/sys/unix"
 )
 
@@ -46,12 +47,15 @@ func makeDisk(ctx context.Context, path string, size int64) error {
 	if err != nil {
 		return err
 	}
+	if err := failpoint.Fail("local/disk/sized"); err != nil {
+		return err
+	}
 	// No blocks kept for root and no time spent on zeroing: the file is sparse.
 	cmd := exec.CommandContext(ctx, "mkfs.ext4", "-q", "-F", "-m", "0", "-E", "lazy_itable_init=1,lazy_journal_init=1,nodiscard", "-O", "^resize_inode", path)
 	if out, err := cmd.CombinedOutput(); err != nil {
 		return fmt.Errorf("mkfs.ext4 %s: %w: %s", path, err, bytes.TrimSpace(out))
 	}
-	return nil
+	return failpoint.Fail("local/disk/made")
 }
 
 // mountDisk mounts the file, detached.

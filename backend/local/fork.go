@@ -11,6 +11,7 @@ import (
 
 	"github.com/daytona-go/daytona"
 	"github.com/daytona-go/daytona/image"
+	"github.com/daytona-go/daytona/internal/failpoint"
 	"github.com/daytona-go/daytona/internal/lifecycle"
 	"github.com/daytona-go/daytona/internal/tree"
 )
@@ -40,6 +41,9 @@ func (e *engine) fillFrom(ctx context.Context, r *record, layers []string) error
 		return err
 	}
 	if err := e.holdFiles(ctx, r.Own.Digest, r.Own.Layers, r.ID); err != nil {
+		return err
+	}
+	if err := failpoint.Fail("local/fill/held"); err != nil {
 		return err
 	}
 	return e.makeFiles(ctx, r)
@@ -86,6 +90,7 @@ func (e *engine) CreateSnapshot(ctx context.Context, spec daytona.SnapshotSpec) 
 		if err != nil {
 			return err
 		}
+		failpoint.Kill("local/snapshot-image/held")
 		s.Own = ownSnapshot{Image: spec.Image, Digest: fs.digest, Lowers: fs.lowers, Config: fs.config}
 		if len(s.Entrypoint) == 0 {
 			s.Entrypoint = lifecycle.EntrypointOf(nil, fs.config)
@@ -96,13 +101,17 @@ func (e *engine) CreateSnapshot(ctx context.Context, spec daytona.SnapshotSpec) 
 
 // snapshotOf keeps the files of a sandbox whose lock is held.
 func (e *engine) snapshotOf(ctx context.Context, spec daytona.SnapshotSpec, r *record) (daytona.Snapshot, error) {
+	var made daytona.Snapshot
+	err := e.Step(r, daytona.StateSnapshotting, func() (err error) {
+		made, err = e.fillSnapshot(ctx, spec, r)
+		return err
+	})
+	return made, err
+}
+
+func (e *engine) fillSnapshot(ctx context.Context, spec daytona.SnapshotSpec, r *record) (daytona.Snapshot, error) {
 	return e.Snapshots.MakeSnapshot(ctx, spec, func(s *lifecycle.SnapshotRecord[ownSnapshot]) error {
-		var layers []string
-		var release func()
-		err := e.Step(r, daytona.StateSnapshotting, func() (err error) {
-			layers, release, err = e.capture(ctx, lifecycle.SnapshotOp, r)
-			return err
-		})
+		layers, release, err := e.capture(ctx, lifecycle.SnapshotOp, r)
 		if release != nil {
 			defer release()
 		}
@@ -115,10 +124,17 @@ func (e *engine) snapshotOf(ctx context.Context, spec daytona.SnapshotSpec, r *r
 			s.Entrypoint = r.Entrypoint
 		}
 		s.Own = ownSnapshot{Image: r.Image, Digest: r.Own.Digest, Lowers: slices.Clone(r.Own.Lowers), Layers: layers, UIDBase: r.Own.UIDBase, Config: r.Own.Config}
+		if err := failpoint.Fail("local/snapshot/captured"); err != nil {
+			return err
+		}
 		if err := e.Snapshots.SaveSnapshot(s); err != nil {
 			return err
 		}
+		failpoint.Kill("local/snapshot/recorded")
 		if err := e.holdFiles(ctx, s.Own.Digest, layers, s.ID); err != nil {
+			return err
+		}
+		if err := failpoint.Fail("local/snapshot/held"); err != nil {
 			return err
 		}
 		return e.measure(ctx, s)
@@ -236,6 +252,9 @@ func growDisk(ctx context.Context, path string, size int64) error {
 			return err
 		}
 	}
+	if err := failpoint.Fail("local/grow/sized"); err != nil {
+		return err
+	}
 	// The first leaves a file system that needed no repair with 0, one that did
 	// with 1 (e2fsck(8)).
 	out, err := exec.CommandContext(ctx, "e2fsck", "-f", "-p", path).CombinedOutput()
@@ -245,6 +264,7 @@ func growDisk(ctx context.Context, path string, size int64) error {
 	if err != nil {
 		return fmt.Errorf("e2fsck %s: %w: %s", path, err, bytes.TrimSpace(out))
 	}
+	failpoint.Kill("local/grow/checked")
 	if out, err := exec.CommandContext(ctx, "resize2fs", path).CombinedOutput(); err != nil {
 		return fmt.Errorf("resize2fs %s: %w: %s", path, err, bytes.TrimSpace(out))
 	}

@@ -13,6 +13,7 @@ import (
 	"strings"
 
 	"github.com/daytona-go/daytona"
+	"github.com/daytona-go/daytona/internal/failpoint"
 	"github.com/daytona-go/daytona/internal/lifecycle"
 	"github.com/daytona-go/daytona/internal/tree"
 )
@@ -68,6 +69,7 @@ func (e *engine) dropLayer(id, user string) error {
 	if err := os.Remove(filepath.Join(refs, user)); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return err
 	}
+	failpoint.Kill("local/layer/unreferenced")
 	// The kernel decides who is the last: a directory that is not empty stays.
 	if err := os.Remove(refs); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		if left, lerr := os.ReadDir(refs); lerr == nil && len(left) > 0 {
@@ -75,6 +77,7 @@ func (e *engine) dropLayer(id, user string) error {
 		}
 		return err
 	}
+	failpoint.Kill("local/layer/abandoned")
 	return e.removeTree(e.layer(id))
 }
 
@@ -126,18 +129,28 @@ func (e *engine) capture(ctx context.Context, op string, r *record) (layers []st
 	if err := e.newLayer(id, r.ID); err != nil {
 		return nil, release, err
 	}
-	e.reached(stepLayerMade)
+	if err := failpoint.Fail("local/capture/made"); err != nil {
+		return nil, release, err
+	}
 	if r.Was == daytona.StateStopped && !r.Own.HasDisk {
 		if err := os.Rename(e.File(r.ID, "fs"), filepath.Join(e.layer(id), "fs")); err != nil {
 			return nil, release, err
 		}
-		e.reached(stepLayerMoved)
+		failpoint.Kill("local/capture-stopped/moved")
 		if err := e.adoptLayer(r); err != nil {
 			return nil, release, err
 		}
 		return slices.Clone(r.Own.Layers), release, nil
 	}
-	err = e.Frozen(ctx, op, r, func() error { return e.copyLayer(ctx, r, id) })
+	err = e.Frozen(ctx, op, r, func() error {
+		if err := failpoint.Fail("local/capture-started/frozen"); err != nil {
+			return err
+		}
+		if err := e.copyLayer(ctx, r, id); err != nil {
+			return err
+		}
+		return failpoint.Fail("local/capture-started/copied")
+	})
 	if err != nil {
 		return nil, release, err
 	}
@@ -158,7 +171,7 @@ func (e *engine) adoptLayer(r *record) error {
 	if err := e.Save(r, true); err != nil {
 		return err
 	}
-	e.reached(stepLayerAdopted)
+	failpoint.Kill("local/capture-stopped/adopted")
 	// What the overlay needed to work with.
 	if err := e.removeTree(filepath.Join(e.layer(id), "fs", "work")); err != nil {
 		e.log.Warn("the work directory of a layer could not be removed", "layer", id, "err", err)
@@ -243,17 +256,4 @@ func newMachineID() string {
 	b := make([]byte, 16)
 	rand.Read(b)
 	return hex.EncodeToString(b)
-}
-
-// The steps of capture, for tests that end the process there.
-const (
-	stepLayerMade    = "layer made"
-	stepLayerMoved   = "layer moved"
-	stepLayerAdopted = "layer adopted"
-)
-
-func (e *engine) reached(step string) {
-	if e.atStep != nil {
-		e.atStep(step)
-	}
 }

@@ -1,12 +1,10 @@
 package local
 
 import (
-	"context"
 	"errors"
 	"fmt"
 	"io/fs"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -14,9 +12,6 @@ import (
 
 	"github.com/daytona-go/daytona"
 )
-
-// stepEnv has the test binary be a process that dies at a step of capture.
-const stepEnv = "DAYTONA_TEST_DIE_AT_STEP"
 
 func openEngine(t *testing.T, dir string) (*engine, *daytona.Client) {
 	t.Helper()
@@ -169,59 +164,6 @@ func TestForkFails(t *testing.T) {
 		t.Errorf("%d sandboxes and %d layers are left", n, layersOf(t, e))
 	}
 	sh(t, sb, "true")
-}
-
-// TestCaptureKilled kills the process that forks at each step, and demands that
-// the next one finds the parent with its files, and nothing else.
-func TestCaptureKilled(t *testing.T) {
-	if step := os.Getenv(stepEnv); step != "" {
-		dieAt(t, step, os.Getenv(stepEnv+"_DIR"))
-		return
-	}
-	for _, step := range []string{stepLayerMade, stepLayerMoved, stepLayerAdopted} {
-		t.Run(step, func(t *testing.T) {
-			dir := t.TempDir()
-			cmd := exec.Command(os.Args[0], "-test.run=^TestCaptureKilled$")
-			cmd.Env = append(os.Environ(), stepEnv+"="+step, stepEnv+"_DIR="+dir)
-			out, err := cmd.CombinedOutput()
-			if err == nil || !strings.Contains(err.Error(), "killed") {
-				t.Fatalf("%v: %s", err, out)
-			}
-			e, c := openEngine(t, dir)
-			sb, err := c.Get(t.Context(), "parent")
-			must(t, err)
-			if sb.Info().State != daytona.StateStopped {
-				t.Errorf("State = %s", sb.Info().State)
-			}
-			must(t, sb.Start(t.Context()))
-			if got := sh(t, sb, "cat /var/tmp/f"); got != "kept" {
-				t.Errorf("it has %q", got)
-			}
-			must(t, sb.Delete(t.Context()))
-			if n := layersOf(t, e); n != 0 {
-				t.Errorf("%d layers are left", n)
-			}
-		})
-	}
-}
-
-func dieAt(t *testing.T, step, dir string) {
-	ctx := context.Background()
-	e, err := newEngine(ctx, &Options{Dir: dir})
-	must(t, err)
-	sb, err := daytona.New(e).Create(ctx, daytona.Spec{Name: "parent", Persistent: true})
-	must(t, err)
-	must(t, sb.FileSystem().WriteFile(ctx, "/var/tmp/f", []byte("kept"), 0o644))
-	must(t, sb.Stop(ctx, nil))
-	e.atStep = func(at string) {
-		if at == step {
-			p, _ := os.FindProcess(os.Getpid())
-			_ = p.Kill()
-			select {}
-		}
-	}
-	_, err = sb.Fork(ctx, nil)
-	t.Fatalf("it lives on: %v", err)
 }
 
 func needsFreezer(t *testing.T, e *engine) {

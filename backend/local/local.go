@@ -188,8 +188,6 @@ type engine struct {
 	archiveOnce sync.Mutex
 	archive     objects.Store
 
-	atStep func(step string) // for tests: called at each step of capture
-
 	mu     sync.Mutex
 	steps  map[string]bool // cgroups of build steps that run
 	idmaps map[string]bool // directories whose mounts take an id mapping or not
@@ -263,6 +261,9 @@ func newEngine(ctx context.Context, opts *Options) (_ *engine, err error) {
 	}
 	if err := e.Snapshots.RecoverSnapshots(ctx); err != nil {
 		return nil, fail(daytona.KindUnavailable, dir, "recover the snapshots that earlier processes left", err)
+	}
+	if err := e.Volumes.RecoverVolumes(); err != nil {
+		return nil, fail(daytona.KindUnavailable, dir, "recover the volumes that earlier processes left", err)
 	}
 	// Not before: what sandboxes hold is known now.
 	if limits := (image.CollectOptions{MaxAge: e.opts.ImageMaxAge, HighWatermark: e.opts.ImageHighWatermark, LowWatermark: e.opts.ImageLowWatermark}); limits != (image.CollectOptions{}) {

@@ -18,6 +18,7 @@ import (
 	"github.com/daytona-go/daytona"
 	"github.com/daytona-go/daytona/backend/backendtest"
 	"github.com/daytona-go/daytona/backend/local"
+	"github.com/daytona-go/daytona/internal/failpoint/failpointtest"
 )
 
 // harness describes the engine as this machine and user lets it be.
@@ -85,7 +86,7 @@ func hasRange() bool {
 // leftovers looks for what the machine has because of a state directory.
 func leftovers(ctx context.Context, state string) ([]string, error) {
 	var found []string
-	for _, dir := range []string{"sandboxes", "names", "layers", "snapshots", "snapshot-names", "archive/sandboxes"} {
+	for _, dir := range []string{"sandboxes", "names", "layers", "snapshots", "snapshot-names", "archive/sandboxes", "images/tmp", "images/leases"} {
 		entries, err := os.ReadDir(filepath.Join(state, dir))
 		if err != nil && !os.IsNotExist(err) {
 			return nil, err
@@ -94,6 +95,11 @@ func leftovers(ctx context.Context, state string) ([]string, error) {
 			found = append(found, filepath.Join(state, dir, e.Name()))
 		}
 	}
+	half, err := filepath.Glob(filepath.Join(state, "volumes/.*"))
+	if err != nil {
+		return nil, err
+	}
+	found = append(found, half...)
 	sum := sha256.Sum256([]byte(state))
 	tag := hex.EncodeToString(sum[:4]) + "-"
 	groups, err := filepath.Glob("/sys/fs/cgroup/*/daytona/" + tag + "*")
@@ -161,4 +167,14 @@ func TestHistories(t *testing.T) {
 	h := harness()
 	h.Spec.Image, _, _ = strings.Cut(os.Getenv(imagesVariable), ",")
 	backendtest.RunHistories(t, h)
+}
+
+func TestStateCrash(t *testing.T) {
+	h := harness()
+	var err error
+	h.Failpoints, h.FailpointsThatFail, err = failpointtest.In(".", "../../internal/lifecycle", "../../internal/objects", "../../image")
+	if err != nil {
+		t.Fatal(err)
+	}
+	backendtest.RunStateCrash(t, h)
 }

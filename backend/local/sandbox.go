@@ -20,6 +20,7 @@ import (
 
 	"github.com/daytona-go/daytona"
 	"github.com/daytona-go/daytona/internal/boot"
+	"github.com/daytona-go/daytona/internal/failpoint"
 	"github.com/daytona-go/daytona/internal/lifecycle"
 	"github.com/daytona-go/daytona/internal/network"
 	"github.com/daytona-go/daytona/internal/network/userspace"
@@ -119,6 +120,9 @@ func (e *engine) make(ctx context.Context, spec daytona.Spec, final lifecycle.Ph
 		fs, err := e.resolveImage(ctx, createOp, r.Image, r.ID, spec.OnProgress)
 		if err != nil {
 			return err
+		}
+		if err := failpoint.Fail("local/create/image-held"); err != nil {
+			return lifecycle.KernelError(createOp, r.Name, err)
 		}
 		e.describe(r, fs)
 		return lifecycle.KernelError(createOp, r.Name, e.makeFiles(ctx, r))
@@ -233,11 +237,17 @@ func (e *engine) bootUp(ctx context.Context, op string, r *record) (_ *proc, err
 	if err := g.create(r.Resources, d.device, hostID, hostID); err != nil {
 		return nil, err
 	}
+	if err := failpoint.Fail("local/boot/grouped"); err != nil {
+		return nil, err
+	}
 	listener, err := e.listen(r.ID)
 	if err != nil {
 		return nil, err
 	}
 	defer listener.Close()
+	if err := failpoint.Fail("local/boot/listening"); err != nil {
+		return nil, err
+	}
 	logFile, err := os.OpenFile(e.File(r.ID, "agent.log"), os.O_CREATE|os.O_WRONLY|os.O_APPEND|os.O_TRUNC, 0o600)
 	if err != nil {
 		return nil, err
@@ -267,6 +277,9 @@ func (e *engine) bootUp(ctx context.Context, op string, r *record) (_ *proc, err
 	if err := e.placeFiles(ctx, r, d, &l); err != nil {
 		return nil, err
 	}
+	if err := failpoint.Fail("local/boot/placed"); err != nil {
+		return nil, err
+	}
 	netns, err := e.placeNetwork(ctx, r, &l)
 	if err != nil {
 		return nil, err
@@ -276,11 +289,18 @@ func (e *engine) bootUp(ctx context.Context, op string, r *record) (_ *proc, err
 		defer netns.Close()
 		l.netns = netns.File()
 	}
+	if err := failpoint.Fail("local/boot/networked"); err != nil {
+		return nil, err
+	}
 	// Written down before the process gets its plan: without one it does
 	// nothing, and ends with this process.
 	l.cloned = func(p *proc) error {
+		failpoint.Kill("local/boot/cloned")
 		r.Own.ProcessID = lifecycle.ProcessIDOf(p.PID)
-		return e.Save(r, false)
+		if err := e.Save(r, false); err != nil {
+			return err
+		}
+		return failpoint.Fail("local/boot/recorded")
 	}
 	defer func() {
 		if err != nil {
@@ -297,6 +317,9 @@ func (e *engine) bootUp(ctx context.Context, op string, r *record) (_ *proc, err
 			p.Close()
 		}
 	}()
+	if err = failpoint.Fail("local/boot/running"); err != nil {
+		return nil, err
+	}
 	if r.WorkDir, err = e.greet(ctx, r, p); err != nil {
 		return nil, err
 	}

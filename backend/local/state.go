@@ -6,6 +6,7 @@ import (
 
 	"github.com/daytona-go/daytona"
 	"github.com/daytona-go/daytona/image"
+	"github.com/daytona-go/daytona/internal/failpoint"
 	"github.com/daytona-go/daytona/internal/lifecycle"
 )
 
@@ -95,6 +96,7 @@ func (d driver) Release(ctx context.Context, r *record) error {
 			return err
 		}
 	}
+	failpoint.Kill("local/delete/layers-dropped")
 	return d.e.images.Release(ctx, r.ID)
 }
 

@@ -10,6 +10,7 @@ import (
 	"os"
 
 	"github.com/daytona-go/daytona"
+	"github.com/daytona-go/daytona/internal/failpoint"
 )
 
 // Packer is an [Engine] that can move the files of sandboxes to object storage.
@@ -39,12 +40,21 @@ func (k *Keeper[T]) archives() bool {
 // archive moves the files of a stopped sandbox to object storage.
 func (k *Keeper[T]) archive(ctx context.Context, r *Record[T]) error {
 	p := k.engine.(Packer[T])
+	// What a restoration that was cut off has left.
+	if err := k.forget(ctx, p, r); err != nil {
+		return err
+	}
 	r.State, r.Archive = daytona.StateArchiving, NewID()
 	if err := k.Save(r, true); err != nil {
 		r.State, r.Archive = daytona.StateStopped, ""
 		return err
 	}
-	if err := p.Pack(ctx, r); err != nil {
+	failpoint.Kill("lifecycle/archive/intended")
+	err := p.Pack(ctx, r)
+	if err == nil {
+		err = failpoint.Fail("lifecycle/archive/packed")
+	}
+	if err != nil {
 		if ferr := p.Forget(context.WithoutCancel(ctx), r); ferr != nil {
 			k.log.Warn("what a failed archiving stored could not be removed", "sandbox", r.ID, "archive", r.Archive, "err", ferr)
 		}
@@ -52,11 +62,34 @@ func (k *Keeper[T]) archive(ctx context.Context, r *Record[T]) error {
 		return errors.Join(err, k.Save(r, true))
 	}
 	// From here on the archive is what counts.
-	r.State = daytona.StateArchived
+	r.Packed = true
 	if err := k.Save(r, true); err != nil {
 		return err
 	}
-	return p.Discard(ctx, r)
+	failpoint.Kill("lifecycle/archive/archived")
+	return k.discardPacked(ctx, p, r)
+}
+
+// discardPacked removes the files here of a sandbox whose archive is complete.
+func (k *Keeper[T]) discardPacked(ctx context.Context, p Packer[T], r *Record[T]) error {
+	if err := p.Discard(context.WithoutCancel(ctx), r); err != nil {
+		return err
+	}
+	failpoint.Kill("lifecycle/archive/discarded")
+	r.State, r.Packed = daytona.StateArchived, false
+	return k.Save(r, true)
+}
+
+// forget removes the archive of a sandbox whose files are here.
+func (k *Keeper[T]) forget(ctx context.Context, p Packer[T], r *Record[T]) error {
+	if r.Archive == "" {
+		return nil
+	}
+	if err := p.Forget(ctx, r); err != nil {
+		return err
+	}
+	r.Archive = ""
+	return k.Save(r, true)
 }
 
 // restore brings the files of an archived sandbox back and leaves it stopped.
@@ -69,7 +102,12 @@ func (k *Keeper[T]) restore(ctx context.Context, op string, r *Record[T]) error 
 	if err := k.Save(r, true); err != nil {
 		return err
 	}
-	if err := p.Unpack(ctx, r); err != nil {
+	failpoint.Kill("lifecycle/restore/intended")
+	err := p.Unpack(ctx, r)
+	if err == nil {
+		err = failpoint.Fail("lifecycle/restore/unpacked")
+	}
+	if err != nil {
 		derr := p.Discard(context.WithoutCancel(ctx), r)
 		r.State = daytona.StateArchived
 		return errors.Join(err, derr, k.Save(r, true))
@@ -78,11 +116,14 @@ func (k *Keeper[T]) restore(ctx context.Context, op string, r *Record[T]) error 
 	if err := k.Save(r, true); err != nil {
 		return err
 	}
+	failpoint.Kill("lifecycle/restore/restored")
 	if err := p.Forget(ctx, r); err != nil {
-		// It is forgotten when the sandbox is archived again or deleted.
+		// It is forgotten by the next process that opens the state directory, or when
+		// the sandbox is archived again or deleted.
 		k.log.Warn("the archive of a restored sandbox could not be removed", "sandbox", r.ID, "archive", r.Archive, "err", err)
 		return nil
 	}
+	failpoint.Kill("lifecycle/restore/forgotten")
 	r.Archive = ""
 	return k.Save(r, true)
 }
@@ -97,7 +138,7 @@ func (a Archiving[T]) Archive(ctx context.Context, id string) (daytona.Info, err
 	return k.Change(ctx, ArchiveOp, id, func(r *Record[T]) error {
 		switch r.State {
 		case daytona.StateArchived:
-			return k.engine.(Packer[T]).Discard(ctx, r) // what a crash has left
+			return nil
 		case daytona.StateStopped:
 			return k.archive(ctx, r)
 		}

@@ -10,15 +10,16 @@ import (
 	"time"
 
 	"github.com/daytona-go/daytona"
+	"github.com/daytona-go/daytona/internal/failpoint"
 )
 
 // parallelForks bounds the children that are made at a time.
 const parallelForks = 8
 
-// ForkInto makes a child of a sandbox for each name. capture keeps the present
-// files of the parent, whose lock is held, in the state forking; release, if it
-// is not nil, is called when all children are made or removed. prepare makes the
-// files of a child, as in [Keeper.Make].
+// ForkInto makes a child of a sandbox for each name, in the state forking. capture
+// keeps the present files of the parent, whose lock is held; release, if it is not
+// nil, is called when all children are made or removed. prepare makes the files of
+// a child, as in [Keeper.Make].
 func (k *Keeper[T]) ForkInto(ctx context.Context, id string, opts daytona.ForkOptions, capture func(parent *Record[T]) (release func(), err error),
 	prepare func(ctx context.Context, parent, child *Record[T]) error) ([]daytona.Info, error) {
 	if opts.Memory {
@@ -37,47 +38,27 @@ func (k *Keeper[T]) ForkInto(ctx context.Context, id string, opts daytona.ForkOp
 		if parent.State != daytona.StateStarted && parent.State != daytona.StateStopped {
 			return stateError(ForkOp, parent, "only a started or stopped one can be forked")
 		}
-		var release func()
-		err := k.Step(parent, daytona.StateForking, func() (err error) {
-			release, err = capture(parent)
-			return err
-		})
-		if release != nil {
-			defer release()
-		}
-		if err != nil {
-			return err
-		}
-		ctx, cancel := context.WithCancelCause(ctx)
-		defer cancel(nil)
-		var wg sync.WaitGroup
-		slots := make(chan struct{}, parallelForks)
-		for i, name := range names {
-			child := k.childOf(parent, name)
-			wg.Go(func() {
-				slots <- struct{}{}
-				defer func() { <-slots }()
-				err := context.Cause(ctx)
-				if err == nil {
-					err = k.Make(ctx, child, PhaseLive, func(ctx context.Context) error { return prepare(ctx, parent, child) })
-				}
-				if err != nil {
-					cancel(err) // the first counts; the others are not to go on
-					return
-				}
-				children[i] = child
-			})
-		}
-		wg.Wait()
-		if err := context.Cause(ctx); err != nil {
-			for _, child := range children {
-				if child != nil {
-					k.discard(child.ID)
-				}
+		return k.Step(parent, daytona.StateForking, func() error {
+			release, err := capture(parent)
+			if release != nil {
+				defer release()
 			}
-			return err
-		}
-		return nil
+			if err != nil {
+				return err
+			}
+			if err := failpoint.Fail("lifecycle/fork/captured"); err != nil {
+				return err
+			}
+			if err := k.makeChildren(ctx, parent, names, children, prepare); err != nil {
+				for _, child := range children {
+					if child != nil {
+						k.discard(child.ID)
+					}
+				}
+				return err
+			}
+			return nil
+		})
 	})
 	if err != nil {
 		return nil, err
@@ -87,6 +68,87 @@ func (k *Keeper[T]) ForkInto(ctx context.Context, id string, opts daytona.ForkOp
 		infos[i] = child.Info
 	}
 	return infos, nil
+}
+
+// makeChildren makes a child for each name, as far as that goes: those that are
+// there are in children. On success they are live, all at once to whoever comes
+// after this process: they are in PhaseForked until the record of the parent
+// names them.
+func (k *Keeper[T]) makeChildren(ctx context.Context, parent *Record[T], names []string, children []*Record[T], prepare func(ctx context.Context, parent, child *Record[T]) error) error {
+	making, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	var wg sync.WaitGroup
+	slots := make(chan struct{}, parallelForks)
+	for i, name := range names {
+		child := k.childOf(parent, name)
+		wg.Go(func() {
+			slots <- struct{}{}
+			defer func() { <-slots }()
+			err := context.Cause(making)
+			if err == nil {
+				err = k.Make(making, child, PhaseForked, func(ctx context.Context) error { return prepare(ctx, parent, child) })
+			}
+			if err == nil {
+				children[i] = child
+				err = failpoint.Fail("lifecycle/fork/child-made")
+			}
+			if err != nil {
+				cancel(err) // the first counts; the others are not to go on
+			}
+		})
+	}
+	wg.Wait()
+	if err := context.Cause(making); err != nil {
+		return err
+	}
+	for _, child := range children {
+		parent.Forked = append(parent.Forked, child.ID)
+	}
+	failpoint.Kill("lifecycle/fork/all-made")
+	err := k.Save(parent, true)
+	if err == nil {
+		err = k.finishFork(parent)
+	}
+	if err != nil {
+		parent.Forked = nil
+		return err
+	}
+	for _, child := range children {
+		child.Phase = PhaseLive
+	}
+	return nil
+}
+
+// finishFork makes the children live that a record, whose lock is held, names.
+// The caller saves it.
+func (k *Keeper[T]) finishFork(parent *Record[T]) error {
+	for _, id := range parent.Forked {
+		child, unlock, err := k.Locked(id, true)
+		if err != nil {
+			continue // its time has come already
+		}
+		if child.Phase == PhaseForked {
+			child.Phase = PhaseLive
+			if err = k.Save(child, true); err == nil {
+				k.schedule(child)
+			}
+		}
+		unlock()
+		if err != nil {
+			return err
+		}
+		failpoint.Kill("lifecycle/fork/child-live")
+	}
+	parent.Forked = nil
+	return nil
+}
+
+// born reports whether a child in PhaseForked, whose lock is held, is one of a
+// fork that was finished but for its own record: its parent's names it until all
+// children are live.
+func (k *Keeper[T]) born(child *Record[T]) bool {
+	parent, err := k.Load(child.Parent)
+	return err == nil && slices.Contains(parent.Forked, child.ID)
 }
 
 // discard removes a sandbox that is not to be handed out after all.
@@ -111,7 +173,7 @@ func (k *Keeper[T]) childOf(parent *Record[T], name string) *Record[T] {
 	}
 	r.Env, r.Labels = maps.Clone(r.Env), maps.Clone(r.Labels)
 	r.Volumes, r.Entrypoint = slices.Clone(r.Volumes), slices.Clone(r.Entrypoint)
-	r.Was, r.Archive, r.Reason, r.Fresh = "", "", "", true
+	r.Was, r.Archive, r.Reason, r.Forked, r.Fresh = "", "", "", nil, true
 	r.CreatedAt, r.StartedAt, r.StoppedAt = time.Now().UTC(), time.Time{}, time.Time{}
 	return &r
 }
@@ -148,6 +210,9 @@ func (k *Keeper[T]) ChangeResources(ctx context.Context, id string, want daytona
 		r.Resources = after
 		err := k.Step(r, daytona.StateResizing, func() error {
 			err := apply(r, before)
+			if err == nil {
+				err = failpoint.Fail("lifecycle/resize/applied")
+			}
 			if err != nil {
 				r.Resources = before
 				_ = apply(r, after) // back, as far as that goes

@@ -9,6 +9,8 @@ import (
 	"strconv"
 	"strings"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/daytona-go/daytona"
 	"github.com/daytona-go/daytona/image"
 	"github.com/daytona-go/daytona/toolbox/wire"
@@ -28,6 +30,8 @@ func ImageError(op, ref string, err error) error {
 		kind = daytona.KindInvalid
 	case errors.Is(err, image.ErrUnavailable), errors.Is(err, image.ErrRateLimited):
 		kind = daytona.KindUnavailable
+	case errors.Is(err, unix.ENOSPC), errors.Is(err, unix.EDQUOT):
+		kind = daytona.KindNoSpace
 	}
 	return &daytona.Error{Kind: kind, Op: op, Field: "Image", Value: ref, Err: err}
 }

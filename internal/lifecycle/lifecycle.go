@@ -38,6 +38,7 @@ import (
 	"time"
 
 	"github.com/daytona-go/daytona"
+	"github.com/daytona-go/daytona/internal/failpoint"
 	"github.com/daytona-go/daytona/toolbox/client"
 	"github.com/daytona-go/daytona/toolbox/wire"
 	"golang.org/x/sys/unix"
@@ -174,6 +175,12 @@ func (k *Keeper[T]) recover(ctx context.Context) error {
 		}
 		r = k.reconcile(r)
 		if r != nil {
+			if p, ok := k.engine.(Packer[T]); ok && r.State == daytona.StateStopped && r.Archive != "" {
+				// The process that restored it did not come to that.
+				if err := k.forget(ctx, p, r); err != nil {
+					k.log.Warn("the archive of a restored sandbox could not be removed; it will be tried again", "sandbox", r.ID, "archive", r.Archive, "err", err)
+				}
+			}
 			k.schedule(r)
 		}
 		unlock()
@@ -251,6 +258,23 @@ func (k *Keeper[T]) Locked(id string, wait bool) (*Record[T], func(), error) {
 func (k *Keeper[T]) reconcile(r *Record[T]) *Record[T] {
 	now := time.Now()
 	ownerAlive := k.ownerAlive(r)
+	if r.Phase == PhaseForked && !ownerAlive && k.born(r) {
+		r.Phase = PhaseLive
+		if err := k.Save(r, true); err != nil {
+			k.log.Warn("the record of a fork could not be written; it will be tried again", "sandbox", r.ID, "err", err)
+			return nil
+		}
+	}
+	if len(r.Forked) > 0 {
+		err := k.finishFork(r)
+		if err == nil {
+			err = k.Save(r, true)
+		}
+		if err != nil {
+			k.log.Warn("a fork that was cut off could not be finished; it will be tried again", "sandbox", r.ID, "err", err)
+			return r
+		}
+	}
 	switch {
 	case r.Phase == PhaseDeleting && (r.Owner == k.id || !ownerAlive), // nobody of ours is at it, as we hold the lock
 		r.Phase != PhaseLive && r.Phase != PhaseDeleting && !ownerAlive,
@@ -308,6 +332,7 @@ func (k *Keeper[T]) settle(r *Record[T]) error {
 	} else if err != nil {
 		k.log.Warn("what a stopped sandbox had could not be removed", "sandbox", r.ID, "err", err)
 	}
+	failpoint.Kill("lifecycle/stop/cleared")
 	r.State, r.StoppedAt = daytona.StateStopped, time.Now().UTC()
 	k.unmark(r.ID)
 	if err := k.Save(r, true); err != nil {
@@ -557,7 +582,7 @@ func (k *Keeper[T]) NewRecord(spec daytona.Spec) *Record[T] {
 
 // Make makes the sandbox of a new record and starts it. prepare makes its files,
 // by the image, in its directory. On error nothing is left. final is the phase
-// that it ends up in: live, or warm, which has no name yet.
+// that it ends up in: live, forked, or warm, which has no name yet.
 func (k *Keeper[T]) Make(ctx context.Context, r *Record[T], final Phase, prepare func(ctx context.Context) error) (err error) {
 	unlock, err := k.enroll(r)
 	if err != nil {
@@ -571,18 +596,25 @@ func (k *Keeper[T]) Make(ctx context.Context, r *Record[T], final Phase, prepare
 			}
 		}
 	}()
-	if final == PhaseLive {
+	if final != PhaseWarm {
 		if err := k.TakeName(r); err != nil {
 			return err
 		}
 	}
+	if err := failpoint.Fail("lifecycle/create/named"); err != nil {
+		return KernelError(CreateOp, r.Name, err)
+	}
 	if err := prepare(ctx); err != nil {
 		return err
+	}
+	if err := failpoint.Fail("lifecycle/create/prepared"); err != nil {
+		return KernelError(CreateOp, r.Name, err)
 	}
 	p, err := k.engine.Boot(ctx, CreateOp, r)
 	if err != nil {
 		return err
 	}
+	failpoint.Kill("lifecycle/create/booted")
 	k.mu.Lock()
 	k.follow(r.ID, p)
 	k.mu.Unlock()
@@ -591,6 +623,7 @@ func (k *Keeper[T]) Make(ctx context.Context, r *Record[T], final Phase, prepare
 	if err := k.Save(r, true); err != nil {
 		return KernelError(CreateOp, r.Name, err)
 	}
+	failpoint.Kill("lifecycle/create/live")
 	k.schedule(r)
 	return nil
 }
@@ -603,6 +636,9 @@ func (k *Keeper[T]) enroll(r *Record[T]) (unlock func(), err error) {
 		return nil, err
 	}
 	defer os.RemoveAll(k.Sandbox(dir))
+	if err := failpoint.Fail("lifecycle/create/directory-made"); err != nil {
+		return nil, err
+	}
 	data, err := json.Marshal(r)
 	if err != nil {
 		return nil, err
@@ -614,10 +650,12 @@ func (k *Keeper[T]) enroll(r *Record[T]) (unlock func(), err error) {
 	if err != nil {
 		return nil, err
 	}
+	failpoint.Kill("lifecycle/create/recorded")
 	if err := os.Rename(k.Sandbox(dir), k.Sandbox(r.ID)); err != nil {
 		lock.Close()
 		return nil, err
 	}
+	failpoint.Kill("lifecycle/create/enrolled")
 	return func() { lock.Close() }, nil
 }
 
@@ -672,6 +710,7 @@ func (k *Keeper[T]) remove(r *Record[T]) error {
 			return err
 		}
 	}
+	failpoint.Kill("lifecycle/delete/intended")
 	k.mu.Lock()
 	if t := k.timers[r.ID]; t != nil {
 		t.Stop()
@@ -679,13 +718,21 @@ func (k *Keeper[T]) remove(r *Record[T]) error {
 	}
 	k.mu.Unlock()
 	k.end(r)
+	failpoint.Kill("lifecycle/delete/ended")
 	if err := k.engine.Clear(r); err != nil {
+		return err
+	}
+	if err := failpoint.Fail("lifecycle/delete/cleared"); err != nil {
 		return err
 	}
 	if r.Name != "" {
 		k.releaseName(r.Name, r.ID)
 	}
+	failpoint.Kill("lifecycle/delete/unnamed")
 	if err := k.engine.Release(context.Background(), r); err != nil {
+		return err
+	}
+	if err := failpoint.Fail("lifecycle/delete/released"); err != nil {
 		return err
 	}
 	// Out of the way first, so that a half-removed sandbox is not taken for
@@ -697,6 +744,7 @@ func (k *Keeper[T]) remove(r *Record[T]) error {
 		}
 		return err
 	}
+	failpoint.Kill("lifecycle/delete/renamed")
 	return k.engine.RemoveTree(gone)
 }
 
@@ -853,6 +901,7 @@ func (k *Keeper[T]) Start(ctx context.Context, id string) (daytona.Info, error) 
 		if err := k.Save(r, false); err != nil {
 			return err
 		}
+		failpoint.Kill("lifecycle/start/intended")
 		p, err := k.engine.Boot(ctx, StartOp, r)
 		if errors.Is(err, daytona.ErrUnavailable) && k.settle(r) != nil {
 			return err // it may be running: who looks next settles it
@@ -862,6 +911,7 @@ func (k *Keeper[T]) Start(ctx context.Context, id string) (daytona.Info, error) 
 			_ = k.Save(r, true)
 			return err
 		}
+		failpoint.Kill("lifecycle/start/booted")
 		k.mu.Lock()
 		k.follow(r.ID, p)
 		k.mu.Unlock()
@@ -895,6 +945,7 @@ func (k *Keeper[T]) Stop(ctx context.Context, id string, opts daytona.StopOption
 		if err := k.Save(r, false); err != nil {
 			return err
 		}
+		failpoint.Kill("lifecycle/stop/intended")
 		if p := k.watch(r); p != nil && !opts.Force && k.Post(ctx, r.ID, wire.ShutdownPath, nil) == nil {
 			t := time.NewTimer(grace)
 			select {
@@ -905,6 +956,7 @@ func (k *Keeper[T]) Stop(ctx context.Context, id string, opts daytona.StopOption
 			t.Stop()
 		}
 		k.end(r)
+		failpoint.Kill("lifecycle/stop/ended")
 		if r.Ephemeral {
 			if err := k.Remove(r); err != nil {
 				return err

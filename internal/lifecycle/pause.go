@@ -16,6 +16,7 @@ import (
 	"time"
 
 	"github.com/daytona-go/daytona"
+	"github.com/daytona-go/daytona/internal/failpoint"
 	"github.com/daytona-go/daytona/toolbox/wire"
 	"golang.org/x/sys/unix"
 )
@@ -86,6 +87,11 @@ func (k *Keeper[T]) undo(r *Record[T]) error {
 	if rec, ok := k.engine.(Recoverer[T]); ok {
 		switch r.State {
 		case daytona.StatePausing, daytona.StateResuming:
+		case daytona.StateArchiving:
+			if p, ok := k.engine.(Packer[T]); ok && r.Packed {
+				return k.discardPacked(context.Background(), p, r)
+			}
+			fallthrough
 		default:
 			if err := rec.Recover(r); err != nil {
 				return err
@@ -124,7 +130,9 @@ func (k *Keeper[T]) Step(r *Record[T], state daytona.State, f func() error) erro
 		r.State, r.Was = r.Was, ""
 		return err
 	}
+	failpoint.Kill("lifecycle/step/intended")
 	err := f()
+	failpoint.Kill("lifecycle/step/done")
 	r.State, r.Was = r.Was, ""
 	return errors.Join(err, k.Save(r, true))
 }
@@ -206,6 +214,7 @@ func (k *Keeper[T]) pause(ctx context.Context, r *Record[T], still func() bool) 
 		r.State = daytona.StateStarted
 		return err
 	}
+	failpoint.Kill("lifecycle/pause/intended")
 	// From here on requests are refused: one that the frozen agent got would
 	// hang.
 	if err := os.WriteFile(k.pausedFile(r.ID), nil, 0o600); err != nil {
@@ -216,10 +225,15 @@ func (k *Keeper[T]) pause(ctx context.Context, r *Record[T], still func() bool) 
 		undo()
 		return nil
 	}
-	if err := k.engine.(Freezer[T]).Freeze(ctx, r); err != nil {
+	err := failpoint.Fail("lifecycle/pause/marked")
+	if err == nil {
+		err = k.engine.(Freezer[T]).Freeze(ctx, r)
+	}
+	if err != nil {
 		undo()
 		return err
 	}
+	failpoint.Kill("lifecycle/pause/frozen")
 	r.State, r.StoppedAt = daytona.StatePaused, time.Now().UTC()
 	return k.Save(r, true)
 }
@@ -231,11 +245,14 @@ func (k *Keeper[T]) resume(_ context.Context, r *Record[T]) error {
 		r.State = daytona.StatePaused
 		return err
 	}
+	failpoint.Kill("lifecycle/resume/intended")
 	if err := k.thaw(r); err != nil {
 		r.State = daytona.StatePaused
 		return errors.Join(err, k.Save(r, true))
 	}
+	failpoint.Kill("lifecycle/resume/thawed")
 	k.unmark(r.ID)
+	failpoint.Kill("lifecycle/resume/unmarked")
 	r.State, r.StartedAt = daytona.StateStarted, time.Now().UTC()
 	return k.Save(r, true)
 }

@@ -18,6 +18,7 @@ import (
 	"time"
 
 	"github.com/daytona-go/daytona"
+	"github.com/daytona-go/daytona/internal/failpoint"
 )
 
 // SnapshotRecord is what is kept of a snapshot. Own is the engine's.
@@ -32,6 +33,7 @@ type SnapshotRecord[S any] struct {
 //
 //	snapshots/<id>/record.json   one snapshot
 //	snapshots/<id>/lock          locked by whoever makes, uses or removes it
+//	snapshots/.new-…             one that has no record yet
 //	snapshot-names/<digest>      a file with the id of the snapshot of that name
 //
 // "snapshots" and "snapshot-names" are among the keeper's Options.Dirs. An
@@ -142,10 +144,7 @@ func (s Snapshots[T, S]) MakeSnapshot(ctx context.Context, spec daytona.Snapshot
 	if _, err := s.FindSnapshot(SnapshotOp, spec.Name); err == nil {
 		return daytona.Snapshot{}, s.conflict(spec.Name)
 	}
-	if err := os.Mkdir(k.SnapshotDir(r.ID), 0o700); err != nil {
-		return daytona.Snapshot{}, KernelError(SnapshotOp, spec.Name, err)
-	}
-	lock, err := LockFile(filepath.Join(k.SnapshotDir(r.ID), "lock"), true)
+	lock, err := s.enroll(r)
 	if err != nil {
 		return daytona.Snapshot{}, KernelError(SnapshotOp, spec.Name, err)
 	}
@@ -158,20 +157,54 @@ func (s Snapshots[T, S]) MakeSnapshot(ctx context.Context, spec daytona.Snapshot
 			err = KernelError(SnapshotOp, spec.Name, err)
 		}
 	}()
-	if err := s.SaveSnapshot(r); err != nil {
+	if err := failpoint.Fail("lifecycle/snapshot/recorded"); err != nil {
 		return daytona.Snapshot{}, err
 	}
 	if err := s.claim(r); err != nil {
 		return daytona.Snapshot{}, err
 	}
+	if err := failpoint.Fail("lifecycle/snapshot/named"); err != nil {
+		return daytona.Snapshot{}, err
+	}
 	if err := fill(r); err != nil {
+		return daytona.Snapshot{}, err
+	}
+	if err := failpoint.Fail("lifecycle/snapshot/filled"); err != nil {
 		return daytona.Snapshot{}, err
 	}
 	r.Phase, r.State, r.Owner, r.UpdatedAt = PhaseLive, daytona.SnapshotActive, "", time.Now().UTC()
 	if err := s.SaveSnapshot(r); err != nil {
 		return daytona.Snapshot{}, err
 	}
+	failpoint.Kill("lifecycle/snapshot/live")
 	return r.Snapshot, nil
+}
+
+// enroll makes the snapshot's directory with its record, locked. The directory
+// appears under its name only when the record is in it.
+func (s Snapshots[T, S]) enroll(r *SnapshotRecord[S]) (lock *os.File, err error) {
+	k := s.Keeper
+	dir := k.SnapshotDir(k.newDir(r.ID))
+	if err := os.Mkdir(dir, 0o700); err != nil {
+		return nil, err
+	}
+	defer os.RemoveAll(dir)
+	failpoint.Kill("lifecycle/snapshot/directory-made")
+	data, err := json.Marshal(r)
+	if err != nil {
+		return nil, err
+	}
+	if err := os.WriteFile(filepath.Join(dir, "record.json"), data, 0o600); err != nil {
+		return nil, err
+	}
+	if lock, err = LockFile(filepath.Join(dir, "lock"), false); err != nil {
+		return nil, err
+	}
+	if err := os.Rename(dir, k.SnapshotDir(r.ID)); err != nil {
+		lock.Close()
+		return nil, err
+	}
+	return lock, nil
 }
 
 func (s Snapshots[T, S]) conflict(name string) error {
@@ -184,6 +217,7 @@ func (s Snapshots[T, S]) claim(r *SnapshotRecord[S]) error {
 		return err
 	}
 	defer os.Remove(tmp)
+	failpoint.Kill("lifecycle/snapshot/name-written")
 	err := os.Link(tmp, s.Keeper.snapshotName(r.Name))
 	if errors.Is(err, fs.ErrExist) {
 		return s.conflict(r.Name)
@@ -199,6 +233,7 @@ func (s Snapshots[T, S]) remove(ctx context.Context, r *SnapshotRecord[S]) error
 			return err
 		}
 	}
+	failpoint.Kill("lifecycle/snapshot-delete/intended")
 	if name := s.Keeper.snapshotName(r.Name); r.Name != "" {
 		if data, err := os.ReadFile(name); err == nil && string(data) == r.ID {
 			if err := os.Remove(name); err != nil {
@@ -206,7 +241,11 @@ func (s Snapshots[T, S]) remove(ctx context.Context, r *SnapshotRecord[S]) error
 			}
 		}
 	}
+	failpoint.Kill("lifecycle/snapshot-delete/unnamed")
 	if err := s.Free(ctx, r); err != nil {
+		return err
+	}
+	if err := failpoint.Fail("lifecycle/snapshot-delete/freed"); err != nil {
 		return err
 	}
 	return os.RemoveAll(s.Keeper.SnapshotDir(r.ID))
@@ -221,16 +260,22 @@ func (s Snapshots[T, S]) RecoverSnapshots(ctx context.Context) error {
 		return err
 	}
 	for _, e := range entries {
+		if owner, ok := newDirOwner(e.Name()); ok && !k.alive(owner) {
+			if err := os.RemoveAll(k.SnapshotDir(e.Name())); err != nil {
+				return err
+			}
+		}
+		if !ValidID(e.Name()) {
+			continue
+		}
 		lock, err := openLock(filepath.Join(k.SnapshotDir(e.Name()), "lock"), false)
 		if err != nil {
 			continue // somebody is at it
 		}
 		r, err := s.load(e.Name())
-		if errors.Is(err, fs.ErrNotExist) && ValidID(e.Name()) {
-			// Made a moment ago, or what a removal had not come to.
-			if st, serr := os.Stat(k.SnapshotDir(e.Name())); serr == nil && time.Since(st.ModTime()) > time.Minute {
-				r, err = &SnapshotRecord[S]{Snapshot: daytona.Snapshot{ID: e.Name()}, Phase: PhaseDeleting}, nil
-			}
+		if errors.Is(err, fs.ErrNotExist) {
+			// What a removal had not come to.
+			r, err = &SnapshotRecord[S]{Snapshot: daytona.Snapshot{ID: e.Name()}, Phase: PhaseDeleting}, nil
 		}
 		if err == nil && (r.Phase == PhaseDeleting || r.Phase == PhaseCreating && !k.alive(r.Owner)) {
 			if err := s.remove(ctx, r); err != nil {
@@ -334,5 +379,6 @@ func (s Snapshots[T, S]) SetSnapshotActive(ctx context.Context, idOrName string,
 	if err := s.SaveSnapshot(r); err != nil {
 		return daytona.Snapshot{}, KernelError(op, idOrName, err)
 	}
+	failpoint.Kill("lifecycle/snapshot-change/saved")
 	return r.Snapshot, nil
 }

@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"github.com/daytona-go/daytona"
+	"github.com/daytona-go/daytona/internal/failpoint"
 	"golang.org/x/sys/unix"
 )
 
@@ -26,6 +27,7 @@ type Phase string
 const (
 	PhaseCreating Phase = "creating" // not handed out yet: recovery removes it
 	PhaseWarm     Phase = "warm"     // in a pool: recovery removes it
+	PhaseForked   Phase = "forked"   // one of several that become live together: recovery removes it, unless all are there
 	PhaseLive     Phase = "live"     // State says the rest
 	PhaseDeleting Phase = "deleting" // recovery finishes it
 )
@@ -46,9 +48,15 @@ type Record[T any] struct {
 	// Fresh says that the files are another sandbox's, whose identity (machine id
 	// and the like) the first start has to replace.
 	Fresh bool `json:"fresh,omitempty"`
+	// Forked are the children of a fork that is done but for their own records,
+	// which do not say yet that they are live.
+	Forked []string `json:"forked,omitempty"`
 	// Archive names, for the engine, what there is of it in object storage; it is
 	// written down before anything is.
 	Archive string `json:"archive,omitempty"`
+	// Packed says, in the state archiving, that the archive is complete: it counts,
+	// and not what there is here.
+	Packed bool `json:"packed,omitempty"`
 
 	Own T `json:"own"`
 }
@@ -165,8 +173,12 @@ func writeAtomic(path string, data []byte, durable bool) error {
 	if cerr := f.Close(); err == nil {
 		err = cerr
 	}
+	failpoint.Kill("lifecycle/save/written")
 	if err == nil {
 		err = os.Rename(path+".new", path)
+	}
+	if err != nil {
+		os.Remove(path + ".new")
 	}
 	return err
 }
@@ -212,6 +224,7 @@ func (s State) claimName(name, id string) error {
 		return err
 	}
 	defer os.Remove(tmp)
+	failpoint.Kill("lifecycle/create/name-written")
 	return os.Link(tmp, s.nameFile(name))
 }
 

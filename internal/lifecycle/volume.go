@@ -5,6 +5,7 @@ package lifecycle
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"iter"
 	"os"
 	"path/filepath"
@@ -13,6 +14,7 @@ import (
 	"time"
 
 	"github.com/daytona-go/daytona"
+	"github.com/daytona-go/daytona/internal/failpoint"
 	"golang.org/x/sys/unix"
 )
 
@@ -79,7 +81,11 @@ func (s Volumes[T]) CreateVolume(ctx context.Context, spec daytona.VolumeSpec) (
 		return daytona.Volume{}, KernelError(op, name, err)
 	}
 	defer os.RemoveAll(tmp)
+	failpoint.Kill("lifecycle/volume-create/directory-made")
 	if err := writeAtomic(filepath.Join(tmp, "volume.json"), data, true); err != nil {
+		return daytona.Volume{}, KernelError(op, name, err)
+	}
+	if err := failpoint.Fail("lifecycle/volume-create/recorded"); err != nil {
 		return daytona.Volume{}, KernelError(op, name, err)
 	}
 	if v.Quota != 0 {
@@ -89,8 +95,12 @@ func (s Volumes[T]) CreateVolume(ctx context.Context, spec daytona.VolumeSpec) (
 		err = os.Chmod(filepath.Join(tmp, "data"), 0o777)
 	}
 	if err == nil {
+		err = failpoint.Fail("lifecycle/volume-create/made")
+	}
+	if err == nil {
 		err = os.Rename(tmp, s.dir(v.ID))
 	}
+	failpoint.Kill("lifecycle/volume-create/renamed")
 	return v, KernelError(op, name, err)
 }
 
@@ -183,6 +193,7 @@ func (s Volumes[T]) DeleteVolume(ctx context.Context, idOrName string) error {
 	if err := os.Rename(s.dir(v.ID), gone); err != nil {
 		return KernelError(op, v.Name, err)
 	}
+	failpoint.Kill("lifecycle/volume-delete/renamed")
 	return KernelError(op, v.Name, s.Keeper.engine.RemoveTree(gone))
 }
 
@@ -232,6 +243,21 @@ func touch(name string) error {
 	defer f.Close()
 	now := time.Now()
 	return os.Chtimes(name, now, now)
+}
+
+// RecoverVolumes removes what killed processes have left. It is called when the
+// keeper is open.
+func (s Volumes[T]) RecoverVolumes() error {
+	lock, err := LockFile(s.Keeper.Dir("volumes.lock"), false)
+	if errors.Is(err, ErrLocked) {
+		return nil // whoever has it does so
+	}
+	if err != nil {
+		return err
+	}
+	defer lock.Close()
+	s.sweep()
+	return nil
 }
 
 // sweep removes what killed processes have left of volumes that they made or

@@ -15,6 +15,10 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/daytona-go/daytona/internal/failpoint"
 )
 
 // Dir keeps objects as files of a directory, which may be on a file system that
@@ -57,7 +61,7 @@ func (d *Dir) Put(ctx context.Context, key string, r io.Reader) (err error) {
 		if err = os.MkdirAll(filepath.Dir(name), 0o700); err != nil {
 			return err
 		}
-		if f, err = os.CreateTemp(filepath.Dir(name), newPrefix); !errors.Is(err, fs.ErrNotExist) {
+		if f, err = createLocked(filepath.Dir(name)); !errors.Is(err, fs.ErrNotExist) {
 			break
 		}
 	}
@@ -77,6 +81,9 @@ func (d *Dir) Put(ctx context.Context, key string, r io.Reader) (err error) {
 	if _, err := f.WriteString(trailerMark + hex.EncodeToString(sum.Sum(nil))); err != nil {
 		return err
 	}
+	if err := failpoint.Fail("objects/put/written"); err != nil {
+		return err
+	}
 	if err := f.Sync(); err != nil {
 		return err
 	}
@@ -86,10 +93,60 @@ func (d *Dir) Put(ctx context.Context, key string, r io.Reader) (err error) {
 	if err := os.Rename(f.Name(), name); err != nil {
 		return err
 	}
+	failpoint.Kill("objects/put/renamed")
 	for dir := filepath.Dir(name); ; dir = filepath.Dir(dir) {
 		if err := syncDir(dir); err != nil || dir == d.root || len(dir) <= len(d.root) {
 			return err
 		}
+	}
+}
+
+// createLocked makes a file that is locked for as long as it is open, so that
+// others see whether the process that writes it lives.
+func createLocked(dir string) (*os.File, error) {
+	f, err := os.CreateTemp(dir, newPrefix)
+	if err != nil {
+		return nil, err
+	}
+	var a, b unix.Stat_t
+	if err := unix.Flock(int(f.Fd()), unix.LOCK_SH); err != nil {
+		f.Close()
+		os.Remove(f.Name())
+		return nil, &fs.PathError{Op: "lock", Path: f.Name(), Err: err}
+	}
+	// Somebody may have taken it for one of the dead before it was locked.
+	if unix.Fstat(int(f.Fd()), &a) != nil || unix.Stat(f.Name(), &b) != nil || a.Ino != b.Ino {
+		f.Close()
+		return nil, &fs.PathError{Op: "create", Path: f.Name(), Err: fs.ErrNotExist}
+	}
+	return f, nil
+}
+
+// maxSwept is how many entries of a directory are looked at for files of the
+// dead. Those of one archive are few.
+const maxSwept = 64
+
+// sweep removes the files in a directory that killed processes were writing.
+func sweep(dir string) {
+	d, err := os.Open(dir)
+	if err != nil {
+		return
+	}
+	defer d.Close()
+	entries, _ := d.ReadDir(maxSwept)
+	for _, e := range entries {
+		if !strings.HasPrefix(e.Name(), newPrefix) || !e.Type().IsRegular() {
+			continue
+		}
+		name := filepath.Join(dir, e.Name())
+		f, err := os.Open(name)
+		if err != nil {
+			continue
+		}
+		if unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB) == nil {
+			os.Remove(name)
+		}
+		f.Close()
 	}
 }
 
@@ -232,7 +289,11 @@ func (d *Dir) Delete(_ context.Context, key string) error {
 	}
 	// Directories that are empty now, as far as they are.
 	for dir := path.Dir(key); dir != "."; dir = path.Dir(dir) {
-		if os.Remove(d.file(dir)) != nil {
+		if os.Remove(d.file(dir)) == nil {
+			continue
+		}
+		sweep(d.file(dir))
+		if err := os.Remove(d.file(dir)); err != nil && !errors.Is(err, fs.ErrNotExist) {
 			break
 		}
 	}
