@@ -163,7 +163,7 @@ func TestArchiveElsewhere(t *testing.T) {
 	}
 	archives, one, two := t.TempDir(), t.TempDir(), t.TempDir()
 	open := func(dir string) *daytona.Client {
-		c, err := docker.Open(t.Context(), &docker.Options{Dir: dir, Image: sandboxImage(), Archives: archives})
+		c, err := docker.Open(t.Context(), &docker.Options{Dir: dir, Image: sandboxImage(), Archive: archives})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -255,7 +255,7 @@ const stepVariable = "DAYTONA_TEST_DOCKER_STEP"
 // killedStep is that process.
 func killedStep(dir, step string) error {
 	ctx := context.Background()
-	c, err := docker.Open(ctx, &docker.Options{Dir: dir, Image: sandboxImage(), Archives: filepath.Join(dir, "archives")})
+	c, err := docker.Open(ctx, &docker.Options{Dir: dir, Image: sandboxImage(), Archive: filepath.Join(dir, "archives")})
 	if err != nil {
 		return err
 	}
