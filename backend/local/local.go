@@ -197,6 +197,8 @@ type engine struct {
 	builderOnce sync.Mutex
 	builder     Builder
 
+	fileServer fileServer
+
 	netOnce sync.Mutex
 	net     *network.Host
 
@@ -248,6 +250,7 @@ func newEngine(ctx context.Context, opts *Options) (_ *engine, err error) {
 		return nil, fail(daytona.KindUnavailable, dir, "make its state directory", err)
 	}
 	e.Volumes.Keeper, e.Volumes.Disks, e.Pausing.Keeper, e.Archiving.Keeper = e.keeper, volumeDisks{}, e.keeper, e.keeper
+	e.RefuseS3 = e.refuseBuckets
 	e.Snapshots = lifecycle.Snapshots[own, ownSnapshot]{Keeper: e.keeper, Free: e.freeSnapshot}
 	defer func() {
 		if err != nil {
@@ -358,6 +361,13 @@ func (e *engine) loadAgent(ctx context.Context) error {
 		}
 		return agentbin.Find(ctx, agentbin.Net, "", cache)
 	}
+	e.fileServer.find = func(ctx context.Context) (string, error) {
+		beside := filepath.Join(filepath.Dir(path), agentbin.S3FS)
+		if st, err := os.Stat(beside); err == nil && st.Mode().IsRegular() {
+			return beside, nil
+		}
+		return agentbin.Find(ctx, agentbin.S3FS, "", cache)
+	}
 	return nil
 }
 
@@ -398,7 +408,7 @@ func (e *engine) free() {
 	if e.net != nil {
 		e.net.Close()
 	}
-	for _, f := range []*os.File{e.agent, e.hostNet} {
+	for _, f := range []*os.File{e.agent, e.hostNet, e.fileServer.program} {
 		if f != nil {
 			f.Close()
 		}

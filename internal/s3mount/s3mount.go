@@ -68,7 +68,8 @@ type Options struct {
 	// Spool is a directory that is given to UserID; files in it have no names.
 	Spool string
 	// Lock is the path of a file that is locked (flock) as long as the program
-	// lives. An earlier program that has the lock gives KindUnavailable.
+	// lives. An earlier program that has the lock is waited for, as it stores
+	// what was written before; if that takes long it is KindUnavailable.
 	Lock string
 	// Stderr is the program's. Defaults to discarding it.
 	Stderr *os.File
@@ -100,8 +101,8 @@ func Mount(ctx context.Context, o Options) (mount *os.File, program *exec.Cmd, e
 		return nil, nil, err
 	}
 	defer lock.Close()
-	if err := unix.Flock(int(lock.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
-		return nil, nil, &daytona.Error{Kind: daytona.KindUnavailable, Op: "mount bucket", Subject: o.Location.Bucket, Message: "what was written before is still being stored; try again", Err: err}
+	if err := take(ctx, lock); err != nil {
+		return nil, nil, &daytona.Error{Kind: daytona.KindUnavailable, Op: "mount bucket", Subject: o.Location.Bucket, Message: "what was written before it was stopped is still being stored; try again", Err: err}
 	}
 	spool, err := openSpool(o.Spool)
 	if err != nil {
@@ -123,6 +124,23 @@ func Mount(ctx context.Context, o Options) (mount *os.File, program *exec.Cmd, e
 	}()
 	program, err = start(ctx, o, []*os.File{dev, spool, lock, o.Program})
 	return mount, program, err
+}
+
+// take locks a file.
+func take(ctx context.Context, f *os.File) error {
+	ctx, cancel := context.WithTimeout(ctx, readyTimeout)
+	defer cancel()
+	for {
+		err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB)
+		if err != unix.EWOULDBLOCK && err != unix.EINTR {
+			return err
+		}
+		select {
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		case <-time.After(5 * time.Millisecond):
+		}
+	}
 }
 
 func openSpool(dir string) (*os.File, error) {
