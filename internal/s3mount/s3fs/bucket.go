@@ -27,8 +27,11 @@ const (
 	// requestTimeout limits all but the transfer of a file's content, which is
 	// given up when nothing moves any more.
 	requestTimeout = 30 * time.Second
-	// maxRequests is how many requests to the service run at once.
-	maxRequests = 16
+	// maxRequests is how many requests to the service run at once, and
+	// maxTransfers how many of lists, and how many of files to be stored: those
+	// take memory.
+	maxRequests  = 16
+	maxTransfers = 4
 	// maxEntries is how many names of a directory can be listed.
 	maxEntries = 100_000
 	// blockSize is how much is read at once, and maxBlocks how many of these are
@@ -49,19 +52,33 @@ type bucket struct {
 	prefix string // "" or ends with "/"
 	log    *slog.Logger
 	start  time.Time
-	slots  chan struct{}
-	blocks blocks
+	// slow is client for what a service thinks about for longer than it may be
+	// silent otherwise.
+	slow            *minio.Client
+	requests, lists chan struct{}
+	uploads         chan struct{}
+	blocks          blocks
 
 	mu      sync.Mutex
 	spooled int64          // bytes reserved for what is not stored
 	unsaved map[*file]bool // with something that is not stored
 }
 
-func newBucket(store *s3.Store, c s3mount.Config, log *slog.Logger) *bucket {
-	b := &bucket{Config: c, store: store, log: log, start: time.Now(), slots: make(chan struct{}, maxRequests), unsaved: map[*file]bool{}}
+func newBucket(c s3mount.Config, log *slog.Logger) (*bucket, error) {
+	store, err := s3.Open(c.Location, &s3.Options{Attempts: attempts, Stall: stall})
+	if err != nil {
+		return nil, err
+	}
+	slow, err := s3.Open(c.Location, &s3.Options{Attempts: attempts, Stall: slowStall})
+	if err != nil {
+		return nil, err
+	}
+	b := &bucket{Config: c, store: store, log: log, start: time.Now(), unsaved: map[*file]bool{},
+		requests: make(chan struct{}, maxRequests), lists: make(chan struct{}, maxTransfers), uploads: make(chan struct{}, maxTransfers)}
+	b.slow, _, _ = slow.Raw()
 	b.client, b.name, b.prefix = store.Raw()
 	b.blocks.data = map[blockKey]*list.Element{}
-	return b
+	return b, nil
 }
 
 // check looks whether the bucket can be read.
@@ -75,11 +92,11 @@ func (b *bucket) check(ctx context.Context) error {
 	return ctx.Err()
 }
 
-// request waits for its turn to ask the service.
-func (b *bucket) request(ctx context.Context) (done func(), err error) {
+// turn waits for a turn to ask the service.
+func turn(ctx context.Context, slots chan struct{}) (done func(), err error) {
 	select {
-	case b.slots <- struct{}{}:
-		return func() { <-b.slots }, nil
+	case slots <- struct{}{}:
+		return func() { <-slots }, nil
 	case <-ctx.Done():
 		return nil, ctx.Err()
 	}
@@ -152,7 +169,7 @@ type attr struct {
 func (b *bucket) stat(ctx context.Context, key string) (attr, error) {
 	ctx, cancel := context.WithTimeout(ctx, requestTimeout)
 	defer cancel()
-	done, err := b.request(ctx)
+	done, err := turn(ctx, b.requests)
 	if err != nil {
 		return attr{}, err
 	}
@@ -175,7 +192,7 @@ type entry struct {
 func (b *bucket) list(ctx context.Context, key string, limit int) (names map[string]entry, marked bool, err error) {
 	ctx, cancel := context.WithTimeout(ctx, requestTimeout)
 	defer cancel()
-	done, err := b.request(ctx)
+	done, err := turn(ctx, b.lists)
 	if err != nil {
 		return nil, false, err
 	}
@@ -213,7 +230,7 @@ func (b *bucket) list(ctx context.Context, key string, limit int) (names map[str
 func (b *bucket) any(ctx context.Context, key string) (some, marked bool, err error) {
 	ctx, cancel := context.WithTimeout(ctx, requestTimeout)
 	defer cancel()
-	done, err := b.request(ctx)
+	done, err := turn(ctx, b.requests)
 	if err != nil {
 		return false, false, err
 	}
@@ -236,7 +253,7 @@ func (b *bucket) any(ctx context.Context, key string) (some, marked bool, err er
 func (b *bucket) mark(ctx context.Context, key string) error {
 	ctx, cancel := context.WithTimeout(ctx, requestTimeout)
 	defer cancel()
-	done, err := b.request(ctx)
+	done, err := turn(ctx, b.requests)
 	if err != nil {
 		return err
 	}
@@ -248,7 +265,7 @@ func (b *bucket) mark(ctx context.Context, key string) error {
 func (b *bucket) remove(ctx context.Context, key string) error {
 	ctx, cancel := context.WithTimeout(ctx, requestTimeout)
 	defer cancel()
-	done, err := b.request(ctx)
+	done, err := turn(ctx, b.requests)
 	if err != nil {
 		return err
 	}
@@ -262,7 +279,7 @@ func (b *bucket) remove(ctx context.Context, key string) error {
 
 // copy copies an object in the service. It may take a while.
 func (b *bucket) copy(ctx context.Context, from, to string, a attr) error {
-	done, err := b.request(ctx)
+	done, err := turn(ctx, b.requests)
 	if err != nil {
 		return err
 	}
@@ -271,21 +288,21 @@ func (b *bucket) copy(ctx context.Context, from, to string, a attr) error {
 	dst := minio.CopyDestOptions{Bucket: b.name, Object: b.prefix + to}
 	const maxCopy = 5 << 30
 	if a.size < maxCopy {
-		_, err = b.client.CopyObject(ctx, dst, src)
+		_, err = b.slow.CopyObject(ctx, dst, src)
 	} else {
-		_, err = b.client.ComposeObject(ctx, dst, src)
+		_, err = b.slow.ComposeObject(ctx, dst, src)
 	}
 	return err
 }
 
 // upload stores what is spooled.
 func (b *bucket) upload(ctx context.Context, key string, from io.ReaderAt, size int64) (attr, error) {
-	done, err := b.request(ctx)
+	done, err := turn(ctx, b.uploads)
 	if err != nil {
 		return attr{}, err
 	}
 	defer done()
-	info, err := b.client.PutObject(ctx, b.name, b.prefix+key, io.NewSectionReader(from, 0, size), size,
+	info, err := b.slow.PutObject(ctx, b.name, b.prefix+key, io.NewSectionReader(from, 0, size), size,
 		minio.PutObjectOptions{ContentType: "application/octet-stream", SendContentMd5: true, PartSize: 16 << 20, NumThreads: 2})
 	if err != nil {
 		return attr{}, err
@@ -299,7 +316,7 @@ func (b *bucket) upload(ctx context.Context, key string, from io.ReaderAt, size 
 
 // fetch reads part of an object as it was at a time, which its etag names.
 func (b *bucket) fetch(ctx context.Context, key, etag string, off, n int64) ([]byte, error) {
-	done, err := b.request(ctx)
+	done, err := turn(ctx, b.requests)
 	if err != nil {
 		return nil, err
 	}

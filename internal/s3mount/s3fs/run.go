@@ -27,7 +27,6 @@ import (
 	"time"
 
 	"github.com/daytona-go/daytona"
-	"github.com/daytona-go/daytona/internal/objects/s3"
 	"github.com/daytona-go/daytona/internal/s3mount"
 	seccomp "github.com/elastic/go-seccomp-bpf"
 	"github.com/hanwen/go-fuse/v2/fs"
@@ -50,9 +49,11 @@ func Run(ctx context.Context) error {
 }
 
 const (
-	// attempts and stall limit what a request may take when nobody answers.
-	attempts = 3
-	stall    = 10 * time.Second
+	// attempts and stall limit what a request may take when nobody answers, and
+	// slowStall is for files that are stored or copied.
+	attempts  = 3
+	stall     = 10 * time.Second
+	slowStall = time.Minute
 	// lastTimeout is for what is not stored yet when the mount is gone.
 	lastTimeout = 5 * time.Minute
 )
@@ -76,11 +77,10 @@ func run(ctx context.Context) error {
 	if err := confine(); err != nil {
 		return err
 	}
-	store, err := s3.Open(config.Location, &s3.Options{Attempts: attempts, Stall: stall})
+	b, err := newBucket(config, logger)
 	if err != nil {
 		return err
 	}
-	b := newBucket(store, config, logger)
 	first, cancel := context.WithTimeout(ctx, requestTimeout)
 	err = b.check(first)
 	cancel()
