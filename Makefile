@@ -7,8 +7,8 @@ VERSION  ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo dev
 LDFLAGS  := -s -w -X main.version=$(VERSION)
 # Static, so that the agent runs in any image and the rest on any Linux.
 BUILD    := CGO_ENABLED=0 GOOS=linux $(GO) build -trimpath -ldflags '$(LDFLAGS)'
-PROGRAMS := daytona daytona-agent daytona-net
-EMBEDDED := daytona-agent daytona-net
+PROGRAMS := daytona daytona-agent daytona-net daytona-s3fs
+EMBEDDED := daytona-agent daytona-net daytona-s3fs
 ARCHS    ?= amd64 arm64
 FUZZTIME ?= 10s
 BENCHTIME ?= 10x
@@ -21,7 +21,7 @@ help: ## what there is
 run: build ## build, and run a real Python program in a sandbox
 	bin/daytona run -- python3 examples/python/hello.py
 
-build: ## bin/daytona, bin/daytona-agent, bin/daytona-net
+build: ## bin/daytona, bin/daytona-agent, bin/daytona-net, bin/daytona-s3fs
 	@mkdir -p bin
 	$(BUILD) -o bin/ $(addprefix ./cmd/,$(PROGRAMS))
 

@@ -119,7 +119,7 @@ func noEngine(image, command string, args ...string) string {
 func build(t *testing.T) string {
 	t.Helper()
 	bin := t.TempDir()
-	build := exec.Command("go", "build", "-o", bin+"/", "./...", "../cmd/daytona-agent", "../cmd/daytona-net")
+	build := exec.Command("go", "build", "-o", bin+"/", "./...", "../cmd/daytona-agent", "../cmd/daytona-net", "../cmd/daytona-s3fs")
 	build.Env = append(os.Environ(), "CGO_ENABLED=0")
 	if out, err := build.CombinedOutput(); err != nil {
 		t.Fatalf("build: %v\n%s", err, out)

@@ -8,6 +8,7 @@
 package all
 
 import (
+	_ "github.com/daytona-go/daytona/archive/s3"
 	_ "github.com/daytona-go/daytona/backend/containerd"
 	_ "github.com/daytona-go/daytona/backend/docker"
 	_ "github.com/daytona-go/daytona/backend/local"

@@ -119,17 +119,20 @@ type Options struct {
 	// KeepImported is how long an image that was imported from a file is kept
 	// unused. Older ones go when the next is imported. Defaults to a week.
 	KeepImported time.Duration
-	// Archives is the directory that archived sandboxes are moved to; backends on
-	// several machines may share it. Defaults to "archives" in Dir.
-	Archives string
+	// Archive is where archived sandboxes are kept: a directory, which other
+	// machines may share, or a URL such as s3://bucket/prefix in a program that
+	// imports package archive/s3, which says how it is written and where its
+	// credentials come from. Defaults to the directory "archive" in Dir.
+	Archive string
 	// Logger gets what goes on. Defaults to discarding it.
 	Logger *slog.Logger
 }
 
-// parseURL reads docker:///state/directory?image=…&host=…&runtime=…&transport=…&archives=….
+// parseURL reads docker:///state/directory?image=…&host=…&runtime=…&transport=…&archive=….
 func parseURL(u *url.URL) (*Options, error) {
 	bad := func(field, value, rule string) error {
-		return &daytona.Error{Kind: daytona.KindInvalid, Op: "open backend", Subject: u.String(), Field: field, Value: value, Message: rule}
+		// The parameters are left out: one may be a URL with a password.
+		return &daytona.Error{Kind: daytona.KindInvalid, Op: "open backend", Subject: (&url.URL{Scheme: u.Scheme, Host: u.Host, Path: u.Path}).String(), Field: field, Value: value, Message: rule}
 	}
 	if u.Host != "" || u.Opaque != "" {
 		return nil, bad("host", u.Host+u.Opaque, "write docker:// or docker:///state/directory; the engine's address is the parameter host")
@@ -147,10 +150,10 @@ func parseURL(u *url.URL) (*Options, error) {
 			o.Transport = v[0]
 		case "agent":
 			o.Agent = v[0]
-		case "archives":
-			o.Archives = v[0]
+		case "archive":
+			o.Archive = v[0]
 		default:
-			return nil, bad(k, v[0], `unknown parameter; there are "host", "image", "runtime", "transport", "agent" and "archives"`)
+			return nil, bad(k, v[0], `unknown parameter; there are "host", "image", "runtime", "transport", "agent" and "archive"; "&" in the value of one is written "%26"`)
 		}
 	}
 	return o, nil
@@ -177,7 +180,7 @@ type backend struct {
 	lifecycle.Pausing[own]
 	lifecycle.Archiving[own]
 	lifecycle.Snapshots[own, template]
-	store *objects.Dir
+	store objects.Store
 
 	opts  Options
 	log   *slog.Logger
@@ -302,12 +305,15 @@ func New(ctx context.Context, opts *Options) (_ daytona.Backend, err error) {
 	b.tag = tagOf(dir)
 	b.Pausing.Keeper, b.Archiving.Keeper = b.keeper, b.keeper
 	b.Snapshots = lifecycle.Snapshots[own, template]{Keeper: b.keeper, Free: func(ctx context.Context, _ *lifecycle.SnapshotRecord[template]) error { return b.collectFiles(ctx) }}
-	archives := b.opts.Archives
-	if archives == "" {
-		archives = filepath.Join(dir, "archives")
+	archive := b.opts.Archive
+	if archive == "" {
+		archive = filepath.Join(dir, "archive")
 	}
-	if b.store, err = objects.OpenDir(archives); err != nil {
-		return nil, fail(daytona.KindUnavailable, archives, "open the archives", err)
+	if b.store, err = objects.Open(ctx, "Archive", archive); err != nil {
+		if _, done := errors.AsType[*daytona.Error](err); done {
+			return nil, err
+		}
+		return nil, fail(daytona.KindUnavailable, archive, "open the archives", err)
 	}
 	if err := b.loadAgent(ctx); err != nil {
 		return nil, fail(daytona.KindUnavailable, "", "", err)

@@ -78,10 +78,7 @@ func (d driver) Recover(r *record) error {
 		}
 		return d.b.explain(lifecycle.ResizeOp, r.Name, err)
 	case daytona.StateArchiving:
-		if err := d.Forget(ctx, r); err != nil {
-			return err
-		}
-		r.Archive = ""
+		d.b.RecoverArchiving(ctx, d, r)
 	case daytona.StateRestoring:
 		return d.Discard(ctx, r)
 	}
@@ -526,9 +523,18 @@ func (d driver) Unpack(ctx context.Context, r *record) error {
 	bad := func(why string, err error) error {
 		return &daytona.Error{Kind: daytona.KindInternal, Op: lifecycle.RestoreOp, Subject: r.Name, Message: "its archive " + why + "; it stays where it is", Err: err}
 	}
+	unread := func(err error) error {
+		switch {
+		case errors.Is(err, fs.ErrNotExist):
+			return &daytona.Error{Kind: daytona.KindNotFound, Op: lifecycle.RestoreOp, Subject: r.Name, Message: "its archive is gone; another backend may have restored it", Err: err}
+		case daytona.KindOf(err) != daytona.KindInternal: // of the object storage, which is not there for now
+			return err
+		}
+		return bad("cannot be read", err)
+	}
 	a, err := b.readArchive(ctx, r.ID, r.Archive)
 	if err != nil {
-		return bad("cannot be read", err)
+		return unread(err)
 	}
 	r.Own.Files, r.Own.Pending = b.newFiles(), a.Name
 	if err := b.Save(r, true); err != nil {
@@ -538,12 +544,12 @@ func (d driver) Unpack(ctx context.Context, r *record) error {
 	check := func(into io.Writer) error {
 		in, err := b.store.Get(ctx, archiveKey(r.ID, r.Archive, "image.tar"))
 		if err != nil {
-			return bad("cannot be read", err)
+			return unread(err)
 		}
 		defer in.Close()
 		c := &counting{r: in, sum: sha256.New()}
 		if _, err := io.Copy(into, c); err != nil {
-			return bad("cannot be read", err)
+			return unread(err)
 		}
 		if hex.EncodeToString(c.sum.Sum(nil)) != a.SHA256 || c.n != a.Size {
 			return bad("is not what was stored", nil)

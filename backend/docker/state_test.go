@@ -14,8 +14,10 @@ import (
 	"time"
 
 	"github.com/daytona-go/daytona"
+	_ "github.com/daytona-go/daytona/archive/s3"
 	"github.com/daytona-go/daytona/backend/docker"
 	suites "github.com/daytona-go/daytona/backend/docker/internal/harness"
+	"github.com/daytona-go/daytona/internal/objects/s3test"
 )
 
 func inside(t *testing.T, sb daytona.Sandbox, line string) string {
@@ -161,9 +163,22 @@ func TestArchiveElsewhere(t *testing.T) {
 	if why := missing(); why != "" {
 		t.Skip(why)
 	}
-	archives, one, two := t.TempDir(), t.TempDir(), t.TempDir()
+	t.Run("directory", func(t *testing.T) {
+		archives := t.TempDir()
+		archiveElsewhere(t, archives, archives)
+	})
+	t.Run("s3", func(t *testing.T) {
+		server := s3test.Start(t)
+		archiveElsewhere(t, server.Environment(t, "docker-archives"), server.Dir)
+	})
+}
+
+// archiveElsewhere is TestArchiveElsewhere with a place for archives, whose files
+// are in a directory.
+func archiveElsewhere(t *testing.T, archives, files string) {
+	one, two := t.TempDir(), t.TempDir()
 	open := func(dir string) *daytona.Client {
-		c, err := docker.Open(t.Context(), &docker.Options{Dir: dir, Image: sandboxImage(), Archives: archives})
+		c, err := docker.Open(t.Context(), &docker.Options{Dir: dir, Image: sandboxImage(), Archive: archives})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -187,7 +202,7 @@ func TestArchiveElsewhere(t *testing.T) {
 	a.Close()
 	b := open(two)
 	defer b.Close()
-	damaged := damage(t, archives)
+	damaged := damage(t, files)
 	restorer, _ := daytona.As[daytona.Archiver](b.Backend())
 	if _, err := restorer.Restore(t.Context(), sb.ID()); !errors.Is(err, daytona.ErrInternal) {
 		t.Errorf("restore of a damaged archive: %v", err)
@@ -255,7 +270,7 @@ const stepVariable = "DAYTONA_TEST_DOCKER_STEP"
 // killedStep is that process.
 func killedStep(dir, step string) error {
 	ctx := context.Background()
-	c, err := docker.Open(ctx, &docker.Options{Dir: dir, Image: sandboxImage(), Archives: filepath.Join(dir, "archives")})
+	c, err := docker.Open(ctx, &docker.Options{Dir: dir, Image: sandboxImage(), Archive: filepath.Join(dir, "archives")})
 	if err != nil {
 		return err
 	}

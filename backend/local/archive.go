@@ -73,21 +73,11 @@ func (e *engine) archives(ctx context.Context) (objects.Store, error) {
 	if e.archive != nil {
 		return e.archive, nil
 	}
-	open := e.opts.OpenArchive
-	if open == nil {
-		open = func(_ context.Context, where string) (objects.Store, error) {
-			if strings.Contains(where, "://") {
-				return nil, &daytona.Error{Kind: daytona.KindUnsupported, Op: lifecycle.ArchiveOp, Field: "Archive", Value: where,
-					Message: "this program can archive into a directory only; give a path"}
-			}
-			return objects.OpenDir(where)
-		}
-	}
 	where := e.opts.Archive
 	if where == "" {
 		where = e.Dir("archive")
 	}
-	s, err := open(ctx, where)
+	s, err := objects.Open(ctx, "Archive", where)
 	if err != nil {
 		return nil, fmt.Errorf("open the object storage %s: %w", where, err)
 	}

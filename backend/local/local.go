@@ -89,19 +89,19 @@ type Options struct {
 	// ImageLowWatermark defaults to ImageHighWatermark.
 	ImageLowWatermark float64
 	// Archive is where archived sandboxes are kept: a directory, which other
-	// machines may share, or what OpenArchive takes. Defaults to the directory
-	// "archive" in Dir.
+	// machines may share, or a URL such as s3://bucket/prefix in a program that
+	// imports package archive/s3, which says how it is written and where its
+	// credentials come from. Defaults to the directory "archive" in Dir.
 	Archive string
-	// OpenArchive opens Archive. Defaults to a directory, and to refusing URLs.
-	OpenArchive func(ctx context.Context, archive string) (objects.Store, error)
 	// Logger gets what goes on. Defaults to discarding it.
 	Logger *slog.Logger
 }
 
-// parseURL reads local:///state/directory?warm=2.
+// parseURL reads local:///state/directory?warm=2&archive=….
 func parseURL(u *url.URL) (*Options, error) {
 	bad := func(field, value, rule string) error {
-		return &daytona.Error{Kind: daytona.KindInvalid, Op: "open backend", Subject: u.String(), Field: field, Value: value, Message: rule}
+		// The parameters are left out: one may be a URL with a password.
+		return &daytona.Error{Kind: daytona.KindInvalid, Op: "open backend", Subject: (&url.URL{Scheme: u.Scheme, Host: u.Host, Path: u.Path}).String(), Field: field, Value: value, Message: rule}
 	}
 	if u.Host != "" || u.Opaque != "" {
 		return nil, bad("host", u.Host+u.Opaque, "a local URL has no host: write local:// or local:///state/directory")
@@ -119,8 +119,24 @@ func parseURL(u *url.URL) (*Options, error) {
 			o.Agent = v[0]
 		case "archive":
 			o.Archive = v[0]
+		case "imageMaxAge":
+			d, err := time.ParseDuration(v[0])
+			if err != nil {
+				return nil, bad(k, v[0], "must be a duration such as 720h")
+			}
+			o.ImageMaxAge = d
+		case "imageHighWatermark", "imageLowWatermark":
+			f, err := strconv.ParseFloat(v[0], 64)
+			if err != nil {
+				return nil, bad(k, v[0], "must be a number from 0 to 1")
+			}
+			if k == "imageHighWatermark" {
+				o.ImageHighWatermark = f
+			} else {
+				o.ImageLowWatermark = f
+			}
 		default:
-			return nil, bad(k, v[0], `unknown parameter; there are "warm", "agent" and "archive"`)
+			return nil, bad(k, v[0], `unknown parameter; there are "warm", "agent", "archive", "imageMaxAge", "imageHighWatermark" and "imageLowWatermark"; "&" in the value of one is written "%26"`)
 		}
 	}
 	return o, nil
@@ -170,7 +186,6 @@ type engine struct {
 	spawner  *spawner
 	cgroups  *cgroups
 	images   *image.Store
-	collect  context.CancelFunc // ends the collection of old images
 	ioDevice string
 	memory   int64      // of the machine, in bytes
 	subIDs   *idMapping // for rootless use with newuidmap
@@ -182,11 +197,15 @@ type engine struct {
 	builderOnce sync.Mutex
 	builder     Builder
 
+	fileServer fileServer
+
 	netOnce sync.Mutex
 	net     *network.Host
 
 	archiveOnce sync.Mutex
 	archive     objects.Store
+
+	endCollection func() // of old images; nil if there is none
 
 	mu     sync.Mutex
 	steps  map[string]bool // cgroups of build steps that run
@@ -204,8 +223,17 @@ func newEngine(ctx context.Context, opts *Options) (_ *engine, err error) {
 	fail := func(kind daytona.Kind, subject, message string, err error) error {
 		return &daytona.Error{Kind: kind, Op: openOp, Subject: subject, Message: message, Err: err}
 	}
+	limits, err := imageLimits(e.opts)
+	if err != nil {
+		return nil, err
+	}
 	if err := supported(); err != nil {
 		return nil, fail(daytona.KindUnsupported, "", "", err)
+	}
+	if objects.IsURL(e.opts.Archive) { // which connects to nothing
+		if e.archive, err = objects.Open(ctx, "Archive", e.opts.Archive); err != nil {
+			return nil, err
+		}
 	}
 	dir := e.opts.Dir
 	if dir == "" {
@@ -220,6 +248,7 @@ func newEngine(ctx context.Context, opts *Options) (_ *engine, err error) {
 		return nil, fail(daytona.KindUnavailable, dir, "make its state directory", err)
 	}
 	e.Volumes.Keeper, e.Volumes.Disks, e.Pausing.Keeper, e.Archiving.Keeper = e.keeper, volumeDisks{}, e.keeper, e.keeper
+	e.RefuseS3 = e.refuseBuckets
 	e.Snapshots = lifecycle.Snapshots[own, ownSnapshot]{Keeper: e.keeper, Free: e.freeSnapshot}
 	defer func() {
 		if err != nil {
@@ -266,12 +295,35 @@ func newEngine(ctx context.Context, opts *Options) (_ *engine, err error) {
 		return nil, fail(daytona.KindUnavailable, dir, "recover the volumes that earlier processes left", err)
 	}
 	// Not before: what sandboxes hold is known now.
-	if limits := (image.CollectOptions{MaxAge: e.opts.ImageMaxAge, HighWatermark: e.opts.ImageHighWatermark, LowWatermark: e.opts.ImageLowWatermark}); limits != (image.CollectOptions{}) {
-		var ctx context.Context
-		ctx, e.collect = context.WithCancel(context.Background())
-		go e.images.KeepCollected(ctx, 24*time.Hour, limits)
+	if limits != (image.CollectOptions{}) {
+		ctx, cancel := context.WithCancel(context.Background())
+		done := make(chan struct{})
+		go func() {
+			defer close(done)
+			e.images.KeepCollected(ctx, 24*time.Hour, limits)
+		}()
+		e.endCollection = func() { cancel(); <-done }
 	}
 	return e, nil
+}
+
+// imageLimits checks the options that say which images stay.
+func imageLimits(o Options) (image.CollectOptions, error) {
+	bad := func(field string, value any, rule string) (image.CollectOptions, error) {
+		return image.CollectOptions{}, &daytona.Error{Kind: daytona.KindInvalid, Op: openOp, Field: field, Value: value, Message: rule}
+	}
+	high, low := o.ImageHighWatermark, o.ImageLowWatermark
+	switch {
+	case o.ImageMaxAge < 0:
+		return bad("ImageMaxAge", o.ImageMaxAge, "must not be negative")
+	case !(high >= 0 && high <= 1): // NaN is neither
+		return bad("ImageHighWatermark", high, "must be between 0 and 1")
+	case !(low >= 0 && low <= 1):
+		return bad("ImageLowWatermark", low, "must be between 0 and 1")
+	case low > high:
+		return bad("ImageLowWatermark", low, fmt.Sprintf("must not be above ImageHighWatermark, %v", high))
+	}
+	return image.CollectOptions{MaxAge: o.ImageMaxAge, HighWatermark: high, LowWatermark: low}, nil
 }
 
 func defaultDir() (string, error) {
@@ -310,6 +362,13 @@ func (e *engine) loadAgent(ctx context.Context) error {
 		}
 		return agentbin.Find(ctx, agentbin.Net, "", cache)
 	}
+	e.fileServer.find = func(ctx context.Context) (string, error) {
+		beside := filepath.Join(filepath.Dir(path), agentbin.S3FS)
+		if st, err := os.Stat(beside); err == nil && st.Mode().IsRegular() {
+			return beside, nil
+		}
+		return agentbin.Find(ctx, agentbin.S3FS, "", cache)
+	}
 	return nil
 }
 
@@ -341,8 +400,8 @@ func (e *engine) Close() error {
 
 // free releases what this process holds.
 func (e *engine) free() {
-	if e.collect != nil {
-		e.collect()
+	if e.endCollection != nil {
+		e.endCollection()
 	}
 	if e.spawner != nil {
 		e.spawner.close()
@@ -350,7 +409,7 @@ func (e *engine) free() {
 	if e.net != nil {
 		e.net.Close()
 	}
-	for _, f := range []*os.File{e.agent, e.hostNet} {
+	for _, f := range []*os.File{e.agent, e.hostNet, e.fileServer.program} {
 		if f != nil {
 			f.Close()
 		}

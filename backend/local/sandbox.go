@@ -495,6 +495,14 @@ func (e *engine) placeFiles(ctx context.Context, r *record, d *disk, l *launch) 
 		maps.Copy(p.Symlinks, h.links)
 	}
 	for _, v := range r.Volumes {
+		bucket, err := e.mountBucket(ctx, r, v, l)
+		if err != nil {
+			return err
+		}
+		if bucket != nil {
+			p.Binds = append(p.Binds, boot.Bind{Target: v.MountPath, ReadOnly: v.ReadOnly, Source: boot.Source{Mount: add(place{dir: fdPath(bucket), mount: bucket})}})
+			continue
+		}
 		data, mount, err := e.OpenVolume(ctx, v.Volume)
 		if err != nil {
 			return err

@@ -114,10 +114,7 @@ func (d driver) Recover(r *record) error {
 	case daytona.StateForking, daytona.StateSnapshotting:
 		return d.e.recoverLayer(r)
 	case daytona.StateArchiving:
-		if err := (packing{d}).Forget(context.Background(), r); err != nil {
-			return err
-		}
-		r.Archive = ""
+		d.e.RecoverArchiving(context.Background(), packing{d}, r)
 	case daytona.StateRestoring:
 		return packing{d}.Discard(context.Background(), r)
 	case daytona.StateResizing:

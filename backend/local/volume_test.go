@@ -330,7 +330,14 @@ func TestVolumeLeftovers(t *testing.T) {
 	if err != nil || len(entries) != 1 || entries[0].Name() != v.ID {
 		t.Errorf("volumes/ has %v, %v", entries, err)
 	}
-	if _, err := e.CreateVolume(t.Context(), daytona.VolumeSpec{Name: "s3", Kind: daytona.VolumeS3, S3: &daytona.S3Location{Endpoint: "https://h", Bucket: "b"}}); !errors.Is(err, daytona.ErrUnsupported) {
-		t.Errorf("a volume of kind s3: %v", err)
+	s3 := daytona.VolumeSpec{Name: "s3", Kind: daytona.VolumeS3, S3: &daytona.S3Location{Endpoint: "https://h", Bucket: "b"}}
+	if os.Geteuid() != 0 {
+		if _, err := e.CreateVolume(t.Context(), s3); !errors.Is(err, daytona.ErrUnsupported) {
+			t.Errorf("a volume of kind s3, without root: %v", err)
+		}
+	}
+	s3.Quota = 1
+	if _, err := e.CreateVolume(t.Context(), s3); !errors.Is(err, daytona.ErrUnsupported) {
+		t.Errorf("a volume of kind s3 with a quota: %v", err)
 	}
 }

@@ -25,7 +25,7 @@ func TestPlugin(t *testing.T) {
 	if out, err := build.CombinedOutput(); err != nil {
 		t.Fatalf("build: %v\n%s", err, out)
 	}
-	agent := exec.Command("go", "build", "-o", dir+"/", "../../cmd/daytona-agent", "../../cmd/daytona-net")
+	agent := exec.Command("go", "build", "-o", dir+"/", "../../cmd/daytona-agent", "../../cmd/daytona-net", "../../cmd/daytona-s3fs")
 	agent.Env = append(os.Environ(), "CGO_ENABLED=0")
 	if out, err := agent.CombinedOutput(); err != nil {
 		t.Fatalf("build: %v\n%s", err, out)

@@ -1,5 +1,5 @@
 // Package agentbin finds the programs that run beside or inside sandboxes:
-// the agent and the network helper. It knows nothing of what they do.
+// the agent, the network helper and the server of buckets' files. It knows nothing of what they do.
 //
 // They are looked for in this order: an explicit path; the one embedded in a
 // release build (build tag "embedagent"); beside the executable; on PATH;
@@ -27,10 +27,11 @@ import (
 // module is the path of this module.
 const module = "github.com/daytona-go/daytona"
 
-// Agent and Net are the names of the programs.
+// Agent, Net and S3FS are the names of the programs.
 const (
 	Agent = "daytona-agent"
 	Net   = "daytona-net"
+	S3FS  = "daytona-s3fs"
 )
 
 // NotFoundError says where a program was looked for.
@@ -198,7 +199,7 @@ func build(ctx context.Context, name, src string, devel bool, cache string) (str
 // sourceKey changes whenever a file that the programs are made of does.
 func sourceKey(src string) (string, error) {
 	h := sha256.New()
-	for _, top := range []string{"go.mod", "go.sum", "cmd/" + Agent, "cmd/" + Net, "toolbox", "internal"} {
+	for _, top := range []string{"go.mod", "go.sum", "cmd/" + Agent, "cmd/" + Net, "cmd/" + S3FS, "toolbox", "internal"} {
 		err := filepath.WalkDir(filepath.Join(src, top), func(p string, d fs.DirEntry, err error) error {
 			if errors.Is(err, fs.ErrNotExist) {
 				return nil

@@ -40,9 +40,10 @@ func (k *Keeper[T]) archives() bool {
 // archive moves the files of a stopped sandbox to object storage.
 func (k *Keeper[T]) archive(ctx context.Context, r *Record[T]) error {
 	p := k.engine.(Packer[T])
-	// What a restoration that was cut off has left.
-	if err := k.forget(ctx, p, r); err != nil {
-		return err
+	if r.Archive != "" { // an earlier one's that could not be removed
+		if err := p.Forget(ctx, r); err != nil {
+			return err
+		}
 	}
 	r.State, r.Archive = daytona.StateArchiving, NewID()
 	if err := k.Save(r, true); err != nil {
@@ -55,10 +56,8 @@ func (k *Keeper[T]) archive(ctx context.Context, r *Record[T]) error {
 		err = failpoint.Fail("lifecycle/archive/packed")
 	}
 	if err != nil {
-		if ferr := p.Forget(context.WithoutCancel(ctx), r); ferr != nil {
-			k.log.Warn("what a failed archiving stored could not be removed", "sandbox", r.ID, "archive", r.Archive, "err", ferr)
-		}
-		r.State, r.Archive = daytona.StateStopped, ""
+		k.forget(context.WithoutCancel(ctx), p, r)
+		r.State = daytona.StateStopped
 		return errors.Join(err, k.Save(r, true))
 	}
 	// From here on the archive is what counts.
@@ -77,18 +76,6 @@ func (k *Keeper[T]) discardPacked(ctx context.Context, p Packer[T], r *Record[T]
 	}
 	failpoint.Kill("lifecycle/archive/discarded")
 	r.State, r.Packed = daytona.StateArchived, false
-	return k.Save(r, true)
-}
-
-// forget removes the archive of a sandbox whose files are here.
-func (k *Keeper[T]) forget(ctx context.Context, p Packer[T], r *Record[T]) error {
-	if r.Archive == "" {
-		return nil
-	}
-	if err := p.Forget(ctx, r); err != nil {
-		return err
-	}
-	r.Archive = ""
 	return k.Save(r, true)
 }
 
@@ -117,15 +104,27 @@ func (k *Keeper[T]) restore(ctx context.Context, op string, r *Record[T]) error 
 		return err
 	}
 	failpoint.Kill("lifecycle/restore/restored")
-	if err := p.Forget(ctx, r); err != nil {
-		// It is forgotten by the next process that opens the state directory, or when
-		// the sandbox is archived again or deleted.
-		k.log.Warn("the archive of a restored sandbox could not be removed", "sandbox", r.ID, "archive", r.Archive, "err", err)
+	if k.forget(ctx, p, r); r.Archive != "" {
 		return nil
 	}
 	failpoint.Kill("lifecycle/restore/forgotten")
-	r.Archive = ""
 	return k.Save(r, true)
+}
+
+// forget removes what is stored of a sandbox that has its files here. What cannot
+// be removed now, as the object storage is away, is by the next process that
+// opens the state directory, or when the sandbox is archived again or deleted.
+func (k *Keeper[T]) forget(ctx context.Context, p Packer[T], r *Record[T]) {
+	if err := p.Forget(ctx, r); err != nil {
+		k.log.Warn("what is stored of a sandbox that is not archived could not be removed; it will be tried again", "sandbox", r.ID, "archive", r.Archive, "err", err)
+		return
+	}
+	r.Archive = ""
+}
+
+// RecoverArchiving is what an engine's Recover does in StateArchiving.
+func (k *Keeper[T]) RecoverArchiving(ctx context.Context, p Packer[T], r *Record[T]) {
+	k.forget(ctx, p, r)
 }
 
 // Archiving is for an engine that is a [Packer] to embed: with it, it has all of

@@ -177,8 +177,10 @@ func (k *Keeper[T]) recover(ctx context.Context) error {
 		if r != nil {
 			if p, ok := k.engine.(Packer[T]); ok && r.State == daytona.StateStopped && r.Archive != "" {
 				// The process that restored it did not come to that.
-				if err := k.forget(ctx, p, r); err != nil {
-					k.log.Warn("the archive of a restored sandbox could not be removed; it will be tried again", "sandbox", r.ID, "archive", r.Archive, "err", err)
+				if k.forget(ctx, p, r); r.Archive == "" {
+					if err := k.Save(r, true); err != nil {
+						k.log.Warn("that an archive is gone could not be written down; it will be tried again", "sandbox", r.ID, "err", err)
+					}
 				}
 			}
 			k.schedule(r)

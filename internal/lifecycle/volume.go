@@ -3,6 +3,7 @@
 package lifecycle
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -26,6 +27,9 @@ type Volumes[T any] struct {
 	Keeper *Keeper[T]
 	// Disks keep quotas. Defaults to nil: there are none.
 	Disks VolumeDisks
+	// RefuseS3 says why volumes of kind s3 cannot be mounted here; "" if they can,
+	// by [Volumes.OpenBucket]. Defaults to nil: the engine knows none.
+	RefuseS3 func() string
 }
 
 // VolumeDisks give a volume a file system of its own, in a file. The file has the
@@ -52,7 +56,15 @@ func (s Volumes[T]) CreateVolume(ctx context.Context, spec daytona.VolumeSpec) (
 		return daytona.Volume{}, &daytona.Error{Kind: daytona.KindUnsupported, Op: op, Field: field, Value: value, Message: why}
 	}
 	if spec.Kind == daytona.VolumeS3 {
-		return refuse("Kind", spec.Kind, "the "+s.Keeper.name+" backend has volumes of kind directory only")
+		if s.RefuseS3 == nil {
+			return refuse("Kind", spec.Kind, "the "+s.Keeper.name+" backend has volumes of kind directory only")
+		}
+		if why := s.RefuseS3(); why != "" {
+			return refuse("Kind", spec.Kind, why)
+		}
+		if spec.Quota != 0 {
+			return refuse("Quota", spec.Quota, "a volume in a bucket has no quota; limit the bucket")
+		}
 	}
 	if spec.Quota != 0 && s.Disks == nil {
 		return refuse("Quota", spec.Quota, "the "+s.Keeper.name+" backend cannot limit volumes")
@@ -71,7 +83,7 @@ func (s Volumes[T]) CreateVolume(ctx context.Context, spec daytona.VolumeSpec) (
 	if v, err := s.GetVolume(ctx, name); err == nil {
 		return daytona.Volume{}, &daytona.Error{Kind: daytona.KindConflict, Op: op, Field: "name", Value: name, Message: "volume " + v.ID + " has this name"}
 	}
-	v := daytona.Volume{ID: NewID(), Name: name, Kind: daytona.VolumeDirectory, Quota: spec.Quota, CreatedAt: time.Now().UTC()}
+	v := daytona.Volume{ID: NewID(), Name: name, Kind: cmp.Or(spec.Kind, daytona.VolumeDirectory), Quota: spec.Quota, CreatedAt: time.Now().UTC()}
 	data, err := json.Marshal(v)
 	if err != nil {
 		return daytona.Volume{}, err
@@ -88,7 +100,11 @@ func (s Volumes[T]) CreateVolume(ctx context.Context, spec daytona.VolumeSpec) (
 	if err := failpoint.Fail("lifecycle/volume-create/recorded"); err != nil {
 		return daytona.Volume{}, KernelError(op, name, err)
 	}
-	if v.Quota != 0 {
+	if spec.Kind == daytona.VolumeS3 {
+		if data, err = json.Marshal(spec.S3); err == nil {
+			err = writeAtomic(filepath.Join(tmp, bucketFile), data, true)
+		}
+	} else if v.Quota != 0 {
 		err = s.Disks.Make(ctx, filepath.Join(tmp, diskFile), int64(v.Quota*daytona.GiB))
 	} else if err = os.Mkdir(filepath.Join(tmp, "data"), 0o755); err == nil {
 		// Whatever user a sandbox has may write.
@@ -212,6 +228,10 @@ func (s Volumes[T]) OpenVolume(ctx context.Context, idOrName string) (dir string
 	if err != nil {
 		return "", nil, err
 	}
+	if v.Kind != daytona.VolumeDirectory {
+		return "", nil, &daytona.Error{Kind: daytona.KindUnsupported, Op: CreateOp, Field: "Volumes", Value: idOrName,
+			Message: "the " + s.Keeper.name + " backend cannot mount volumes of kind " + string(v.Kind) + " here"}
+	}
 	if v.Quota != 0 {
 		if s.Disks == nil {
 			return "", nil, &daytona.Error{Kind: daytona.KindUnsupported, Op: CreateOp, Field: "Volumes", Value: idOrName,
@@ -221,17 +241,38 @@ func (s Volumes[T]) OpenVolume(ctx context.Context, idOrName string) (dir string
 			return "", nil, err
 		}
 	}
-	if err := touch(filepath.Join(s.dir(v.ID), usedFile)); err != nil { // no reason not to start
-		s.Keeper.log.Warn("when a volume was last used could not be written down", "volume", v.Name, "err", err)
-	}
+	s.used(v)
 	return filepath.Join(s.dir(v.ID), "data"), mount, nil
 }
 
-// diskFile is what a volume with a quota has instead of data/, and usedFile was
-// last written when a sandbox last started with it.
+// OpenBucket says where a volume of kind s3 is, for a sandbox that starts, and
+// where what is written may wait to be stored.
+func (s Volumes[T]) OpenBucket(v daytona.Volume) (where daytona.S3Location, spool string, err error) {
+	data, err := os.ReadFile(filepath.Join(s.dir(v.ID), bucketFile))
+	if err == nil {
+		err = json.Unmarshal(data, &where)
+	}
+	if err != nil {
+		return where, "", err
+	}
+	s.used(v)
+	return where, filepath.Join(s.dir(v.ID), "spool"), nil
+}
+
+// used writes down that a sandbox starts with a volume.
+func (s Volumes[T]) used(v daytona.Volume) {
+	if err := touch(filepath.Join(s.dir(v.ID), usedFile)); err != nil { // no reason not to start
+		s.Keeper.log.Warn("when a volume was last used could not be written down", "volume", v.Name, "err", err)
+	}
+}
+
+// diskFile is what a volume with a quota has instead of data/, bucketFile what
+// one in a bucket has, and usedFile was last written when a sandbox last started
+// with it.
 const (
-	diskFile = "disk.img"
-	usedFile = "used"
+	diskFile   = "disk.img"
+	bucketFile = "s3.json"
+	usedFile   = "used"
 )
 
 // touch sets the time of an empty file, which is made if it is missing.

@@ -512,3 +512,12 @@ func (s *Store) scrub(text string) string {
 	}
 	return text
 }
+
+// Raw is what a Store is made of, for those who keep objects that are not as
+// [Store.Put] makes them. prefix is empty or ends with "/".
+func (s *Store) Raw() (client *minio.Client, bucket, prefix string) {
+	return s.client, s.bucket, s.prefix
+}
+
+// Explain says what an error of Raw's client means, without credentials.
+func (s *Store) Explain(op, key string, err error) error { return s.error(op, key, err) }

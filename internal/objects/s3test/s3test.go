@@ -5,6 +5,7 @@ package s3test
 
 import (
 	"bytes"
+	"errors"
 	"fmt"
 	"net"
 	"os"
@@ -30,8 +31,10 @@ type Server struct {
 	// Dir has the objects of the bucket as files.
 	Dir string
 
-	cmd *exec.Cmd
-	log bytes.Buffer
+	program, root, addr string
+	cmd                 *exec.Cmd
+	ended               chan struct{} // closed when cmd has ended
+	log                 bytes.Buffer
 }
 
 // Start starts a server that ends with the test, which is skipped where there is
@@ -46,33 +49,62 @@ func Start(t testing.TB) *Server {
 	}
 	addr := l.Addr().String()
 	l.Close()
-	s := &Server{Dir: filepath.Join(root, "bucket"), Location: daytona.S3Location{
+	s := &Server{program: program, root: root, addr: addr, Dir: filepath.Join(root, "bucket"), Location: daytona.S3Location{
 		Endpoint: "http://" + addr, Region: "us-east-1", Bucket: "bucket", AccessKey: "test-access-key", SecretKey: "test-secret-key",
 	}}
 	if err := os.Mkdir(s.Dir, 0o755); err != nil {
 		t.Fatal(err)
 	}
-	s.cmd = exec.Command(program, "--quiet", "--keep-alive", "--port", addr, "posix", root)
-	s.cmd.Dir = root
+	t.Cleanup(func() {
+		if s.cmd != nil {
+			s.Kill(t)
+		}
+		if t.Failed() && s.log.Len() > 0 {
+			t.Logf("versitygw: %s", s.log.Bytes())
+		}
+	})
+	s.Restart(t)
+	return s
+}
+
+// Kill ends the server at once.
+func (s *Server) Kill(t testing.TB) {
+	t.Helper()
+	if err := s.cmd.Process.Kill(); err != nil && !errors.Is(err, os.ErrProcessDone) {
+		t.Error(err)
+	}
+	<-s.ended
+}
+
+// Environment sets the variables that credentials are taken from, and returns the
+// URL of a prefix of the bucket.
+func (s *Server) Environment(t *testing.T, prefix string) string {
+	t.Helper()
+	t.Setenv("AWS_ACCESS_KEY_ID", s.Location.AccessKey)
+	t.Setenv("AWS_SECRET_ACCESS_KEY", s.Location.SecretKey)
+	t.Setenv("AWS_SESSION_TOKEN", "")
+	return "s3://" + s.Location.Bucket + "/" + prefix + "?endpoint=" + s.Location.Endpoint + "&region=" + s.Location.Region
+}
+
+// Restart starts a killed server again, at the same address and with the same
+// objects.
+func (s *Server) Restart(t testing.TB) {
+	t.Helper()
+	s.cmd = exec.Command(s.program, "--quiet", "--keep-alive", "--port", s.addr, "posix", s.root)
+	s.cmd.Dir = s.root
 	s.cmd.Env = append(s.cmd.Environ(), "ROOT_ACCESS_KEY_ID="+s.Location.AccessKey, "ROOT_SECRET_ACCESS_KEY="+s.Location.SecretKey)
 	s.cmd.Stdout, s.cmd.Stderr = &s.log, &s.log
 	if err := s.cmd.Start(); err != nil {
 		t.Fatal(err)
 	}
 	ended := make(chan struct{})
+	s.ended = ended
 	go func() { s.cmd.Wait(); close(ended) }()
-	t.Cleanup(func() {
-		s.cmd.Process.Kill()
-		<-ended
-		if t.Failed() && s.log.Len() > 0 {
-			t.Logf("versitygw: %s", s.log.Bytes())
-		}
-	})
 	for deadline := time.Now().Add(20 * time.Second); ; {
-		c, err := net.Dial("tcp", addr)
+		c, err := net.Dial("tcp", s.addr)
 		if err == nil {
 			c.Close()
-			return s
+			return
 		}
 		select {
 		case <-ended:

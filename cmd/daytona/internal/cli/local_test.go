@@ -27,7 +27,7 @@ var built = sync.OnceValues(func() (dir string, err error) {
 	}
 	builtDir = dir
 	const module = "github.com/daytona-go/daytona/cmd/"
-	cmd := exec.Command("go", "build", "-o", dir+"/", module+"daytona", module+"daytona-agent", module+"daytona-net")
+	cmd := exec.Command("go", "build", "-o", dir+"/", module+"daytona", module+"daytona-agent", module+"daytona-net", module+"daytona-s3fs")
 	cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
 	if out, err := cmd.CombinedOutput(); err != nil {
 		return dir, fmt.Errorf("build: %w\n%s", err, out)
