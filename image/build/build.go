@@ -94,6 +94,8 @@ type Options struct {
 
 const op = "build image"
 
+const ownArchitecture = runtime.GOARCH
+
 // idle is how long a Builder keeps BuildKit open after a build: opening it takes
 // longer than a cached build.
 const idle = 10 * time.Second
@@ -230,6 +232,10 @@ func (b *Builder) BuildImage(ctx context.Context, img *daytona.Image, opts dayto
 	if err != nil {
 		return none, err
 	}
+	shelf, err := shelfOf(opts)
+	if err != nil {
+		return none, err
+	}
 	e, err := b.begin(ctx)
 	if err != nil {
 		return none, err
@@ -276,8 +282,13 @@ func (b *Builder) BuildImage(ctx context.Context, img *daytona.Image, opts dayto
 	if opts.Pull {
 		attrs["image-resolve-mode"] = "pull"
 	}
-	e.current(&running{opts: opts, transport: transport})
-	defer e.current(nil)
+	e.current(&running{opts: opts, transport: transport, shelf: shelf})
+	defer func() {
+		e.current(nil)
+		if err := b.opts.Store.Release(context.WithoutCancel(ctx), holder); err != nil {
+			b.opts.Logger.Warn("the base images of a build are still held", "err", err)
+		}
+	}()
 	log := newJournal(img.Dockerfile(), opts.OnLog)
 	status := make(chan *client.SolveStatus)
 	logged := make(chan struct{})

@@ -31,11 +31,3 @@ func TestContextExclude(t *testing.T) {
 		t.Errorf("have %q, want %q", have, want)
 	}
 }
-
-func TestFromHostPath(t *testing.T) {
-	for _, name := range []string{"oci:/tmp/x:y", "dir:/etc"} {
-		if err := check("FROM "+name+"\n", nil); daytona.KindOf(err) != daytona.KindUnsupported {
-			t.Errorf("%s: %v", name, err)
-		}
-	}
-}

@@ -44,8 +44,6 @@ import (
 	containerdsnapshot "github.com/moby/buildkit/snapshot/containerd"
 	"github.com/moby/buildkit/solver"
 	"github.com/moby/buildkit/solver/bboltcachestorage"
-	"github.com/moby/buildkit/solver/pb"
-	"github.com/moby/buildkit/source"
 	httpsource "github.com/moby/buildkit/source/http"
 	"github.com/moby/buildkit/util/bklog"
 	"github.com/moby/buildkit/util/db/boltutil"
@@ -70,6 +68,7 @@ const maxCache = 20 << 30
 type running struct {
 	opts      daytona.BuildOptions
 	transport http.RoundTripper
+	shelf     *shelf
 }
 
 // engine is BuildKit, opened on a directory: its controller and its client, which
@@ -204,7 +203,7 @@ func openEngine(ctx context.Context, dir string, opts Options) (_ *engine, err e
 		ContentStore:    store,
 		Applier:         applier{store},
 		Differ:          walking.NewWalkingDiff(store),
-		RegistryHosts:   registryHosts(opts.Keychain),
+		RegistryHosts:   registryHosts(opts.Keychain, &bases{e: e, opts: opts, dir: dir, next: docker.DefaultHTTPTransport(nil)}),
 		Platforms:       []ocispecs.Platform{platforms.Normalize(platforms.DefaultSpec())},
 		LeaseManager:    leases,
 		GarbageCollect:  mdb.GarbageCollect,
@@ -220,7 +219,7 @@ func openEngine(ctx context.Context, dir string, opts Options) (_ *engine, err e
 		return nil, err
 	}
 	w.SourceManager.Register(hs)
-	w.SourceManager.Register(noGit{})
+	w.SourceManager.Register(refusedSource{})
 	sessions, err := session.NewManager()
 	if err != nil {
 		return nil, err
@@ -465,7 +464,7 @@ func (c *counter) Read(p []byte) (int, error) {
 
 // registryHosts reaches registries with the credentials of a keychain, and those
 // of this machine without TLS.
-func registryHosts(keychain authn.Keychain) docker.RegistryHosts {
+func registryHosts(keychain authn.Keychain, transport http.RoundTripper) docker.RegistryHosts {
 	creds := func(host string) (string, string, error) {
 		if host == "registry-1.docker.io" {
 			host = name.DefaultRegistry
@@ -490,6 +489,7 @@ func registryHosts(keychain authn.Keychain) docker.RegistryHosts {
 	return docker.ConfigureDefaultRegistries(
 		docker.WithAuthorizer(docker.NewDockerAuthorizer(docker.WithAuthCreds(creds))),
 		docker.WithPlainHTTP(docker.MatchLocalhost),
+		docker.WithClient(&http.Client{Transport: transport}),
 	)
 }
 
@@ -502,18 +502,4 @@ func (t transportOf) RoundTrip(r *http.Request) (*http.Response, error) {
 		return nil, err
 	}
 	return now.transport.RoundTrip(r)
-}
-
-// noGit takes the place of BuildKit's own git source, which runs the host's git
-// with the host's network.
-type noGit struct{}
-
-func (noGit) Schemes() []string { return []string{"git"} }
-
-func (noGit) Identifier(_, ref string, _ map[string]string, _ *pb.Platform) (source.Identifier, error) {
-	return nil, fmt.Errorf("ADD of a git repository (%s) is not supported: clone it in a RUN step", ref)
-}
-
-func (noGit) Resolve(context.Context, source.Identifier, *session.Manager, solver.Vertex) (source.SourceInstance, error) {
-	return nil, errors.ErrUnsupported
 }

@@ -161,6 +161,10 @@ func (e *engine) failure(err error, j *journal, dir string) error {
 		kind = daytona.KindNotFound
 	}
 	cause := &daytona.Error{Kind: kind, Op: op, Message: message}
+	if path, ok := hostPathIn(message); ok {
+		cause = &daytona.Error{Kind: daytona.KindUnsupported, Op: op, Field: "Dockerfile", Value: path,
+			Message: "a Dockerfile cannot name paths of this machine; name an image of a registry, " + LocalName + "@ and the digest of a build, or one of BuildOptions.Bases"}
+	}
 	if kind == daytona.KindNoSpace {
 		cause.Message = "the disk is full: " + message
 	}
