@@ -4,7 +4,13 @@ import (
 	"archive/tar"
 	"bytes"
 	"context"
+	"encoding/base64"
 	"errors"
+	"fmt"
+	"net/http"
+	"net/http/httptest"
+	"net/http/httputil"
+	"net/url"
 	"os"
 	"path/filepath"
 	"strings"
@@ -53,7 +59,6 @@ func TestFromHostPath(t *testing.T) {
 		"FROM " + base + "\nCOPY --from=" + given + " /etc/passwd /p\n",
 		"FROM " + base + "\nCOPY --from=dir:/etc passwd /p\n",
 		"FROM " + base + "\nRUN --mount=type=bind,from=" + given + ",target=/m true\n",
-		"ARG X=dir:/etc\nFROM " + base + "\nARG X\nRUN --mount=type=bind,from=$X,target=/m true\n",
 		"FROM oci-layout://x@sha256:0123456789012345678901234567890123456789012345678901234567890123\nLABEL a=b\n",
 	} {
 		_, err := c.Build(t.Context(), daytona.NewImage(text), daytona.BuildOptions{})
@@ -62,6 +67,10 @@ func TestFromHostPath(t *testing.T) {
 		} else if b, ok := errors.AsType[*daytona.BuildError](err); !ok || b.Line == 0 {
 			t.Errorf("%q: no line: %v", text, err)
 		}
+	}
+	// BuildKit takes no variables there.
+	if _, err := c.Build(t.Context(), daytona.NewImage("FROM "+base+"\nARG X=dir:/etc\nRUN --mount=type=bind,from=$X,target=/m true\n"), daytona.BuildOptions{}); !errors.Is(err, daytona.ErrInvalid) {
+		t.Errorf("a mount with a variable: %v", err)
 	}
 	if _, err := c.Build(t.Context(), daytona.NewImage("ARG X\nFROM $X\nLABEL a=b\n"), daytona.BuildOptions{Args: map[string]string{"X": given}}); !errors.Is(err, daytona.ErrUnsupported) {
 		t.Errorf("in an argument: %v", err)
@@ -167,6 +176,37 @@ func TestFromWhatIsThere(t *testing.T) {
 		t.Errorf("%+v, %v", r, err)
 	}
 	if err := sb.Delete(t.Context()); err != nil {
+		t.Error(err)
+	}
+}
+
+// TestFromPrivateRegistry: the credentials are those that Docker has for this
+// user, and a wrong one is not taken for an image that does not exist.
+func TestFromPrivateRegistry(t *testing.T) {
+	from := base(t)
+	upstream := httputil.NewSingleHostReverseProxy(&url.URL{Scheme: "http", Host: strings.TrimSuffix(from, "/debian:12")})
+	srv := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if user, password, _ := r.BasicAuth(); user != "me" || password != "secret" {
+			w.Header().Set("WWW-Authenticate", `Basic realm="test"`)
+			http.Error(w, "who are you", http.StatusUnauthorized)
+			return
+		}
+		upstream.ServeHTTP(w, r)
+	}))
+	defer srv.Close()
+	host := strings.TrimPrefix(srv.URL, "http://")
+	text := "FROM " + host + "/debian:12\nLABEL a=b\n"
+	c := open(t)
+	if _, err := c.Build(t.Context(), daytona.NewImage(text), daytona.BuildOptions{}); !errors.Is(err, daytona.ErrUnauthorized) {
+		t.Errorf("without credentials: %v", err)
+	}
+	dir := t.TempDir()
+	t.Setenv("DOCKER_CONFIG", dir)
+	config := fmt.Sprintf(`{"auths":{%q:{"auth":%q}}}`, host, base64.StdEncoding.EncodeToString([]byte("me:secret")))
+	if err := os.WriteFile(filepath.Join(dir, "config.json"), []byte(config), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := c.Build(t.Context(), daytona.NewImage(text), daytona.BuildOptions{}); err != nil {
 		t.Error(err)
 	}
 }

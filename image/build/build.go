@@ -241,6 +241,11 @@ func (b *Builder) BuildImage(ctx context.Context, img *daytona.Image, opts dayto
 		return none, err
 	}
 	defer b.end()
+	end, err := e.solve(ctx)
+	if err != nil {
+		return none, err
+	}
+	defer end()
 	work, err := os.MkdirTemp(b.dir, "work-")
 	if err != nil {
 		return none, err
@@ -305,7 +310,7 @@ func (b *Builder) BuildImage(ctx context.Context, img *daytona.Image, opts dayto
 	resp, err := e.client.Solve(solveCtx, nil, client.SolveOpt{
 		LocalMounts: map[string]fsutil.FS{"context": files, "dockerfile": dockerfile},
 		Frontend:    "dockerfile.v0", FrontendAttrs: attrs, SharedKey: "daytona",
-		Session: []session.Attachable{secretsprovider.FromMap(opts.Secrets)},
+		Session: []session.Attachable{secretsprovider.FromMap(opts.Secrets), credentials{keychain: b.opts.Keychain}},
 		Exports: []client.ExportEntry{{Type: client.ExporterOCI, OutputStore: out,
 			Attrs: map[string]string{"tar": "false", "compression": "uncompressed", "oci-mediatypes": "true"}}},
 	}, status)

@@ -40,6 +40,7 @@ import (
 	dockerfile "github.com/moby/buildkit/frontend/dockerfile/builder"
 	"github.com/moby/buildkit/frontend/gateway/forwarder"
 	"github.com/moby/buildkit/session"
+	"github.com/moby/buildkit/session/auth"
 	"github.com/moby/buildkit/snapshot"
 	containerdsnapshot "github.com/moby/buildkit/snapshot/containerd"
 	"github.com/moby/buildkit/solver"
@@ -49,6 +50,7 @@ import (
 	"github.com/moby/buildkit/util/db/boltutil"
 	"github.com/moby/buildkit/util/grpcerrors"
 	"github.com/moby/buildkit/util/leaseutil"
+	"github.com/moby/buildkit/util/resolver"
 	"github.com/moby/buildkit/worker"
 	"github.com/moby/buildkit/worker/base"
 	"github.com/opencontainers/go-digest"
@@ -78,6 +80,7 @@ type engine struct {
 	cancel context.CancelFunc
 	client *client.Client
 	shut   []func() error
+	token  *byte // what tells this engine from others, see solving
 
 	mu  sync.Mutex
 	now *running
@@ -136,7 +139,7 @@ func lockDir(ctx context.Context, dir string) (*os.File, error) {
 
 func openEngine(ctx context.Context, dir string, opts Options) (_ *engine, err error) {
 	quiet()
-	e := &engine{}
+	e := &engine{token: new(byte)}
 	e.ctx, e.cancel = context.WithCancel(context.Background())
 	defer func() {
 		if err != nil {
@@ -203,7 +206,7 @@ func openEngine(ctx context.Context, dir string, opts Options) (_ *engine, err e
 		ContentStore:    store,
 		Applier:         applier{store},
 		Differ:          walking.NewWalkingDiff(store),
-		RegistryHosts:   registryHosts(opts.Keychain, &bases{e: e, opts: opts, dir: dir, next: docker.DefaultHTTPTransport(nil)}),
+		RegistryHosts:   registryHosts(&bases{e: e, opts: opts, dir: dir, next: docker.DefaultHTTPTransport(nil)}),
 		Platforms:       []ocispecs.Platform{platforms.Normalize(platforms.DefaultSpec())},
 		LeaseManager:    leases,
 		GarbageCollect:  mdb.GarbageCollect,
@@ -462,35 +465,66 @@ func (c *counter) Read(p []byte) (int, error) {
 	return n, err
 }
 
-// registryHosts reaches registries with the credentials of a keychain, and those
-// of this machine without TLS.
-func registryHosts(keychain authn.Keychain, transport http.RoundTripper) docker.RegistryHosts {
-	creds := func(host string) (string, string, error) {
-		if host == "registry-1.docker.io" {
-			host = name.DefaultRegistry
-		}
-		reg, err := name.NewRegistry(host)
-		if err != nil {
-			return "", "", err
-		}
-		auth, err := keychain.Resolve(reg)
-		if err != nil {
-			return "", "", err
-		}
-		c, err := auth.Authorization()
-		if err != nil {
-			return "", "", err
-		}
-		if c.IdentityToken != "" {
-			return "", c.IdentityToken, nil
-		}
-		return c.Username, c.Password, nil
-	}
+// registryHosts reaches registries, those of this machine without TLS. BuildKit
+// asks the session for credentials: see credentials.
+func registryHosts(transport http.RoundTripper) docker.RegistryHosts {
 	return docker.ConfigureDefaultRegistries(
-		docker.WithAuthorizer(docker.NewDockerAuthorizer(docker.WithAuthCreds(creds))),
 		docker.WithPlainHTTP(docker.MatchLocalhost),
 		docker.WithClient(&http.Client{Transport: transport}),
 	)
+}
+
+// credentials gives BuildKit those of a keychain.
+type credentials struct {
+	auth.UnimplementedAuthServer
+	keychain authn.Keychain
+}
+
+func (c credentials) Register(s *grpc.Server) { auth.RegisterAuthServer(s, c) }
+
+func (c credentials) Credentials(ctx context.Context, r *auth.CredentialsRequest) (*auth.CredentialsResponse, error) {
+	host := r.Host
+	if host == "registry-1.docker.io" {
+		host = name.DefaultRegistry
+	}
+	reg, err := name.NewRegistry(host)
+	if err != nil {
+		return nil, err
+	}
+	found, err := authn.Resolve(ctx, c.keychain, reg)
+	if err != nil {
+		return nil, err
+	}
+	have, err := authn.Authorization(ctx, found)
+	if err != nil {
+		return nil, err
+	}
+	if have.IdentityToken != "" {
+		return &auth.CredentialsResponse{Secret: have.IdentityToken}, nil
+	}
+	return &auth.CredentialsResponse{Username: have.Username, Secret: have.Password}, nil
+}
+
+// solving is the process's turn to build. BuildKit keeps by the names of
+// repositories, for all engines of a process, which transport leads to them: so
+// that one at a time uses it, and forgets what another one left.
+var solving = func() chan *byte {
+	c := make(chan *byte, 1)
+	c <- nil
+	return c
+}()
+
+// solve waits for the process's turn.
+func (e *engine) solve(ctx context.Context) (end func(), err error) {
+	select {
+	case last := <-solving:
+		if last != e.token {
+			resolver.DefaultPool.Clear()
+		}
+		return func() { solving <- e.token }, nil
+	case <-ctx.Done():
+		return nil, context.Cause(ctx)
+	}
 }
 
 // transportOf carries the requests of ADD as the build that is going on allows.

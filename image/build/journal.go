@@ -26,6 +26,7 @@ const maxLine = 64 << 10
 type journal struct {
 	tell  func(daytona.BuildLog)
 	steps map[digest.Digest]*stepLog
+	text  string
 	plan  plan
 }
 
@@ -43,7 +44,7 @@ func newJournal(dockerfile string, tell func(daytona.BuildLog)) *journal {
 	if tell == nil {
 		tell = func(daytona.BuildLog) {}
 	}
-	return &journal{tell: tell, steps: map[digest.Digest]*stepLog{}, plan: planOf(dockerfile)}
+	return &journal{tell: tell, steps: map[digest.Digest]*stepLog{}, text: dockerfile, plan: planOf(dockerfile)}
 }
 
 // stepName is how BuildKit names what a Dockerfile says, as opposed to what it
@@ -162,6 +163,9 @@ func (e *engine) failure(err error, j *journal, dir string) error {
 	}
 	cause := &daytona.Error{Kind: kind, Op: op, Message: message}
 	if path, ok := hostPathIn(message); ok {
+		if line == 0 { // that of a mount, which can have no variables
+			line = 1 + strings.Count(j.text[:max(0, strings.Index(j.text, path))], "\n")
+		}
 		cause = &daytona.Error{Kind: daytona.KindUnsupported, Op: op, Field: "Dockerfile", Value: path,
 			Message: "a Dockerfile cannot name paths of this machine; name an image of a registry, " + LocalName + "@ and the digest of a build, or one of BuildOptions.Bases"}
 	}
