@@ -129,6 +129,19 @@ func (j *journal) worked() bool {
 	return false
 }
 
+// unreachable reports whether a registry, or what ADD fetches from, could not be
+// asked or did not finish its answer. Over the connection to BuildKit an error
+// arrives as text.
+func unreachable(message string) bool {
+	for _, s := range []string{"failed to do request", "connection refused", "connection reset by peer", "no such host", "unexpected EOF", "i/o timeout",
+		"500 Internal Server Error", "502 Bad Gateway", "503 Service Unavailable", "504 Gateway Timeout", "429 Too Many Requests"} {
+		if strings.Contains(message, s) {
+			return true
+		}
+	}
+	return false
+}
+
 // failure makes a typed error of a failed solve.
 func (e *engine) failure(err error, j *journal, dir string) error {
 	line := 0
@@ -158,6 +171,10 @@ func (e *engine) failure(err error, j *journal, dir string) error {
 		kind = daytona.KindNoSpace
 	case strings.Contains(message, "does not allow this address"):
 		kind = daytona.KindForbidden
+	case strings.Contains(message, "401 Unauthorized"), strings.Contains(message, "authorization failed"), strings.Contains(message, "pull access denied"):
+		kind = daytona.KindUnauthorized
+	case unreachable(message):
+		kind = daytona.KindUnavailable
 	case strings.Contains(message, ": not found"):
 		kind = daytona.KindNotFound
 	}
