@@ -361,7 +361,8 @@ func full(dir string) bool {
 func contextFS(ctx context.Context, contexts []daytona.BuildContext, tmp string) (fsutil.FS, error) {
 	if len(contexts) == 1 && contexts[0].Path == "." && contexts[0].Files == nil && len(contexts[0].Exclude) == 0 {
 		if st, err := os.Stat(contexts[0].Source); err == nil && st.IsDir() {
-			return fsutil.NewFS(contexts[0].Source)
+			files, err := fsutil.NewFS(contexts[0].Source)
+			return plainFS{FS: files}, err
 		}
 	}
 	if err := os.Mkdir(tmp, 0o700); err != nil {
@@ -372,10 +373,12 @@ func contextFS(ctx context.Context, contexts []daytona.BuildContext, tmp string)
 		return nil, err
 	}
 	defer root.Close()
+	odd := special{}
 	for _, c := range contexts {
-		if err := copyContext(ctx, root, c); err != nil {
+		if err := copyContext(ctx, root, c, odd); err != nil {
 			return nil, &daytona.Error{Kind: daytona.KindInvalid, Op: op, Field: "Contexts", Value: c.Path, Message: "its files cannot be read", Err: err}
 		}
 	}
-	return fsutil.NewFS(tmp)
+	copied, err := fsutil.NewFS(tmp)
+	return plainFS{copied, odd}, err
 }

@@ -180,16 +180,18 @@ func openEngine(ctx context.Context, dir string, opts Options) (_ *engine, err e
 		return nil, err
 	}
 	mdb := ctdmetadata.NewDB(db, blobs, map[string]snapshots.Snapshotter{fsName: snap})
+	// Until there is a controller, which closes them with itself.
+	databases := len(e.shut)
+	e.shut = append(e.shut, db.Close)
 	if err := mdb.Init(ctx); err != nil {
-		db.Close()
 		return nil, err
 	}
 	store := containerdsnapshot.NewContentStore(mdb.ContentStore(), ns)
 	md, err := metadata.NewStore(filepath.Join(root, "metadata_v2.db"))
 	if err != nil {
-		db.Close()
 		return nil, err
 	}
+	e.shut = append(e.shut, md.Close)
 	id, err := base.ID(root)
 	if err != nil {
 		return nil, err
@@ -198,6 +200,7 @@ func openEngine(ctx context.Context, dir string, opts Options) (_ *engine, err e
 	if err != nil {
 		return nil, err
 	}
+	e.shut = append(e.shut, monitor.Close)
 	leases := leaseutil.WithNamespace(ctdmetadata.NewLeaseManager(mdb), ns)
 	w, err := base.NewWorker(e.ctx, base.WorkerOpt{
 		ID: id, Root: root, Labels: map[string]string{}, MetadataStore: md, ContentMetadata: db,
@@ -235,10 +238,12 @@ func openEngine(ctx context.Context, dir string, opts Options) (_ *engine, err e
 	if err != nil {
 		return nil, err
 	}
+	e.shut = append(e.shut, cacheStore.Close)
 	history, err := boltutil.SafeOpen(filepath.Join(root, "history.db"), 0o600, bopts)
 	if err != nil {
 		return nil, err
 	}
+	e.shut = append(e.shut, history.Close)
 	ctl, err := control.NewController(control.Opt{
 		SessionManager: sessions, WorkerController: workers,
 		Frontends:    map[string]frontend.Frontend{"dockerfile.v0": forwarder.NewGatewayForwarder(workers.Infos(), dockerfile.Build)},
@@ -249,7 +254,7 @@ func openEngine(ctx context.Context, dir string, opts Options) (_ *engine, err e
 	if err != nil {
 		return nil, err
 	}
-	e.shut = append(e.shut, ctl.Close, func() error { return forgetChecksums(w) })
+	e.shut = append(e.shut[:databases], ctl.Close, func() error { return forgetChecksums(w) })
 	conn := bufconn.Listen(1 << 20)
 	server := grpc.NewServer(grpc.ChainUnaryInterceptor(grpcerrors.UnaryServerInterceptor), grpc.StreamInterceptor(grpcerrors.StreamServerInterceptor),
 		grpc.MaxRecvMsgSize(64<<20), grpc.MaxSendMsgSize(64<<20))

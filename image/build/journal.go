@@ -179,6 +179,9 @@ func (e *engine) failure(err error, j *journal, dir string) error {
 		kind = daytona.KindNotFound
 	}
 	cause := &daytona.Error{Kind: kind, Op: op, Message: message}
+	if i := strings.Index(message, `the context's file "`); i >= 0 {
+		cause = &daytona.Error{Kind: daytona.KindInvalid, Op: op, Field: "Contexts", Message: message[i:]}
+	}
 	if path, ok := hostPathIn(message); ok {
 		if line == 0 { // that of a mount, which can have no variables
 			line = 1 + strings.Count(j.text[:max(0, strings.Index(j.text, path))], "\n")
