@@ -25,6 +25,7 @@ import (
 	"github.com/moby/buildkit/client"
 	"github.com/moby/buildkit/client/ociindex"
 	"github.com/moby/buildkit/session"
+	"github.com/moby/buildkit/session/filesync"
 	"github.com/moby/buildkit/session/secrets/secretsprovider"
 	ocispecs "github.com/opencontainers/image-spec/specs-go/v1"
 	"github.com/tonistiigi/fsutil"
@@ -308,9 +309,10 @@ func (b *Builder) BuildImage(ctx context.Context, img *daytona.Image, opts dayto
 	defer stop()
 	defer cancel(nil)
 	resp, err := e.client.Solve(solveCtx, nil, client.SolveOpt{
-		LocalMounts: map[string]fsutil.FS{"context": files, "dockerfile": dockerfile},
-		Frontend:    "dockerfile.v0", FrontendAttrs: attrs, SharedKey: "daytona",
-		Session: []session.Attachable{secretsprovider.FromMap(opts.Secrets), credentials{keychain: b.opts.Keychain}},
+		Frontend: "dockerfile.v0", FrontendAttrs: attrs, SharedKey: "daytona",
+		Session: []session.Attachable{secretsprovider.FromMap(opts.Secrets), credentials{keychain: b.opts.Keychain},
+			// Not SolveOpt.LocalMounts, which looks at files that .dockerignore leaves out.
+			filesync.NewFSSyncProvider(filesync.StaticDirSource{"context": files, "dockerfile": plainFS{FS: dockerfile}})},
 		Exports: []client.ExportEntry{{Type: client.ExporterOCI, OutputStore: out,
 			Attrs: map[string]string{"tar": "false", "compression": "uncompressed", "oci-mediatypes": "true"}}},
 	}, status)

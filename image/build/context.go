@@ -14,6 +14,7 @@ import (
 	"github.com/daytona-go/daytona"
 	"github.com/moby/patternmatcher"
 	"github.com/tonistiigi/fsutil"
+	"github.com/tonistiigi/fsutil/types"
 	"golang.org/x/sys/unix"
 )
 
@@ -41,8 +42,8 @@ func kindOf(mode fs.FileMode) string {
 	return "a device"
 }
 
-// plainFS refuses the special files of a context by name, where BuildKit would
-// leave out some and copy others.
+// plainFS is a context as BuildKit is to see it: all belongs to root, and special
+// files are refused by name, where BuildKit would leave out some and copy others.
 type plainFS struct {
 	fsutil.FS
 	special special // what stands for them, if they are no such files themselves
@@ -57,6 +58,8 @@ func (f plainFS) Walk(ctx context.Context, target string, fn fs.WalkDirFunc) err
 			}
 			if what != "" {
 				d = refusedEntry{d, fmt.Errorf(refusedFile, name, what)}
+			} else {
+				d = rootEntry{d}
 			}
 		}
 		return fn(name, d, err)
@@ -65,6 +68,18 @@ func (f plainFS) Walk(ctx context.Context, target string, fn fs.WalkDirFunc) err
 
 // refusedFile is how failure finds that error in what BuildKit says.
 const refusedFile = "the context's file %q is %s, which is never copied"
+
+type rootEntry struct{ fs.DirEntry }
+
+func (e rootEntry) Info() (fs.FileInfo, error) {
+	fi, err := e.DirEntry.Info()
+	if err == nil {
+		if st, ok := fi.Sys().(*types.Stat); ok {
+			st.Uid, st.Gid = 0, 0
+		}
+	}
+	return fi, err
+}
 
 // refusedEntry is an entry that nothing may be known of but its name.
 type refusedEntry struct {
