@@ -110,6 +110,10 @@ type BuildOptions struct {
 	Secrets map[string][]byte
 	// Platform is such as "linux/arm64". Defaults to that of the machine.
 	Platform string
+	// Bases are images of the caller's choice, by the names that FROM and --from
+	// have for them: references as in [Spec.Image], also those of files of this
+	// machine, which a Dockerfile itself cannot name. Defaults to none.
+	Bases map[string]string
 	// NoCache builds every step anew. Defaults to false.
 	NoCache bool
 	// Pull asks registries for newer base images. Defaults to false: what is

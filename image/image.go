@@ -9,6 +9,7 @@ import (
 	"strings"
 	"time"
 
+	v1 "github.com/google/go-containerregistry/pkg/v1"
 	"golang.org/x/sys/unix"
 )
 
@@ -55,6 +56,10 @@ type Config struct {
 	// Volumes are paths, sorted.
 	Volumes    []string `json:"volumes,omitempty"`
 	StopSignal string   `json:"stopSignal,omitempty"`
+	// OnBuild, Shell and Healthcheck count for builds on top of the image only.
+	OnBuild     []string         `json:"onBuild,omitempty"`
+	Shell       []string         `json:"shell,omitempty"`
+	Healthcheck *v1.HealthConfig `json:"healthcheck,omitempty"`
 
 	OS           string    `json:"os,omitempty"`
 	Architecture string    `json:"architecture,omitempty"`

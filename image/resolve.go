@@ -796,7 +796,7 @@ func parseConfig(raw []byte, want v1.Platform) (Config, []string, error) {
 	c := Config{
 		Env: cf.Config.Env, Entrypoint: cf.Config.Entrypoint, Cmd: cf.Config.Cmd,
 		WorkingDir: cf.Config.WorkingDir, User: cf.Config.User, Labels: cf.Config.Labels,
-		StopSignal: cf.Config.StopSignal, OS: cf.OS, Architecture: cf.Architecture, Created: cf.Created.Time,
+		StopSignal: cf.Config.StopSignal, OnBuild: cf.Config.OnBuild, Shell: cf.Config.Shell, Healthcheck: cf.Config.Healthcheck, OS: cf.OS, Architecture: cf.Architecture, Created: cf.Created.Time,
 	}
 	for p := range cf.Config.ExposedPorts {
 		c.ExposedPorts = append(c.ExposedPorts, p)

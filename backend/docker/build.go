@@ -48,6 +48,7 @@ type builder struct {
 	steps   []step
 	stages  map[string]string // image ids, by name and number
 	global  map[string]string // ARGs before the first FROM
+	bases   map[string]string // BuildOptions.Bases
 	cached  bool
 	current *step
 	tail    []byte // of what the current step wrote
@@ -76,7 +77,7 @@ func (b *backend) BuildImage(ctx context.Context, img *daytona.Image, opts dayto
 	if err := b.admitBuild(ctx, opts); err != nil {
 		return daytona.BuiltImage{}, err
 	}
-	x := &builder{b: b, escape: '\\', img: img, opts: opts, stages: map[string]string{}, global: map[string]string{}, cached: true}
+	x := &builder{b: b, escape: '\\', img: img, opts: opts, bases: opts.Bases, stages: map[string]string{}, global: map[string]string{}, cached: true}
 	if err := x.parse(); err != nil {
 		return daytona.BuiltImage{}, err
 	}
@@ -421,6 +422,12 @@ func (x *builder) from(ctx context.Context, n *parser.Node) (string, error) {
 
 // base finds an image that is not of this Dockerfile.
 func (x *builder) base(ctx context.Context, n *parser.Node, ref string) (string, error) {
+	if given, ok := x.bases[ref]; ok {
+		ref = given
+	} else if parsed, err := image.ParseReference(ref); err == nil && parsed.Local() {
+		// Whoever wrote the Dockerfile must not read this machine's files.
+		return "", unsupportedAt(n, ref, "a Dockerfile cannot name paths of this machine; name an image of the engine or of a registry, or one of BuildOptions.Bases")
+	}
 	r := &record{Info: daytona.Info{Image: ref}}
 	if x.opts.Pull {
 		if parsed, err := image.ParseReference(ref); err == nil && parsed.Scheme() == image.SchemeRegistry && !strings.HasPrefix(ref, "daytona.local/") {

@@ -27,6 +27,30 @@ func openDocker(t *testing.T) *daytona.Client {
 	return c
 }
 
+// bases lets Dockerfiles name the image of the tests, which may be a path.
+func bases() map[string]string { return map[string]string{"base": sandboxImage()} }
+
+// TestBuildFromHostPath: no Dockerfile reads this machine's files.
+func TestBuildFromHostPath(t *testing.T) {
+	c := openDocker(t)
+	for _, text := range []string{
+		"FROM oci:/tmp/img/slim:slim\nLABEL a=b\n",
+		"ARG X=docker-archive:/tmp/x.tar\nFROM $X\nLABEL a=b\n",
+		"ARG X\nFROM ${X:-tar:/tmp/x.tar}\nLABEL a=b\n",
+		"FROM scratch\nCOPY --from=oci:/tmp/img/slim:slim /etc/passwd /p\n",
+		"FROM scratch\nCOPY --from=dir:/etc /passwd /p\n",
+	} {
+		_, err := c.Build(t.Context(), daytona.NewImage(text), daytona.BuildOptions{})
+		if !errors.Is(err, daytona.ErrUnsupported) || !strings.Contains(err.Error(), "paths of this machine") {
+			t.Errorf("%q: %v", text, err)
+		}
+	}
+	// The value of an ARG is the Dockerfile's as well.
+	if _, err := c.Build(t.Context(), daytona.NewImage("ARG X\nFROM $X\nLABEL a=b\n"), daytona.BuildOptions{Args: map[string]string{"X": "oci:/tmp/img/slim:slim"}}); !errors.Is(err, daytona.ErrUnsupported) {
+		t.Error(err)
+	}
+}
+
 // TestBuild: instructions that the engine does and those that sandboxes do make
 // one image, which is found the second time.
 func TestBuild(t *testing.T) {
@@ -54,7 +78,7 @@ USER daytona
 ENTRYPOINT ["sleep", "1000"]
 `, daytona.BuildContext{Files: files, Path: "."})
 	var log []daytona.BuildLog
-	opts := daytona.BuildOptions{Args: map[string]string{"BASE": sandboxImage(), "WORD": t.TempDir()}, OnLog: func(l daytona.BuildLog) { log = append(log, l) }}
+	opts := daytona.BuildOptions{Args: map[string]string{"BASE": "base", "WORD": t.TempDir()}, Bases: bases(), OnLog: func(l daytona.BuildLog) { log = append(log, l) }}
 	built, err := c.Build(t.Context(), img, opts)
 	if err != nil {
 		t.Fatalf("%v\n%+v", err, log)
@@ -103,7 +127,8 @@ func TestBuildRefused(t *testing.T) {
 func TestBuildFails(t *testing.T) {
 	c := openDocker(t)
 	build := func(run string, opts daytona.BuildOptions) error {
-		_, err := c.Build(t.Context(), daytona.NewImage("FROM "+sandboxImage()+"\n\nRUN "+run+"\n"), opts)
+		opts.Bases = bases()
+		_, err := c.Build(t.Context(), daytona.NewImage("FROM base\n\nRUN "+run+"\n"), opts)
 		return err
 	}
 	err := build("echo said; echo wrong >&2; exit 7", daytona.BuildOptions{})
@@ -116,7 +141,7 @@ func TestBuildFails(t *testing.T) {
 	}
 	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Second)
 	defer cancel()
-	if _, err := c.Build(ctx, daytona.NewImage("FROM "+sandboxImage()+"\nRUN sleep 61\n"), daytona.BuildOptions{}); !errors.Is(err, context.DeadlineExceeded) {
+	if _, err := c.Build(ctx, daytona.NewImage("FROM base\nRUN sleep 61\n"), daytona.BuildOptions{Bases: bases()}); !errors.Is(err, context.DeadlineExceeded) {
 		t.Errorf("%v", err)
 	}
 	for sb, err := range c.List(t.Context(), nil) {

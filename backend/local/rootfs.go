@@ -219,6 +219,12 @@ func (e *engine) resolveImage(ctx context.Context, op, ref, id string, progress 
 	if err != nil {
 		return nil, &daytona.Error{Kind: daytona.KindInvalid, Op: op, Field: "Image", Value: ref, Err: err}
 	}
+	// What Dockerfiles call a build of this engine.
+	if parsed.Registry() == "daytona.local" && parsed.Repository() == "build" && parsed.Digest() != "" {
+		if parsed, err = image.ParseReference("oci:" + filepath.Join(e.Dir("build"), "oci") + "@" + parsed.Digest()); err != nil {
+			return nil, &daytona.Error{Kind: daytona.KindInvalid, Op: op, Field: "Image", Value: ref, Err: err}
+		}
+	}
 	opts := &image.PullOptions{HoldFor: id}
 	if progress != nil {
 		opts.Progress = func(p image.Progress) {

@@ -9,9 +9,11 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"maps"
 	"os"
 	"path"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -37,6 +39,10 @@ func (o optional) BuildImage(ctx context.Context, img *daytona.Image, opts dayto
 	b := o.b
 	if err := ctx.Err(); err != nil {
 		return daytona.BuiltImage{}, ended(buildOp, "", err)
+	}
+	if len(opts.Bases) > 0 {
+		return daytona.BuiltImage{}, &daytona.Error{Kind: daytona.KindUnsupported, Op: buildOp, Field: "Bases", Value: slices.Sorted(maps.Keys(opts.Bases)),
+			Message: "the plugin protocol does not carry them; name images of a registry"}
 	}
 	c, err := b.acquire(ctx)
 	if err != nil {

@@ -25,6 +25,7 @@ import (
 	"github.com/moby/buildkit/client"
 	"github.com/moby/buildkit/client/ociindex"
 	"github.com/moby/buildkit/session"
+	"github.com/moby/buildkit/session/filesync"
 	"github.com/moby/buildkit/session/secrets/secretsprovider"
 	ocispecs "github.com/opencontainers/image-spec/specs-go/v1"
 	"github.com/tonistiigi/fsutil"
@@ -93,6 +94,8 @@ type Options struct {
 }
 
 const op = "build image"
+
+const ownArchitecture = runtime.GOARCH
 
 // idle is how long a Builder keeps BuildKit open after a build: opening it takes
 // longer than a cached build.
@@ -230,11 +233,20 @@ func (b *Builder) BuildImage(ctx context.Context, img *daytona.Image, opts dayto
 	if err != nil {
 		return none, err
 	}
+	shelf, err := shelfOf(opts)
+	if err != nil {
+		return none, err
+	}
 	e, err := b.begin(ctx)
 	if err != nil {
 		return none, err
 	}
 	defer b.end()
+	end, err := e.solve(ctx)
+	if err != nil {
+		return none, err
+	}
+	defer end()
 	work, err := os.MkdirTemp(b.dir, "work-")
 	if err != nil {
 		return none, err
@@ -276,8 +288,13 @@ func (b *Builder) BuildImage(ctx context.Context, img *daytona.Image, opts dayto
 	if opts.Pull {
 		attrs["image-resolve-mode"] = "pull"
 	}
-	e.current(&running{opts: opts, transport: transport})
-	defer e.current(nil)
+	e.current(&running{opts: opts, transport: transport, shelf: shelf})
+	defer func() {
+		e.current(nil)
+		if err := b.opts.Store.Release(context.WithoutCancel(ctx), holder); err != nil {
+			b.opts.Logger.Warn("the base images of a build are still held", "err", err)
+		}
+	}()
 	log := newJournal(img.Dockerfile(), opts.OnLog)
 	status := make(chan *client.SolveStatus)
 	logged := make(chan struct{})
@@ -292,9 +309,10 @@ func (b *Builder) BuildImage(ctx context.Context, img *daytona.Image, opts dayto
 	defer stop()
 	defer cancel(nil)
 	resp, err := e.client.Solve(solveCtx, nil, client.SolveOpt{
-		LocalMounts: map[string]fsutil.FS{"context": files, "dockerfile": dockerfile},
-		Frontend:    "dockerfile.v0", FrontendAttrs: attrs, SharedKey: "daytona",
-		Session: []session.Attachable{secretsprovider.FromMap(opts.Secrets)},
+		Frontend: "dockerfile.v0", FrontendAttrs: attrs, SharedKey: "daytona",
+		Session: []session.Attachable{secretsprovider.FromMap(opts.Secrets), credentials{keychain: b.opts.Keychain},
+			// Not SolveOpt.LocalMounts, which looks at files that .dockerignore leaves out.
+			filesync.NewFSSyncProvider(filesync.StaticDirSource{"context": files, "dockerfile": plainFS{FS: dockerfile}})},
 		Exports: []client.ExportEntry{{Type: client.ExporterOCI, OutputStore: out,
 			Attrs: map[string]string{"tar": "false", "compression": "uncompressed", "oci-mediatypes": "true"}}},
 	}, status)
@@ -345,7 +363,8 @@ func full(dir string) bool {
 func contextFS(ctx context.Context, contexts []daytona.BuildContext, tmp string) (fsutil.FS, error) {
 	if len(contexts) == 1 && contexts[0].Path == "." && contexts[0].Files == nil && len(contexts[0].Exclude) == 0 {
 		if st, err := os.Stat(contexts[0].Source); err == nil && st.IsDir() {
-			return fsutil.NewFS(contexts[0].Source)
+			files, err := fsutil.NewFS(contexts[0].Source)
+			return plainFS{FS: files}, err
 		}
 	}
 	if err := os.Mkdir(tmp, 0o700); err != nil {
@@ -356,10 +375,12 @@ func contextFS(ctx context.Context, contexts []daytona.BuildContext, tmp string)
 		return nil, err
 	}
 	defer root.Close()
+	odd := special{}
 	for _, c := range contexts {
-		if err := copyContext(ctx, root, c); err != nil {
+		if err := copyContext(ctx, root, c, odd); err != nil {
 			return nil, &daytona.Error{Kind: daytona.KindInvalid, Op: op, Field: "Contexts", Value: c.Path, Message: "its files cannot be read", Err: err}
 		}
 	}
-	return fsutil.NewFS(tmp)
+	copied, err := fsutil.NewFS(tmp)
+	return plainFS{copied, odd}, err
 }

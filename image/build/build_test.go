@@ -79,7 +79,12 @@ func base(t testing.TB) string {
 
 func open(t testing.TB) *daytona.Client {
 	t.Helper()
-	c, err := local.Open(t.Context(), &local.Options{Dir: stateDir(t)})
+	return openDir(t, stateDir(t))
+}
+
+func openDir(t testing.TB, dir string) *daytona.Client {
+	t.Helper()
+	c, err := local.Open(t.Context(), &local.Options{Dir: dir})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -5,15 +5,35 @@ package build
 import (
 	"fmt"
 	"regexp"
+	"slices"
 	"strings"
 
 	"github.com/daytona-go/daytona"
+	"github.com/daytona-go/daytona/image"
 	"github.com/moby/buildkit/frontend/dockerfile/instructions"
 	"github.com/moby/buildkit/frontend/dockerfile/parser"
 )
 
 // knownSyntax are the frontends that the one linked in stands for.
 var knownSyntax = regexp.MustCompile(`^(docker\.io/)?docker/dockerfile(:1(\.\d+){0,2}|:latest)?(@sha256:[0-9a-f]{64})?$`)
+
+// hostPath is what a Dockerfile says where it names a path of this machine.
+// BuildKit finds out, when it has put in the values of variables: such a name is
+// none of an image in a registry.
+var hostPath = regexp.MustCompile(`failed to parse stage name "((?:[^"\\\\]|\\\\.)*)"|invalid context name ((?:oci|oci-archive|docker-archive|dir|tar):\S*):`)
+
+// hostPathIn finds in an error of BuildKit the path that a Dockerfile named.
+func hostPathIn(message string) (string, bool) {
+	m := hostPath.FindStringSubmatch(message)
+	if m == nil {
+		return "", false
+	}
+	named := m[1] + m[2]
+	ref, err := image.ParseReference(named)
+	scheme, _, _ := strings.Cut(named, ":")
+	return named, err == nil && ref.Local() || strings.HasPrefix(named, "/") || strings.HasPrefix(named, ".") ||
+		err != nil && slices.Contains([]string{"oci", "oci-archive", "docker-archive", "dir", "tar", "oci-layout"}, scheme)
+}
 
 // check refuses what of a Dockerfile cannot be done here.
 func check(text string, args map[string]string) error {
@@ -36,14 +56,6 @@ func check(text string, args map[string]string) error {
 		return nil // the frontend says where and why
 	}
 	for _, s := range stages {
-		// Whoever wrote the Dockerfile must not read this machine's files.
-		if strings.HasPrefix(s.BaseName, "oci:") || strings.HasPrefix(s.BaseName, "dir:") {
-			line := 0
-			if len(s.Location) > 0 {
-				line = s.Location[0].Start.Line
-			}
-			return refuse(line, "FROM "+s.BaseName, "a Dockerfile cannot name paths of this machine; name an image of a registry")
-		}
 		for _, c := range s.Commands {
 			line := 0
 			if at := c.Location(); len(at) > 0 {

@@ -9,6 +9,7 @@ import (
 	"slices"
 	"testing"
 	"testing/fstest"
+	"time"
 
 	"github.com/daytona-go/daytona"
 )
@@ -32,10 +33,22 @@ func TestContextExclude(t *testing.T) {
 	}
 }
 
-func TestFromHostPath(t *testing.T) {
-	for _, name := range []string{"oci:/tmp/x:y", "dir:/etc"} {
-		if err := check("FROM "+name+"\n", nil); daytona.KindOf(err) != daytona.KindUnsupported {
-			t.Errorf("%s: %v", name, err)
+// TestContextDirectoryModes: a directory that is left out and has something that
+// is not is there as it is.
+func TestContextDirectoryModes(t *testing.T) {
+	when := time.Date(2020, 1, 2, 3, 4, 5, 0, time.UTC)
+	files := fstest.MapFS{"a": {Mode: fs.ModeDir | 0o750, ModTime: when}, "a/b": {Mode: fs.ModeDir | 0o711, ModTime: when}, "a/b/keep": {Mode: 0o600}, "a/out": {}}
+	dir := filepath.Join(t.TempDir(), "c")
+	if _, err := contextFS(t.Context(), []daytona.BuildContext{{Files: files, Path: ".", Exclude: []string{"a", "!a/b/keep"}}}, dir); err != nil {
+		t.Fatal(err)
+	}
+	for name, mode := range map[string]fs.FileMode{"a": 0o750, "a/b": 0o711} {
+		st, err := os.Stat(filepath.Join(dir, name))
+		if err != nil || st.Mode().Perm() != mode || !st.ModTime().Equal(when) {
+			t.Errorf("%s: %v, %v", name, st, err)
 		}
+	}
+	if _, err := os.Stat(filepath.Join(dir, "a/out")); !os.IsNotExist(err) {
+		t.Errorf("a/out: %v", err)
 	}
 }

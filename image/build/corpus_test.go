@@ -2,11 +2,11 @@ package build_test
 
 import (
 	"archive/tar"
-	"bytes"
 	"context"
 	"crypto/sha256"
 	"encoding/json"
 	"errors"
+	"flag"
 	"fmt"
 	"io"
 	"maps"
@@ -24,13 +24,136 @@ import (
 	v1 "github.com/google/go-containerregistry/pkg/v1"
 	"github.com/google/go-containerregistry/pkg/v1/mutate"
 	"github.com/google/go-containerregistry/pkg/v1/tarball"
+	"github.com/moby/buildkit/frontend/dockerfile/parser"
 )
 
 const corpus = "testdata/corpus"
 
 // buildKitOnly marks Dockerfiles that Docker's classic builder cannot read: they
-// say so in their first line.
+// say so in their first line. <name>.classic says the same in words that it can.
 const buildKitOnly = "# syntax="
+
+var update = flag.Bool("update", false, "write the table of the corpus in docs/builds.md instead of checking it")
+
+// Results that the table of docs/builds.md has.
+const (
+	same        = "the same files and configuration"
+	sameClassic = "the same files and configuration, as Docker's classic builder makes them of `%s.classic`"
+)
+
+// instructionsOf lists what of the language a Dockerfile uses.
+func instructionsOf(text string) (string, error) {
+	parsed, err := parser.Parse(strings.NewReader(text))
+	if err != nil {
+		return "", err
+	}
+	seen := map[string]bool{}
+	var list []string
+	add := func(s string) {
+		if !seen[s] {
+			seen[s] = true
+			list = append(list, s)
+		}
+	}
+	for _, n := range parsed.AST.Children {
+		word := strings.ToUpper(n.Value)
+		for _, f := range n.Flags {
+			name, value, _ := strings.Cut(f, "=")
+			if name == "--mount" {
+				kind, _, _ := strings.Cut(value, ",")
+				name += "=" + kind
+			}
+			word += " " + name
+		}
+		if len(n.Heredocs) > 0 {
+			word += " <<"
+		}
+		if n.Attributes["json"] {
+			word += " […]"
+		}
+		add("`" + word + "`")
+	}
+	return strings.Join(list, ", "), nil
+}
+
+// corpusFiles reads the Dockerfiles, by name.
+func corpusFiles(t testing.TB) map[string]string {
+	t.Helper()
+	names, err := filepath.Glob(corpus + "/*.Dockerfile")
+	if err != nil || len(names) < 40 {
+		t.Fatalf("%d Dockerfiles, %v", len(names), err)
+	}
+	files := map[string]string{}
+	for _, name := range names {
+		data, err := os.ReadFile(name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		files[strings.TrimSuffix(filepath.Base(name), ".Dockerfile")] = string(data)
+	}
+	return files
+}
+
+// rowOf is a Dockerfile's row in the table.
+func rowOf(t testing.TB, name, text, result string) string {
+	t.Helper()
+	used, err := instructionsOf(text)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return fmt.Sprintf("| `%s` | %s | %s |", name, used, result)
+}
+
+// classicOf is what Docker is given in place of a Dockerfile, and the result if
+// it makes the same of it.
+func classicOf(t testing.TB, name, text string) (classic, result string) {
+	t.Helper()
+	if !strings.HasPrefix(text, buildKitOnly) {
+		return text, same
+	}
+	data, err := os.ReadFile(filepath.Join(corpus, name+".classic"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return string(data), fmt.Sprintf(sameClassic, name)
+}
+
+// docTable is the file of the table, and what is before, in and after it.
+func docTable(t testing.TB) (doc, pre, table, post string) {
+	t.Helper()
+	const begin, end = "<!-- corpus: begin -->\n", "<!-- corpus: end -->"
+	doc = filepath.Join("..", "..", "docs", "builds.md")
+	text, err := os.ReadFile(doc)
+	if err != nil {
+		t.Fatal(err)
+	}
+	pre, rest, ok := strings.Cut(string(text), begin)
+	table, post, ok2 := strings.Cut(rest, end)
+	if !ok || !ok2 {
+		t.Fatalf("%s has no place for the table", doc)
+	}
+	return doc, pre + begin, table, end + post
+}
+
+const tableHead = "| Dockerfile | instructions | compared with `docker build` |\n|---|---|---|\n"
+
+// TestCorpusTable: the table has a row for each Dockerfile, with what is in it
+// and that it gave the same as Docker. It takes no engine. TestCorpus checks the
+// results; with -update it writes the table.
+func TestCorpusTable(t *testing.T) {
+	if *update {
+		t.Skip("TestCorpus writes it")
+	}
+	files := corpusFiles(t)
+	want := tableHead
+	for _, name := range slices.Sorted(maps.Keys(files)) {
+		_, result := classicOf(t, name, files[name])
+		want += rowOf(t, name, files[name], result) + "\n"
+	}
+	if doc, _, have, _ := docTable(t); have != want {
+		t.Errorf("the table in %s is stale; run: go test ./image/build -run TestCorpus -update\nhave:\n%s\nwant:\n%s", doc, have, want)
+	}
+}
 
 // volatile are paths that differ between any two builds, and why.
 var volatile = map[string]string{
@@ -128,10 +251,6 @@ func dockerBuild(ctx context.Context, dir, dockerfile string) (v1.Image, func(),
 	tag := fmt.Sprintf("daytona-corpus:%x", sha256.Sum256([]byte(dockerfile)))[:40]
 	cmd := exec.CommandContext(ctx, "docker", "build", "-q", "--network", "host", "-t", tag, "-f", "-", dir)
 	cmd.Env = append(os.Environ(), "DOCKER_BUILDKIT=0")
-	if strings.HasPrefix(dockerfile, buildKitOnly) {
-		cmd.Env = append(os.Environ(), "DOCKER_BUILDKIT=1")
-		_, dockerfile, _ = strings.Cut(dockerfile, "\n") // the engine's own frontend, not one from the internet
-	}
 	cmd.Stdin = strings.NewReader(dockerfile)
 	if out, err := cmd.CombinedOutput(); err != nil {
 		return nil, nil, fmt.Errorf("docker build: %w: %s", err, out)
@@ -154,110 +273,100 @@ func dockerBuild(ctx context.Context, dir, dockerfile string) (v1.Image, func(),
 }
 
 // TestCorpus builds each Dockerfile of the corpus here and with Docker, and
-// compares all files and the configuration. It rewrites the table of
-// docs/builds.md when DAYTONA_UPDATE_DOCS is set, and checks it otherwise.
+// compares all files and the configuration. With -update it writes the table of
+// docs/builds.md; without, each result must be what the table says.
 func TestCorpus(t *testing.T) {
 	base := base(t)
 	if out, err := exec.Command("docker", "version").CombinedOutput(); err != nil {
 		t.Skipf("no Docker engine to compare with: %s", out)
 	}
-	names, err := filepath.Glob(corpus + "/*.Dockerfile")
-	if err != nil || len(names) < 40 {
-		t.Fatalf("%d Dockerfiles, %v", len(names), err)
-	}
+	files := corpusFiles(t)
+	doc, pre, table, post := docTable(t)
 	c := open(t)
 	rows := map[string]string{}
-	for _, name := range names {
-		short := strings.TrimSuffix(filepath.Base(name), ".Dockerfile")
-		t.Run(short, func(t *testing.T) {
-			data, err := os.ReadFile(name)
-			if err != nil {
-				t.Fatal(err)
-			}
-			text := strings.ReplaceAll(string(data), "debian:12", base)
-			var l logs
-			built, err := c.Build(t.Context(), daytona.NewImage(text, daytona.BuildContext{Source: corpus + "/context", Path: "."}), daytona.BuildOptions{OnLog: l.add, Network: mirror})
-			if err != nil {
-				t.Fatalf("%v\n%s", err, l.String())
-			}
-			ref, err := image.ParseReference(built.Ref)
-			if err != nil {
-				t.Fatal(err)
-			}
-			ours, err := ref.Open()
-			if err != nil {
-				t.Fatal(err)
-			}
-			have, err := flatten(ours)
-			if err != nil {
-				t.Fatal(err)
-			}
-			theirs, done, err := dockerBuild(t.Context(), corpus+"/context", text)
-			if err != nil && strings.HasPrefix(text, buildKitOnly) && (strings.Contains(err.Error(), "buildx") || strings.Contains(err.Error(), "BuildKit")) {
-				rows[short] = fmt.Sprintf("| `%s` | %d | builds; this Docker has no BuildKit to compare with |", short, len(have))
-				return
-			}
-			if err != nil {
-				t.Fatal(err)
-			}
-			defer done()
-			want, err := flatten(theirs)
-			if err != nil {
-				t.Fatal(err)
-			}
-			differences := 0
-			for _, p := range slices.Sorted(maps.Keys(want)) {
-				if have[p] != want[p] {
-					differences++
-					t.Errorf("%s: here %+v, Docker %+v", p, have[p], want[p])
-				}
-			}
-			for _, p := range slices.Sorted(maps.Keys(have)) {
-				if _, ok := want[p]; !ok {
-					differences++
-					t.Errorf("%s: only here: %+v", p, have[p])
-				}
-			}
-			a, err := configOf(ours)
-			if err != nil {
-				t.Fatal(err)
-			}
-			b, err := configOf(theirs)
-			if err != nil {
-				t.Fatal(err)
-			}
-			if a != b {
-				differences++
-				t.Errorf("configuration: here %s, Docker %s", a, b)
-			}
-			if differences == 0 {
-				rows[short] = fmt.Sprintf("| `%s` | %d | the same files and configuration |", short, len(have))
+	for _, name := range slices.Sorted(maps.Keys(files)) {
+		t.Run(name, func(t *testing.T) {
+			result := compareWithDocker(t, c, base, name, files[name])
+			rows[name] = rowOf(t, name, files[name], result)
+			if !*update && !strings.Contains(table, rows[name]+"\n") {
+				t.Errorf("the table in %s is stale: it has no row\n%s", doc, rows[name])
 			}
 		})
 	}
-	if t.Failed() || os.Getenv("DAYTONA_UPDATE_DOCS") == "" {
-		for _, k := range slices.Sorted(maps.Keys(rows)) {
-			t.Log(rows[k])
-		}
+	if !*update {
 		return
 	}
-	var table bytes.Buffer
-	table.WriteString("| Dockerfile | files | compared with `docker build` |\n|---|---|---|\n")
-	for _, k := range slices.Sorted(maps.Keys(rows)) {
-		table.WriteString(rows[k] + "\n")
+	if len(rows) != len(files) {
+		t.Fatalf("%d of %d rows: -update takes the whole corpus", len(rows), len(files))
 	}
-	const begin, end = "<!-- corpus: begin -->\n", "<!-- corpus: end -->"
-	doc := filepath.Join("..", "..", "docs", "builds.md")
-	text, err := os.ReadFile(doc)
+	table = tableHead
+	for _, name := range slices.Sorted(maps.Keys(rows)) {
+		table += rows[name] + "\n"
+	}
+	if err := os.WriteFile(doc, []byte(pre+table+post), 0o644); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// compareWithDocker builds a Dockerfile of the corpus twice and tells the result
+// for the table. Differences are errors of the test.
+func compareWithDocker(t *testing.T, c *daytona.Client, base, name, text string) string {
+	onBase := func(text string) string { return strings.ReplaceAll(text, "debian:12", base) }
+	var l logs
+	built, err := c.Build(t.Context(), daytona.NewImage(onBase(text), daytona.BuildContext{Source: corpus + "/context", Path: "."}), daytona.BuildOptions{OnLog: l.add, Network: mirror})
+	if err != nil {
+		t.Fatalf("%v\n%s", err, l.String())
+	}
+	ref, err := image.ParseReference(built.Ref)
 	if err != nil {
 		t.Fatal(err)
 	}
-	pre, rest, ok := strings.Cut(string(text), begin)
-	_, post, ok2 := strings.Cut(rest, end)
-	if !ok || !ok2 {
-		t.Fatalf("%s has no place for the table", doc)
-	}
-	if err := os.WriteFile(doc, []byte(pre+begin+table.String()+end+post), 0o644); err != nil {
+	ours, err := ref.Open()
+	if err != nil {
 		t.Fatal(err)
 	}
+	have, err := flatten(ours)
+	if err != nil {
+		t.Fatal(err)
+	}
+	classic, result := classicOf(t, name, text)
+	theirs, done, err := dockerBuild(t.Context(), corpus+"/context", onBase(classic))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer done()
+	want, err := flatten(theirs)
+	if err != nil {
+		t.Fatal(err)
+	}
+	differences := 0
+	for _, p := range slices.Sorted(maps.Keys(want)) {
+		if have[p] != want[p] {
+			differences++
+			t.Errorf("%s: here %+v, Docker %+v", p, have[p], want[p])
+		}
+	}
+	for _, p := range slices.Sorted(maps.Keys(have)) {
+		if _, ok := want[p]; !ok {
+			differences++
+			t.Errorf("%s: only here: %+v", p, have[p])
+		}
+	}
+	a, err := configOf(ours)
+	if err != nil {
+		t.Fatal(err)
+	}
+	b, err := configOf(theirs)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if a != b {
+		differences++
+		t.Errorf("configuration: here %s, Docker %s", a, b)
+	}
+	t.Logf("%d files", len(have))
+	if differences > 0 {
+		return fmt.Sprintf("%d differences", differences)
+	}
+	return result
 }

@@ -40,17 +40,17 @@ import (
 	dockerfile "github.com/moby/buildkit/frontend/dockerfile/builder"
 	"github.com/moby/buildkit/frontend/gateway/forwarder"
 	"github.com/moby/buildkit/session"
+	"github.com/moby/buildkit/session/auth"
 	"github.com/moby/buildkit/snapshot"
 	containerdsnapshot "github.com/moby/buildkit/snapshot/containerd"
 	"github.com/moby/buildkit/solver"
 	"github.com/moby/buildkit/solver/bboltcachestorage"
-	"github.com/moby/buildkit/solver/pb"
-	"github.com/moby/buildkit/source"
 	httpsource "github.com/moby/buildkit/source/http"
 	"github.com/moby/buildkit/util/bklog"
 	"github.com/moby/buildkit/util/db/boltutil"
 	"github.com/moby/buildkit/util/grpcerrors"
 	"github.com/moby/buildkit/util/leaseutil"
+	"github.com/moby/buildkit/util/resolver"
 	"github.com/moby/buildkit/worker"
 	"github.com/moby/buildkit/worker/base"
 	"github.com/opencontainers/go-digest"
@@ -70,6 +70,7 @@ const maxCache = 20 << 30
 type running struct {
 	opts      daytona.BuildOptions
 	transport http.RoundTripper
+	shelf     *shelf
 }
 
 // engine is BuildKit, opened on a directory: its controller and its client, which
@@ -79,6 +80,7 @@ type engine struct {
 	cancel context.CancelFunc
 	client *client.Client
 	shut   []func() error
+	token  *byte // what tells this engine from others, see solving
 
 	mu  sync.Mutex
 	now *running
@@ -137,7 +139,7 @@ func lockDir(ctx context.Context, dir string) (*os.File, error) {
 
 func openEngine(ctx context.Context, dir string, opts Options) (_ *engine, err error) {
 	quiet()
-	e := &engine{}
+	e := &engine{token: new(byte)}
 	e.ctx, e.cancel = context.WithCancel(context.Background())
 	defer func() {
 		if err != nil {
@@ -178,16 +180,18 @@ func openEngine(ctx context.Context, dir string, opts Options) (_ *engine, err e
 		return nil, err
 	}
 	mdb := ctdmetadata.NewDB(db, blobs, map[string]snapshots.Snapshotter{fsName: snap})
+	// Until there is a controller, which closes them with itself.
+	databases := len(e.shut)
+	e.shut = append(e.shut, db.Close)
 	if err := mdb.Init(ctx); err != nil {
-		db.Close()
 		return nil, err
 	}
 	store := containerdsnapshot.NewContentStore(mdb.ContentStore(), ns)
 	md, err := metadata.NewStore(filepath.Join(root, "metadata_v2.db"))
 	if err != nil {
-		db.Close()
 		return nil, err
 	}
+	e.shut = append(e.shut, md.Close)
 	id, err := base.ID(root)
 	if err != nil {
 		return nil, err
@@ -196,6 +200,7 @@ func openEngine(ctx context.Context, dir string, opts Options) (_ *engine, err e
 	if err != nil {
 		return nil, err
 	}
+	e.shut = append(e.shut, monitor.Close)
 	leases := leaseutil.WithNamespace(ctdmetadata.NewLeaseManager(mdb), ns)
 	w, err := base.NewWorker(e.ctx, base.WorkerOpt{
 		ID: id, Root: root, Labels: map[string]string{}, MetadataStore: md, ContentMetadata: db,
@@ -204,7 +209,7 @@ func openEngine(ctx context.Context, dir string, opts Options) (_ *engine, err e
 		ContentStore:    store,
 		Applier:         applier{store},
 		Differ:          walking.NewWalkingDiff(store),
-		RegistryHosts:   registryHosts(opts.Keychain),
+		RegistryHosts:   registryHosts(&bases{e: e, opts: opts, dir: dir, next: docker.DefaultHTTPTransport(nil)}),
 		Platforms:       []ocispecs.Platform{platforms.Normalize(platforms.DefaultSpec())},
 		LeaseManager:    leases,
 		GarbageCollect:  mdb.GarbageCollect,
@@ -220,7 +225,7 @@ func openEngine(ctx context.Context, dir string, opts Options) (_ *engine, err e
 		return nil, err
 	}
 	w.SourceManager.Register(hs)
-	w.SourceManager.Register(noGit{})
+	w.SourceManager.Register(refusedSource{})
 	sessions, err := session.NewManager()
 	if err != nil {
 		return nil, err
@@ -233,10 +238,12 @@ func openEngine(ctx context.Context, dir string, opts Options) (_ *engine, err e
 	if err != nil {
 		return nil, err
 	}
+	e.shut = append(e.shut, cacheStore.Close)
 	history, err := boltutil.SafeOpen(filepath.Join(root, "history.db"), 0o600, bopts)
 	if err != nil {
 		return nil, err
 	}
+	e.shut = append(e.shut, history.Close)
 	ctl, err := control.NewController(control.Opt{
 		SessionManager: sessions, WorkerController: workers,
 		Frontends:    map[string]frontend.Frontend{"dockerfile.v0": forwarder.NewGatewayForwarder(workers.Infos(), dockerfile.Build)},
@@ -247,7 +254,7 @@ func openEngine(ctx context.Context, dir string, opts Options) (_ *engine, err e
 	if err != nil {
 		return nil, err
 	}
-	e.shut = append(e.shut, ctl.Close, func() error { return forgetChecksums(w) })
+	e.shut = append(e.shut[:databases], ctl.Close, func() error { return forgetChecksums(w) })
 	conn := bufconn.Listen(1 << 20)
 	server := grpc.NewServer(grpc.ChainUnaryInterceptor(grpcerrors.UnaryServerInterceptor), grpc.StreamInterceptor(grpcerrors.StreamServerInterceptor),
 		grpc.MaxRecvMsgSize(64<<20), grpc.MaxSendMsgSize(64<<20))
@@ -463,34 +470,66 @@ func (c *counter) Read(p []byte) (int, error) {
 	return n, err
 }
 
-// registryHosts reaches registries with the credentials of a keychain, and those
-// of this machine without TLS.
-func registryHosts(keychain authn.Keychain) docker.RegistryHosts {
-	creds := func(host string) (string, string, error) {
-		if host == "registry-1.docker.io" {
-			host = name.DefaultRegistry
-		}
-		reg, err := name.NewRegistry(host)
-		if err != nil {
-			return "", "", err
-		}
-		auth, err := keychain.Resolve(reg)
-		if err != nil {
-			return "", "", err
-		}
-		c, err := auth.Authorization()
-		if err != nil {
-			return "", "", err
-		}
-		if c.IdentityToken != "" {
-			return "", c.IdentityToken, nil
-		}
-		return c.Username, c.Password, nil
-	}
+// registryHosts reaches registries, those of this machine without TLS. BuildKit
+// asks the session for credentials: see credentials.
+func registryHosts(transport http.RoundTripper) docker.RegistryHosts {
 	return docker.ConfigureDefaultRegistries(
-		docker.WithAuthorizer(docker.NewDockerAuthorizer(docker.WithAuthCreds(creds))),
 		docker.WithPlainHTTP(docker.MatchLocalhost),
+		docker.WithClient(&http.Client{Transport: transport}),
 	)
+}
+
+// credentials gives BuildKit those of a keychain.
+type credentials struct {
+	auth.UnimplementedAuthServer
+	keychain authn.Keychain
+}
+
+func (c credentials) Register(s *grpc.Server) { auth.RegisterAuthServer(s, c) }
+
+func (c credentials) Credentials(ctx context.Context, r *auth.CredentialsRequest) (*auth.CredentialsResponse, error) {
+	host := r.Host
+	if host == "registry-1.docker.io" {
+		host = name.DefaultRegistry
+	}
+	reg, err := name.NewRegistry(host)
+	if err != nil {
+		return nil, err
+	}
+	found, err := authn.Resolve(ctx, c.keychain, reg)
+	if err != nil {
+		return nil, err
+	}
+	have, err := authn.Authorization(ctx, found)
+	if err != nil {
+		return nil, err
+	}
+	if have.IdentityToken != "" {
+		return &auth.CredentialsResponse{Secret: have.IdentityToken}, nil
+	}
+	return &auth.CredentialsResponse{Username: have.Username, Secret: have.Password}, nil
+}
+
+// solving is the process's turn to build. BuildKit keeps by the names of
+// repositories, for all engines of a process, which transport leads to them: so
+// that one at a time uses it, and forgets what another one left.
+var solving = func() chan *byte {
+	c := make(chan *byte, 1)
+	c <- nil
+	return c
+}()
+
+// solve waits for the process's turn.
+func (e *engine) solve(ctx context.Context) (end func(), err error) {
+	select {
+	case last := <-solving:
+		if last != e.token {
+			resolver.DefaultPool.Clear()
+		}
+		return func() { solving <- e.token }, nil
+	case <-ctx.Done():
+		return nil, context.Cause(ctx)
+	}
 }
 
 // transportOf carries the requests of ADD as the build that is going on allows.
@@ -502,18 +541,4 @@ func (t transportOf) RoundTrip(r *http.Request) (*http.Response, error) {
 		return nil, err
 	}
 	return now.transport.RoundTrip(r)
-}
-
-// noGit takes the place of BuildKit's own git source, which runs the host's git
-// with the host's network.
-type noGit struct{}
-
-func (noGit) Schemes() []string { return []string{"git"} }
-
-func (noGit) Identifier(_, ref string, _ map[string]string, _ *pb.Platform) (source.Identifier, error) {
-	return nil, fmt.Errorf("ADD of a git repository (%s) is not supported: clone it in a RUN step", ref)
-}
-
-func (noGit) Resolve(context.Context, source.Identifier, *session.Manager, solver.Vertex) (source.SourceInstance, error) {
-	return nil, errors.ErrUnsupported
 }

@@ -26,6 +26,7 @@ const maxLine = 64 << 10
 type journal struct {
 	tell  func(daytona.BuildLog)
 	steps map[digest.Digest]*stepLog
+	text  string
 	plan  plan
 }
 
@@ -43,7 +44,7 @@ func newJournal(dockerfile string, tell func(daytona.BuildLog)) *journal {
 	if tell == nil {
 		tell = func(daytona.BuildLog) {}
 	}
-	return &journal{tell: tell, steps: map[digest.Digest]*stepLog{}, plan: planOf(dockerfile)}
+	return &journal{tell: tell, steps: map[digest.Digest]*stepLog{}, text: dockerfile, plan: planOf(dockerfile)}
 }
 
 // stepName is how BuildKit names what a Dockerfile says, as opposed to what it
@@ -128,6 +129,19 @@ func (j *journal) worked() bool {
 	return false
 }
 
+// unreachable reports whether a registry, or what ADD fetches from, could not be
+// asked or did not finish its answer. Over the connection to BuildKit an error
+// arrives as text.
+func unreachable(message string) bool {
+	for _, s := range []string{"failed to do request", "connection refused", "connection reset by peer", "no such host", "unexpected EOF", "i/o timeout",
+		"500 Internal Server Error", "502 Bad Gateway", "503 Service Unavailable", "504 Gateway Timeout", "429 Too Many Requests"} {
+		if strings.Contains(message, s) {
+			return true
+		}
+	}
+	return false
+}
+
 // failure makes a typed error of a failed solve.
 func (e *engine) failure(err error, j *journal, dir string) error {
 	line := 0
@@ -157,10 +171,24 @@ func (e *engine) failure(err error, j *journal, dir string) error {
 		kind = daytona.KindNoSpace
 	case strings.Contains(message, "does not allow this address"):
 		kind = daytona.KindForbidden
+	case strings.Contains(message, "401 Unauthorized"), strings.Contains(message, "authorization failed"), strings.Contains(message, "pull access denied"):
+		kind = daytona.KindUnauthorized
+	case unreachable(message):
+		kind = daytona.KindUnavailable
 	case strings.Contains(message, ": not found"):
 		kind = daytona.KindNotFound
 	}
 	cause := &daytona.Error{Kind: kind, Op: op, Message: message}
+	if i := strings.Index(message, `the context's file "`); i >= 0 {
+		cause = &daytona.Error{Kind: daytona.KindInvalid, Op: op, Field: "Contexts", Message: message[i:]}
+	}
+	if path, ok := hostPathIn(message); ok {
+		if line == 0 { // that of a mount, which can have no variables
+			line = 1 + strings.Count(j.text[:max(0, strings.Index(j.text, path))], "\n")
+		}
+		cause = &daytona.Error{Kind: daytona.KindUnsupported, Op: op, Field: "Dockerfile", Value: path,
+			Message: "a Dockerfile cannot name paths of this machine; name an image of a registry, " + LocalName + "@ and the digest of a build, or one of BuildOptions.Bases"}
+	}
 	if kind == daytona.KindNoSpace {
 		cause.Message = "the disk is full: " + message
 	}
