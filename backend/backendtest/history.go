@@ -152,7 +152,7 @@ type modelBox struct {
 type modelSnapshot struct {
 	name, id     string
 	active       bool
-	shape        string
+	shape, user  string // the user who sees that
 	files        map[string][]byte
 	memory, disk float64
 }
@@ -456,7 +456,9 @@ func (w *history) make(snapshot, volume string) {
 		case !sn.active:
 			kinds = append(kinds, daytona.KindState)
 		default:
-			b.files, b.shape = copyFiles(sn.files), sn.shape
+			if b.files = copyFiles(sn.files); b.user == sn.user {
+				b.shape = sn.shape
+			}
 		}
 	}
 	if volume != "" {
@@ -696,7 +698,7 @@ func (w *history) createSnapshot() {
 	if sn.ID == "" || sn.Name != name || sn.State != daytona.SnapshotActive || sn.Sandbox != b.id {
 		w.t.Fatalf("%s made %+v", what, sn)
 	}
-	w.snapshots = append(w.snapshots, &modelSnapshot{name: name, id: sn.ID, active: true, files: copyFiles(b.files), shape: b.shape, memory: sn.Resources.Memory, disk: sn.Resources.Disk})
+	w.snapshots = append(w.snapshots, &modelSnapshot{name: name, id: sn.ID, active: true, files: copyFiles(b.files), shape: b.shape, user: b.user, memory: sn.Resources.Memory, disk: sn.Resources.Disk})
 }
 
 func (w *history) snapshotImage() {
