@@ -157,7 +157,8 @@ type modelBox struct {
 type modelSnapshot struct {
 	name, id     string
 	active       bool
-	shape, user  string // the user who sees that
+	shape        string
+	user         string // whose files they are
 	files        map[string][]byte
 	memory, disk float64
 }
@@ -442,6 +443,10 @@ func (w *history) make(snapshot, volume string) {
 	if w.shapes() && draw(w, "as root", []bool{true, true, false}) {
 		b.user, s.User = "root", "root"
 	}
+	if sn := w.snapshot(snapshot); sn != nil && len(sn.files)+len(sn.shape) > 0 {
+		// Another user could not see all of them.
+		b.user, s.User = sn.user, cmp.Or(sn.user, w.h.Spec.User)
+	}
 	if b.env, b.label = draw(w, "env", historyWords), draw(w, "label", historyWords); b.env != "" {
 		s.Env[historyVariable] = b.env
 	}
@@ -462,9 +467,7 @@ func (w *history) make(snapshot, volume string) {
 		case !sn.active:
 			kinds = append(kinds, daytona.KindState)
 		default:
-			if b.files = copyFiles(sn.files); b.user == sn.user {
-				b.shape = sn.shape
-			}
+			b.files, b.shape = copyFiles(sn.files), sn.shape
 		}
 	}
 	if volume != "" {
