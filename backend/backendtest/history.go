@@ -37,13 +37,6 @@ func RunHistories(t *testing.T, h *Harness) {
 	if err := h.validate(); err != nil {
 		t.Fatal(err)
 	}
-	label, err := h.label(t)
-	if err != nil {
-		t.Fatalf("open the backend: %v", err)
-	}
-	t.Attr(attrBackend, label)
-	t.Attr(attrSuite, "histories")
-
 	given := map[string]bool{}
 	flag.Visit(func(f *flag.Flag) { given[f.Name] = true })
 	set := func(name, value string) {
