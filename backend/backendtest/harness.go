@@ -1,8 +1,8 @@
 // Package backendtest holds the suites that every implementation of
-// [daytona.Backend] passes: conformance, security, crash and benchmarks. What
-// the interfaces of package daytona oblige a backend to do, a check here
-// observes from outside: through the public interfaces, from inside the
-// sandbox, and on the host through what the [Harness] reports.
+// [daytona.Backend] passes: conformance, security, crash, histories and
+// benchmarks. What the interfaces of package daytona oblige a backend to do, a
+// check here observes from outside: through the public interfaces, from inside
+// the sandbox, and on the host through what the [Harness] reports.
 //
 // The package knows package daytona only, never a backend. A backend's own
 // test supplies a Harness and is otherwise a few lines:
@@ -20,6 +20,7 @@
 //	func TestSecurity(t *testing.T)      { backendtest.RunSecurity(t, harness) }
 //	func TestCrash(t *testing.T)         { backendtest.RunCrash(t, harness) }
 //	func TestStateCrash(t *testing.T)    { backendtest.RunStateCrash(t, harness) }
+//	func TestHistories(t *testing.T)     { backendtest.RunHistories(t, harness) }
 //	func BenchmarkBackend(b *testing.B)  { backendtest.RunBenchmarks(b, harness) }
 //
 // A backend that cannot do something says so in [Harness.Lacks] (a whole

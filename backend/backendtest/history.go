@@ -30,19 +30,13 @@ import (
 // reproduces it.
 //
 // The flags are those of package rapid: -rapid.checks is the number of sequences,
-// ten without it (two with -short), all of which must be done before the test's
-// deadline; -rapid.seed begins where another run began, as its log says.
+// all of which must be done before the test's deadline. Without it there are ten
+// (two with -short), or as many as a minute is enough for. -rapid.seed begins
+// where another run began, as its log says.
 func RunHistories(t *testing.T, h *Harness) {
 	if err := h.validate(); err != nil {
 		t.Fatal(err)
 	}
-	label, err := h.label(t)
-	if err != nil {
-		t.Fatalf("open the backend: %v", err)
-	}
-	t.Attr(attrBackend, label)
-	t.Attr(attrSuite, "histories")
-
 	given := map[string]bool{}
 	flag.Visit(func(f *flag.Flag) { given[f.Name] = true })
 	set := func(name, value string) {
@@ -53,8 +47,9 @@ func RunHistories(t *testing.T, h *Harness) {
 		t.Cleanup(func() { _ = flag.Set(name, old) })
 	}
 	wanted, _ := strconv.Atoi(flag.Lookup("rapid.checks").Value.String())
+	var deadline time.Time // zero is none
 	if !given["rapid.checks"] && os.Getenv("RAPID_CHECKS") == "" {
-		wanted = 10
+		wanted, deadline = 10, time.Now().Add(h.slow(time.Minute))
 		set("rapid.checks", strconv.Itoa(wanted))
 	}
 	if testing.Short() {
@@ -82,12 +77,15 @@ func RunHistories(t *testing.T, h *Harness) {
 		}
 	}()
 	rapid.Check(t, func(rt *rapid.T) {
+		if !deadline.IsZero() && time.Now().After(deadline) && w.done > 0 && !w.failed {
+			return
+		}
 		w.run(rt)
 		if w.done++; w.done%25 == 0 && w.done < wanted {
 			t.Logf("%d histories", w.done)
 		}
 	})
-	if w.done < wanted {
+	if w.done < wanted && deadline.IsZero() {
 		t.Errorf("only %d of %d histories were done before the test's deadline", w.done, wanted)
 	}
 }
@@ -123,9 +121,9 @@ type history struct {
 	// unsupported. It must not do so now and then.
 	verdicts map[string]bool
 	tally    map[string]map[string]int // by operation and what came of it
-	// leaked tells that a history has left something, which is not waited for
-	// again as long while it is made shorter.
-	leaked bool
+	// failed tells that a history has failed, and leaked that something was left,
+	// which is not waited for again as long while it is made shorter.
+	failed, leaked bool
 
 	t         *rapid.T
 	boxes     []*modelBox      // oldest first
@@ -153,6 +151,7 @@ type modelSnapshot struct {
 	name, id     string
 	active       bool
 	shape        string
+	user         string // whose files they are
 	files        map[string][]byte
 	memory, disk float64
 }
@@ -248,7 +247,8 @@ func (w *history) run(t *rapid.T) {
 	}
 	ended := false
 	defer func() {
-		if !ended { // it failed: the next finds nothing of it
+		if !ended { // the next, which is to be a shorter one, finds nothing of it
+			w.failed = true
 			w.close(w.test)
 		}
 	}()
@@ -435,6 +435,10 @@ func (w *history) make(snapshot, volume string) {
 	b := &modelBox{name: s.Name, persistent: s.Persistent, ephemeral: s.Ephemeral, files: map[string][]byte{}, volume: volume}
 	if w.shapes() && draw(w, "as root", []bool{true, true, false}) {
 		b.user, s.User = "root", "root"
+	}
+	if sn := w.snapshot(snapshot); sn != nil && len(sn.files)+len(sn.shape) > 0 {
+		// Another user could not see all of them.
+		b.user, s.User = sn.user, cmp.Or(sn.user, w.h.Spec.User)
 	}
 	if b.env, b.label = draw(w, "env", historyWords), draw(w, "label", historyWords); b.env != "" {
 		s.Env[historyVariable] = b.env
@@ -696,7 +700,7 @@ func (w *history) createSnapshot() {
 	if sn.ID == "" || sn.Name != name || sn.State != daytona.SnapshotActive || sn.Sandbox != b.id {
 		w.t.Fatalf("%s made %+v", what, sn)
 	}
-	w.snapshots = append(w.snapshots, &modelSnapshot{name: name, id: sn.ID, active: true, files: copyFiles(b.files), shape: b.shape, memory: sn.Resources.Memory, disk: sn.Resources.Disk})
+	w.snapshots = append(w.snapshots, &modelSnapshot{name: name, id: sn.ID, active: true, files: copyFiles(b.files), shape: b.shape, user: b.user, memory: sn.Resources.Memory, disk: sn.Resources.Disk})
 }
 
 func (w *history) snapshotImage() {

@@ -74,7 +74,7 @@ func New(image, transport string) *backendtest.Harness {
 // directory.
 func Leftovers(ctx context.Context, state string) ([]string, error) {
 	var found []string
-	for _, dir := range []string{"sandboxes", "names"} {
+	for _, dir := range []string{"sandboxes", "names", "snapshots", "snapshot-names", "archives/docker"} {
 		entries, err := os.ReadDir(filepath.Join(state, dir))
 		if err != nil && !os.IsNotExist(err) {
 			return nil, err
