@@ -15,6 +15,7 @@ import (
 	"github.com/daytona-go/daytona/backend/backendtest"
 	"github.com/daytona-go/daytona/backend/docker"
 	suites "github.com/daytona-go/daytona/backend/docker/internal/harness"
+	"github.com/daytona-go/daytona/internal/failpoint/failpointtest"
 )
 
 // sandboxImage is what sandboxes are made from.
@@ -57,6 +58,17 @@ func TestConformance(t *testing.T) { run(t, backendtest.RunConformance) }
 func TestSecurity(t *testing.T) { run(t, backendtest.RunSecurity) }
 
 func TestCrash(t *testing.T) { run(t, backendtest.RunCrash) }
+
+func TestStateCrash(t *testing.T) {
+	run(t, func(t *testing.T, h *backendtest.Harness) {
+		var err error
+		h.Failpoints, h.FailpointsThatFail, err = failpointtest.In(".", "../../internal/lifecycle", "../../internal/objects")
+		if err != nil {
+			t.Fatal(err)
+		}
+		backendtest.RunStateCrash(t, h)
+	})
+}
 
 // BenchmarkDocker prints times and ratios, those to "docker run" with the same
 // image; see backendtest.RunBenchmarks.
