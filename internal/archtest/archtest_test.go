@@ -195,7 +195,7 @@ var rules = []rule{
 	},
 	{
 		name: "the life of a sandbox is the same on every engine",
-		who:  []string{"internal/lifecycle"}, own: []string{".", "internal/lifecycle", "internal/network/policy", "image", "toolbox/client", "toolbox/wire"},
+		who:  []string{"internal/lifecycle"}, own: []string{".", "internal/failpoint", "internal/lifecycle", "internal/network/policy", "image", "toolbox/client", "toolbox/wire"},
 		why: "a backend's own is what starts and ends processes",
 	},
 	{
