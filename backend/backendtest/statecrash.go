@@ -342,7 +342,7 @@ func (r *room) run(what, point string, stop func(stageReport) bool) (reports []s
 	ctx, cancel := context.WithTimeout(r.c.ctx, r.c.slow(time.Minute))
 	defer cancel()
 	cmd := exec.CommandContext(ctx, os.Args[0], stageArg, r.state, what, r.image)
-	cmd.Env = append(os.Environ(), failpointVariable+"="+point)
+	cmd.Env = append(cmd.Environ(), failpointVariable+"="+point)
 	cmd.Stderr = os.Stderr
 	out, err := cmd.StdoutPipe()
 	r.must("pipe", err)

@@ -52,7 +52,7 @@ func makeDisk(ctx context.Context, path string, size int64) error {
 	}
 	// No blocks kept for root and no time spent on zeroing: the file is sparse.
 	cmd := exec.CommandContext(ctx, "mkfs.ext4", "-q", "-F", "-m", "0", "-E", "lazy_itable_init=1,lazy_journal_init=1,nodiscard", "-O", "^resize_inode", path)
-	cmd.Env = append(os.Environ(), "LC_ALL=C")
+	cmd.Env = append(cmd.Environ(), "LC_ALL=C")
 	if out, err := cmd.CombinedOutput(); err != nil {
 		return toolError("mkfs.ext4", path, out, err)
 	}

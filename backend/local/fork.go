@@ -257,7 +257,7 @@ func growDisk(ctx context.Context, path string, size int64) error {
 	// The first leaves a file system that needed no repair with 0, one that did
 	// with 1 (e2fsck(8)).
 	check := exec.CommandContext(ctx, "e2fsck", "-f", "-p", path)
-	check.Env = append(os.Environ(), "LC_ALL=C")
+	check.Env = append(check.Environ(), "LC_ALL=C")
 	out, err := check.CombinedOutput()
 	if exit, ok := errors.AsType[*exec.ExitError](err); ok && exit.ExitCode() == 1 {
 		err = nil
@@ -267,7 +267,7 @@ func growDisk(ctx context.Context, path string, size int64) error {
 	}
 	failpoint.Kill("local/grow/checked")
 	grow := exec.CommandContext(ctx, "resize2fs", path)
-	grow.Env = append(os.Environ(), "LC_ALL=C")
+	grow.Env = append(grow.Environ(), "LC_ALL=C")
 	if out, err := grow.CombinedOutput(); err != nil {
 		return toolError("resize2fs", path, out, err)
 	}
