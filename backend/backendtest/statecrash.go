@@ -38,7 +38,8 @@ func RunStateCrash(t *testing.T, h *Harness) {
 func stateCrashChecks() []check {
 	return []check{
 		{name: "K01_Killed", needs: []Capability{Persistence}, limit: 8 * time.Minute, run: func(c *env) { checkFailpoints(c, c.h.Failpoints, "kill") }},
-		{name: "K02_Failed", needs: []Capability{Persistence}, limit: 8 * time.Minute, run: func(c *env) { checkFailpoints(c, c.h.FailpointsThatFail, "error") }},
+		{name: "K02_KilledAgain", needs: []Capability{Persistence}, limit: 4 * time.Minute, run: checkKilledAgain},
+		{name: "K03_Failed", needs: []Capability{Persistence}, limit: 8 * time.Minute, run: func(c *env) { checkFailpoints(c, c.h.FailpointsThatFail, "error") }},
 	}
 }
 
@@ -49,13 +50,52 @@ const failpointVariable = "DAYTONA_FAILPOINT"
 // prepares a room, or makes a transition; its state, the name and an image follow.
 const stageArg = "daytona-backendtest-stage"
 
-// preparation is the name of what is not a transition.
-const preparation = "prepare"
+// The names of what is not a transition.
+const (
+	preparation = "prepare"
+	opening     = "open"
+)
 
 // job is one point, reached in one way.
 type job struct {
 	point string
 	by    transition
+	again string // a point at which the next process dies that opens the state
+}
+
+// checkKilledAgain kills the process that cleans up, too.
+func checkKilledAgain(c *env) {
+	var jobs []job
+	for _, way := range []struct{ name, point, again string }{
+		{"create", "lifecycle/create/prepared", "lifecycle/delete/intended"},
+		{"create", "lifecycle/create/booted", "lifecycle/delete/cleared"},
+		{"delete", "lifecycle/delete/ended", "lifecycle/delete/unnamed"},
+		{"delete", "lifecycle/delete/intended", "lifecycle/delete/released"},
+		{"delete", "lifecycle/delete/released", "lifecycle/delete/renamed"},
+		{"stop", "lifecycle/stop/ended", "lifecycle/stop/cleared"},
+		{"fork what is started", "lifecycle/fork/child-made", "lifecycle/delete/unnamed"},
+		{"fork what is started", "lifecycle/fork/child-live", "lifecycle/fork/child-live"},
+		{"fork what is stopped", "local/capture-stopped/moved", "local/capture-stopped/adopted"},
+		{"snapshot", "lifecycle/snapshot/filled", "lifecycle/snapshot-delete/intended"},
+		{"snapshot", "lifecycle/snapshot/named", "lifecycle/snapshot-delete/unnamed"},
+		{"archive", "lifecycle/archive/archived", "local/discard/removed"},
+		{"archive", "lifecycle/archive/archived", "docker/discard/container-removed"},
+		{"archive", "lifecycle/archive/packed", "local/forget/unlisted"},
+		{"archive", "lifecycle/archive/packed", "docker/forget/unlisted"},
+		{"restore", "lifecycle/restore/unpacked", "local/discard/layers-dropped"},
+		{"restore", "lifecycle/restore/restored", "local/forget/unlisted"},
+	} {
+		if slices.Contains(c.h.Failpoints, way.point) && slices.Contains(c.h.Failpoints, way.again) {
+			known := transitions()
+			i := slices.IndexFunc(known, func(t transition) bool { return t.name == way.name })
+			jobs = append(jobs, job{way.point, known[i], way.again})
+		}
+	}
+	b, err := c.h.Open(c.ctx, c.TempDir())
+	c.try("open the backend", err)
+	defer b.Close()
+	jobs = slices.DeleteFunc(jobs, func(j job) bool { return !j.by.can(b) })
+	c.work(jobs, "kill")
 }
 
 func checkFailpoints(c *env, points []string, what string) {
@@ -76,7 +116,7 @@ func checkFailpoints(c *env, points []string, what string) {
 			}
 			lacks := slices.ContainsFunc(known[i].needs, func(n Capability) bool { return !c.has(n) })
 			if !lacks && known[i].can(b) {
-				jobs = append(jobs, job{point, known[i]})
+				jobs = append(jobs, job{point: point, by: known[i]})
 				ways++
 			}
 		}
@@ -84,6 +124,11 @@ func checkFailpoints(c *env, points []string, what string) {
 			c.Logf("%s is not tried: the backend cannot do here what leads to it", point)
 		}
 	}
+	c.work(jobs, what)
+}
+
+// work does jobs, some at a time.
+func (c *env) work(jobs []job, what string) {
 	if testing.Short() {
 		const part = 5
 		day := time.Now().YearDay() % part
@@ -102,7 +147,11 @@ func checkFailpoints(c *env, points []string, what string) {
 		lanes.Go(func() {
 			var r *room
 			for j := range next {
-				c.Run(fmt.Sprintf("%s at %s in %s", what, strings.ReplaceAll(j.point, "/", "."), j.by.name), func(t *testing.T) {
+				name := fmt.Sprintf("%s at %s in %s", what, strings.ReplaceAll(j.point, "/", "."), j.by.name)
+				if j.again != "" {
+					name += " and at " + strings.ReplaceAll(j.again, "/", ".")
+				}
+				c.Run(name, func(t *testing.T) {
 					if r == nil {
 						r = newRoom(t, c)
 					}
@@ -235,7 +284,10 @@ func stageMain(h *Harness, state, what, image string) int {
 		return 1
 	}
 	s := &stage{ctx: ctx, h: h, client: daytona.New(b), image: image}
-	if what == preparation {
+	switch what {
+	case opening:
+		return 0
+	case preparation:
 		if err := prepareRoom(s, func(what string) { say(stageReport{Acknowledged: what}) }); err != nil {
 			say(stageReport{Broken: err.Error()})
 			return 1
@@ -290,7 +342,7 @@ func (r *room) run(what, point string, stop func(stageReport) bool) (reports []s
 	ctx, cancel := context.WithTimeout(r.c.ctx, r.c.slow(time.Minute))
 	defer cancel()
 	cmd := exec.CommandContext(ctx, os.Args[0], stageArg, r.state, what, r.image)
-	cmd.Env = append(os.Environ(), failpointVariable+"="+point)
+	cmd.Env = append(cmd.Environ(), failpointVariable+"="+point)
 	cmd.Stderr = os.Stderr
 	out, err := cmd.StdoutPipe()
 	r.must("pipe", err)
@@ -415,6 +467,11 @@ func (r *room) try(what string, j job) {
 		r.Fatalf("%s does not come to %s: %+v", t.name, j.point, reports)
 	case what == "error" && !failed && !r.Failed():
 		r.Fatalf("%s gives no error at %s", t.name, j.point)
+	}
+	if j.again != "" {
+		if reports, killed := r.run(opening, j.again+"=kill", nil); !killed {
+			r.Fatalf("who opens the state next does not come to %s: %+v", j.again, reports)
+		}
 	}
 	r.on(func(s *stage) {
 		done, err := t.settled(s)

@@ -611,7 +611,7 @@ func reachedBy(point string) []string {
 	case "put":
 		return []string{"archive"}
 	case "discard":
-		return []string{"archive", "restore"}
+		return []string{"archive"}
 	case "forget":
 		return []string{"restore", "delete what is archived"}
 	case "snapshot-image":

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"slices"
 	"strings"
 	"testing"
 
@@ -15,6 +16,7 @@ import (
 	"github.com/daytona-go/daytona/backend/backendtest"
 	"github.com/daytona-go/daytona/backend/docker"
 	suites "github.com/daytona-go/daytona/backend/docker/internal/harness"
+	"github.com/daytona-go/daytona/internal/failpoint/failpointtest"
 )
 
 // sandboxImage is what sandboxes are made from.
@@ -24,6 +26,9 @@ func sandboxImage() string { return suites.Image(os.Getenv(suites.ImagesVariable
 // what is best for this machine: the socket.
 const transportVariable = "DAYTONA_TEST_DOCKER_TRANSPORT"
 
+// bareVariable says that the image has no program and no user but root.
+const bareVariable = "DAYTONA_TEST_DOCKER_BARE"
+
 // missing says what these tests lack on this machine; "" if nothing.
 func missing() string { return suites.Missing(os.Getenv(suites.ImagesVariable)) }
 
@@ -31,6 +36,9 @@ func harness() *backendtest.Harness {
 	h := suites.New(sandboxImage(), os.Getenv(transportVariable))
 	if os.Getenv(diskVariable) != "" {
 		delete(h.Lacks, backendtest.Disk)
+	}
+	if os.Getenv(bareVariable) != "" {
+		h.Spec.User = "root"
 	}
 	return h
 }
@@ -59,6 +67,29 @@ func TestSecurity(t *testing.T) { run(t, backendtest.RunSecurity) }
 func TestCrash(t *testing.T) { run(t, backendtest.RunCrash) }
 
 func TestHistories(t *testing.T) { run(t, backendtest.RunHistories) }
+
+func TestStateCrash(t *testing.T) {
+	if why := missing(); why != "" {
+		t.Skip(why)
+	}
+	// The smallest image: what is archived has it too.
+	t.Setenv(suites.ImagesVariable, smallLayout(t))
+	t.Setenv(bareVariable, "1")
+	h := harness()
+	var err error
+	if h.Failpoints, h.FailpointsThatFail, err = failpointtest.In(".", "../../internal/lifecycle", "../../internal/objects"); err != nil {
+		t.Fatal(err)
+	}
+	if !testing.Short() {
+		// What is not this package's own is tried with the local backend too, which
+		// takes a tenth of the time: here it is enough to try a part of it.
+		h.Failpoints = slices.DeleteFunc(h.Failpoints, func(p string) bool {
+			return !strings.HasPrefix(p, "docker/") && !strings.Contains(p, "/archive/") && !strings.Contains(p, "/fork/") && !strings.Contains(p, "/delete/")
+		})
+		h.FailpointsThatFail = slices.DeleteFunc(h.FailpointsThatFail, func(p string) bool { return !strings.HasPrefix(p, "docker/") })
+	}
+	backendtest.RunStateCrash(t, h)
+}
 
 // BenchmarkDocker prints times and ratios, those to "docker run" with the same
 // image; see backendtest.RunBenchmarks.

@@ -52,10 +52,20 @@ func makeDisk(ctx context.Context, path string, size int64) error {
 	}
 	// No blocks kept for root and no time spent on zeroing: the file is sparse.
 	cmd := exec.CommandContext(ctx, "mkfs.ext4", "-q", "-F", "-m", "0", "-E", "lazy_itable_init=1,lazy_journal_init=1,nodiscard", "-O", "^resize_inode", path)
+	cmd.Env = append(cmd.Environ(), "LC_ALL=C")
 	if out, err := cmd.CombinedOutput(); err != nil {
-		return fmt.Errorf("mkfs.ext4 %s: %w: %s", path, err, bytes.TrimSpace(out))
+		return toolError("mkfs.ext4", path, out, err)
 	}
 	return failpoint.Fail("local/disk/made")
+}
+
+// toolError is the error of a tool for file systems, which says only in words that
+// there was no place.
+func toolError(tool, path string, out []byte, err error) error {
+	if bytes.Contains(out, []byte("No space left on device")) {
+		err = errors.Join(unix.ENOSPC, err)
+	}
+	return fmt.Errorf("%s %s: %w: %s", tool, path, err, bytes.TrimSpace(out))
 }
 
 // mountDisk mounts the file, detached.

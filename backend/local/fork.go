@@ -1,7 +1,6 @@
 package local
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -257,16 +256,20 @@ func growDisk(ctx context.Context, path string, size int64) error {
 	}
 	// The first leaves a file system that needed no repair with 0, one that did
 	// with 1 (e2fsck(8)).
-	out, err := exec.CommandContext(ctx, "e2fsck", "-f", "-p", path).CombinedOutput()
+	check := exec.CommandContext(ctx, "e2fsck", "-f", "-p", path)
+	check.Env = append(check.Environ(), "LC_ALL=C")
+	out, err := check.CombinedOutput()
 	if exit, ok := errors.AsType[*exec.ExitError](err); ok && exit.ExitCode() == 1 {
 		err = nil
 	}
 	if err != nil {
-		return fmt.Errorf("e2fsck %s: %w: %s", path, err, bytes.TrimSpace(out))
+		return toolError("e2fsck", path, out, err)
 	}
 	failpoint.Kill("local/grow/checked")
-	if out, err := exec.CommandContext(ctx, "resize2fs", path).CombinedOutput(); err != nil {
-		return fmt.Errorf("resize2fs %s: %w: %s", path, err, bytes.TrimSpace(out))
+	grow := exec.CommandContext(ctx, "resize2fs", path)
+	grow.Env = append(grow.Environ(), "LC_ALL=C")
+	if out, err := grow.CombinedOutput(); err != nil {
+		return toolError("resize2fs", path, out, err)
 	}
 	return nil
 }

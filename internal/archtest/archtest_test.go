@@ -195,7 +195,7 @@ var rules = []rule{
 	},
 	{
 		name: "the life of a sandbox is the same on every engine",
-		who:  []string{"internal/lifecycle"}, own: []string{".", "internal/lifecycle", "internal/network/policy", "internal/failpoint", "image", "toolbox/client", "toolbox/wire"},
+		who:  []string{"internal/lifecycle"}, own: []string{".", "internal/failpoint", "internal/lifecycle", "internal/network/policy", "image", "toolbox/client", "toolbox/wire"},
 		why: "a backend's own is what starts and ends processes",
 	},
 	{
@@ -395,6 +395,7 @@ var exceptions = map[string]string{
 	"internal/agentbin/agentbin.go os.Environ":      "the Go toolchain that builds the agent needs its environment",
 	"backend/plugin/child.go os.Environ":            "a plugin gets the few variables that every program needs; which ones Options.Env lists",
 	"backend/plugin/serve.go os.Getenv":             "Serve is the body of a plugin's main function, to which the host speaks through the environment",
+	"internal/failpoint/failpoint.go os.Getenv":     "a test has a program die at a point without a word in its code; nobody else sets it",
 	"toolbox/account/account.go os.Getenv":          "HOME is how the system tells a process its user's home",
 	"backend/backendtest/harness.go os.Args":        "Main is the body of the main function of a backend's test program",
 	"backend/backendtest/crash.go os.Args":          "the suite starts its own test program again, to kill it",
@@ -403,7 +404,6 @@ var exceptions = map[string]string{
 	"backend/backendtest/history.go os.Getenv":      "RAPID_CHECKS is rapid's as well",
 	"backend/backendtest/statecrash.go os.Args":     "the suite starts its own test program again, to kill it",
 	"backend/backendtest/statecrash.go os.Environ":  "as above, at the point that a variable names",
-	"internal/failpoint/failpoint.go os.Getenv":     "DAYTONA_FAILPOINT is how a test tells the processes that it starts where to end",
 	"backend/backendtest/attack.go os.Environ":      "the Go toolchain that builds the attacker needs its environment",
 	"backend/backendtest/security.go os.Args":       "the suite looks whether its own name is seen inside a sandbox",
 	"backend/backendtest/lifecycle.go os.LookupEnv": "the suite sets a variable to see that no sandbox gets it",

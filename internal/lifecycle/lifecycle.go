@@ -607,6 +607,9 @@ func (k *Keeper[T]) Make(ctx context.Context, r *Record[T], final Phase, prepare
 		return KernelError(CreateOp, r.Name, err)
 	}
 	if err := prepare(ctx); err != nil {
+		if _, typed := errors.AsType[*daytona.Error](err); !typed {
+			err = KernelError(CreateOp, r.Name, err)
+		}
 		return err
 	}
 	if err := failpoint.Fail("lifecycle/create/prepared"); err != nil {

@@ -80,7 +80,7 @@ func (s Snapshots[T, S]) SaveSnapshot(r *SnapshotRecord[S]) error {
 	if err != nil {
 		return err
 	}
-	return writeAtomic(filepath.Join(s.Keeper.SnapshotDir(r.ID), "record.json"), data, true)
+	return rewrite(filepath.Join(s.Keeper.SnapshotDir(r.ID), "record.json"), data, true)
 }
 
 // FindSnapshot loads a snapshot by id, or else by name.

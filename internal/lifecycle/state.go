@@ -158,7 +158,40 @@ func (k *Keeper[T]) Save(r *Record[T], durable bool) error {
 	if err != nil {
 		return err
 	}
-	return writeAtomic(k.File(r.ID, "record.json"), data, durable && r.Persistent)
+	return rewrite(k.File(r.ID, "record.json"), data, durable && r.Persistent)
+}
+
+// rewrite is writeAtomic for a file that is there: on a disk that is full what is
+// there must be stopped and removed all the same.
+func rewrite(path string, data []byte, durable bool) error {
+	err := writeAtomic(path, data, durable)
+	if errors.Is(err, unix.ENOSPC) || errors.Is(err, unix.EDQUOT) {
+		if overwrite(path, data) == nil {
+			return nil
+		}
+	}
+	return err
+}
+
+// overwrite writes a file in the place that it has, if that is enough. It is one
+// write of a few kilobytes, which no signal interrupts.
+func overwrite(path string, data []byte) error {
+	f, err := os.OpenFile(path, os.O_WRONLY, 0)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	var st unix.Stat_t
+	if err := unix.Fstat(int(f.Fd()), &st); err != nil {
+		return err
+	}
+	if int64(len(data)) > st.Blocks*512 {
+		return unix.ENOSPC
+	}
+	if _, err := f.WriteAt(data, 0); err != nil {
+		return err
+	}
+	return f.Truncate(int64(len(data)))
 }
 
 func writeAtomic(path string, data []byte, durable bool) error {

@@ -7,6 +7,8 @@ package harness
 
 import (
 	"context"
+	"crypto/sha256"
+	"encoding/hex"
 	"fmt"
 	"log/slog"
 	"os"
@@ -70,11 +72,19 @@ func New(image, transport string) *backendtest.Harness {
 	}
 }
 
+// tag is what the names of a state directory's images begin with: their labels are
+// those of what they were made from.
+func tag(state string) string {
+	machine, _ := os.ReadFile("/etc/machine-id")
+	sum := sha256.Sum256([]byte(state + "\x00" + strings.TrimSpace(string(machine))))
+	return hex.EncodeToString(sum[:4])
+}
+
 // Leftovers lists what the engine and the disk have because of a state
 // directory.
 func Leftovers(ctx context.Context, state string) ([]string, error) {
 	var found []string
-	for _, dir := range []string{"sandboxes", "names", "snapshots", "snapshot-names", "archives/docker"} {
+	for _, dir := range []string{"sandboxes", "names", "snapshots", "snapshot-names", "volumes", "archives/docker"} {
 		entries, err := os.ReadDir(filepath.Join(state, dir))
 		if err != nil && !os.IsNotExist(err) {
 			return nil, err
@@ -90,11 +100,22 @@ func Leftovers(ctx context.Context, state string) ([]string, error) {
 	for line := range strings.Lines(string(out)) {
 		found = append(found, "container "+strings.TrimSpace(line))
 	}
-	if out, err = exec.CommandContext(ctx, "docker", "images", "--filter", "label=io.github.daytona-go.directory="+state, "--filter", "reference=daytona.local/files", "--format", "{{.Repository}}:{{.Tag}}").Output(); err != nil {
+	if out, err = exec.CommandContext(ctx, "docker", "images", "--filter", "reference=daytona.local/files", "--format", "{{.Repository}}:{{.Tag}}").Output(); err != nil {
 		return nil, fmt.Errorf("docker images: %w", err)
 	}
 	for line := range strings.Lines(string(out)) {
-		found = append(found, "image "+strings.TrimSpace(line))
+		if strings.Contains(line, ":"+tag(state)+"-") {
+			found = append(found, "image "+strings.TrimSpace(line))
+		}
+	}
+	mounts, err := os.ReadFile("/proc/self/mounts")
+	if err != nil {
+		return nil, err
+	}
+	for line := range strings.Lines(string(mounts)) {
+		if strings.Contains(line, " "+state+"/") {
+			found = append(found, "mount "+strings.TrimSpace(line))
+		}
 	}
 	if out, err = exec.CommandContext(ctx, "docker", "volume", "ls", "-q", "--filter", "label=io.github.daytona-go.directory="+state).Output(); err != nil {
 		return nil, fmt.Errorf("docker volume ls: %w", err)
