@@ -367,7 +367,7 @@ func TestVolumeS3User(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if got := e.sh(s, "cd /b && echo "+fmt.Sprint(i)+" >> f && cat f && stat -c '%u %g %a' f . && chmod 600 f && touch f && mkdir -p d && rm -rf d && cat /again/f | wc -l"); !strings.HasSuffix(got, fmt.Sprintf("%d\n0 0 777\n0 0 777\n%d", i, i+1)) {
+		if got := e.sh(s, "cd /b && echo "+fmt.Sprint(i)+" >> f && cat f && stat -c '%u %g %a' f . && chmod 600 f && touch -d 2001-01-01 f && cp -p f g && rm g && mv f g && mv g f && mkdir -p d && rm -rf d && cat /again/f | wc -l"); !strings.HasSuffix(got, fmt.Sprintf("%d\n1000 1000 777\n1000 1000 777\n%d", i, i+1)) {
 			t.Errorf("as its user: %q", got)
 		}
 	}

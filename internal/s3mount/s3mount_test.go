@@ -250,4 +250,12 @@ func TestRefusals(t *testing.T) {
 			t.Errorf("%s: %v (%s)", name, err, daytona.KindOf(err))
 		}
 	}
+	server.Freeze(t)
+	start := time.Now()
+	if _, _, err := s3mount.Mount(t.Context(), options(t, server.Location)); !errors.Is(err, daytona.ErrUnavailable) {
+		t.Errorf("a silent server: %v", err)
+	}
+	if d := time.Since(start); d > 30*time.Second {
+		t.Errorf("a silent server holds it up for %s", d)
+	}
 }
