@@ -12,7 +12,9 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
+	"sync"
 	"syscall"
 	"testing"
 	"time"
@@ -225,6 +227,81 @@ func TestReplaced(t *testing.T) {
 	}
 	if got, err := os.ReadFile(two.path("f")); !bytes.Equal(got, fresh) {
 		t.Errorf("opened again: %d bytes, %v", len(got), err)
+	}
+}
+
+// TestTogether has many write files, rename them, list, read and remove them,
+// through two mounts: each finds what it wrote.
+func TestTogether(t *testing.T) {
+	server := s3test.Start(t)
+	mounts := []*mounted{mount(t, options(t, server.Location)), mount(t, options(t, server.Location))}
+	if err := os.Mkdir(mounts[0].path("d"), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	var wg sync.WaitGroup
+	for i := range 8 {
+		m := mounts[i%2]
+		wg.Go(func() {
+			own, tmp := m.path(fmt.Sprint("d/f", i)), m.path(fmt.Sprint("d/tmp", i))
+			for n := range 20 {
+				want := bytes.Repeat([]byte{byte(i), byte(n)}, 1000*i+n)
+				if err := os.WriteFile(tmp, want, 0o600); err != nil {
+					t.Errorf("write: %v", err)
+				}
+				if err := os.Rename(tmp, own); err != nil {
+					t.Errorf("rename: %v", err)
+				}
+				if data, err := os.ReadFile(own); !bytes.Equal(data, want) {
+					t.Errorf("read: %d bytes of %d, %v", len(data), len(want), err)
+				}
+				_, err := os.ReadFile(m.path(fmt.Sprint("d/f", (i+n)%8)))
+				if err != nil && !errors.Is(err, fs.ErrNotExist) && !errors.Is(err, syscall.ESTALE) {
+					t.Errorf("read another's: %v", err)
+				}
+				entries, err := os.ReadDir(m.path("d"))
+				if err != nil || !slices.ContainsFunc(entries, func(e os.DirEntry) bool { return e.Name() == filepath.Base(own) }) {
+					t.Errorf("list: %v, %v", entries, err)
+				}
+				if n%10 == 9 {
+					if err := os.Remove(own); err != nil {
+						t.Errorf("remove: %v", err)
+					}
+					if _, err := os.Stat(own); !errors.Is(err, fs.ErrNotExist) {
+						t.Errorf("removed: %v", err)
+					}
+				}
+			}
+		})
+	}
+	wg.Wait()
+	if err := os.Remove(mounts[1].path("d")); err != nil {
+		t.Error(err)
+	}
+	for _, m := range mounts {
+		m.end()
+	}
+}
+
+// TestKilled kills a program that waits for a service that does not answer.
+func TestKilled(t *testing.T) {
+	server := s3test.Start(t)
+	m := mount(t, options(t, server.Location))
+	if err := os.WriteFile(m.path("f"), []byte("x"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	server.Freeze(t)
+	cmd := exec.Command("cat", "/proc/self/fd/3/f")
+	cmd.ExtraFiles = []*os.File{m.mount}
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	time.Sleep(300 * time.Millisecond) // so that it waits, most likely
+	start := time.Now()
+	if err := cmd.Process.Signal(syscall.SIGTERM); err != nil {
+		t.Fatal(err)
+	}
+	if err := cmd.Wait(); err == nil || time.Since(start) > 5*time.Second {
+		t.Errorf("%v after %s", err, time.Since(start))
 	}
 }
 
