@@ -14,7 +14,7 @@ import (
 
 // A volume of kind s3 is mounted by a program of its own for each mount that a
 // sandbox has of it: it shows the mount's part of the volume and no other, with
-// files that belong to the sandbox's root. The mount is nowhere on
+// files that belong to the sandbox's user. The mount is nowhere on
 // the host, only in the sandbox, and so it ends with the sandbox, and the program
 // with it, whether there is an engine or not.
 
@@ -55,9 +55,12 @@ func (e *engine) mountBucket(ctx context.Context, r *record, m daytona.VolumeMou
 	if err != nil {
 		return nil, err
 	}
+	// Whoever it is, all users may do everything; but programs such as "cp -p" are
+	// happier with what is their own.
+	user, _, _ := strings.Cut(r.User, ":")
 	where.Prefix = strings.Trim(where.Prefix+"/"+m.Subpath, "/")
 	mount, cmd, err := s3mount.Mount(ctx, s3mount.Options{
-		Config:  s3mount.Config{Location: where, Owner: uint32(r.Own.UIDBase), ReadOnly: m.ReadOnly, MaxSpool: maxSpool},
+		Config:  s3mount.Config{Location: where, Owner: uint32(r.Own.UIDBase + singleUserID(user)), ReadOnly: m.ReadOnly, MaxSpool: maxSpool},
 		Program: program, Spool: spool, Lock: e.File(r.ID, fmt.Sprintf("s3-%d.lock", len(l.held))), Stderr: l.log,
 	})
 	if err != nil {

@@ -1,11 +1,13 @@
 package local_test
 
 import (
+	"bufio"
 	"bytes"
 	"context"
 	"errors"
 	"fmt"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -280,5 +282,93 @@ func TestVolumeS3Server(t *testing.T) {
 	}
 	if data, err := os.ReadFile("/proc/self/mountinfo"); err != nil || bytes.Contains(data, []byte("s3:bucket")) {
 		t.Errorf("the host has the mount: %v", err)
+	}
+}
+
+// killedVariable makes TestVolumeS3Killed an engine that is killed.
+const killedVariable = "DAYTONA_TEST_VOLUME_S3_KILLED"
+
+// TestVolumeS3Killed kills an engine: the sandbox that it leaves keeps its
+// volume, and of the one that goes with it nothing is left.
+func TestVolumeS3Killed(t *testing.T) {
+	m := []daytona.VolumeMount{{Volume: "bucket", MountPath: "/b"}}
+	if dir := os.Getenv(killedVariable); dir != "" {
+		e := openVolumeEngine(t, dir)
+		for name, persistent := range map[string]bool{"stays": true, "goes": false} {
+			s, err := e.Client.Create(t.Context(), daytona.Spec{Name: name, User: "root", Persistent: persistent, Volumes: m, Network: daytona.NetworkPolicy{Block: true}})
+			if err != nil {
+				t.Fatal(err)
+			}
+			e.sh(s, "echo "+name+" > /b/"+name+"; (sleep 1000; echo) > /b/open-"+name+" & sleep .1")
+		}
+		fmt.Println("ready")
+		select {}
+	}
+	server := s3test.Start(t)
+	dir := t.TempDir()
+	e := openVolumeEngine(t, dir)
+	e.volume(daytona.VolumeSpec{Name: "bucket", Kind: daytona.VolumeS3, S3: &server.Location})
+	cmd := exec.Command(os.Args[0], "-test.run=^TestVolumeS3Killed$")
+	cmd.Env = append(os.Environ(), killedVariable+"="+dir)
+	cmd.Stderr = os.Stderr
+	out, err := cmd.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	for lines := bufio.NewScanner(out); lines.Scan() && lines.Text() != "ready"; {
+	}
+	e.servers(2)
+	if err := cmd.Process.Kill(); err != nil {
+		t.Fatal(err)
+	}
+	cmd.Wait()
+	other := openVolumeEngine(t, dir)
+	s, err := other.Get(t.Context(), "stays")
+	if err != nil {
+		t.Fatal(err)
+	}
+	other.servers(1)
+	if got := other.sh(s, "echo again > /b/again && cat /b/stays /b/goes /b/again"); got != "stays\ngoes\nagain" {
+		t.Errorf("the sandbox that stayed sees %q", got)
+	}
+	// Frozen and thawed while it is used.
+	other.sh(s, "(while :; do echo x > /b/loop; cat /b/loop; done) >/dev/null 2>&1 & sleep .2")
+	for range 3 {
+		if err := s.Pause(t.Context(), nil); errors.Is(err, daytona.ErrUnsupported) {
+			break
+		} else if err != nil {
+			t.Fatal(err)
+		}
+		if err := s.Resume(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+	}
+	other.sh(s, "cat /b/again")
+	if err := s.Delete(t.Context()); err != nil {
+		t.Error(err)
+	}
+	other.servers(0)
+	if data, err := os.ReadFile("/proc/self/mountinfo"); err != nil || bytes.Contains(data, []byte("s3:bucket")) {
+		t.Errorf("the host has the mount: %v", err)
+	}
+}
+
+// TestVolumeS3User checks that the default user of a sandbox can use it, and
+// that another sandbox of the same engine has owners of its own.
+func TestVolumeS3User(t *testing.T) {
+	server := s3test.Start(t)
+	e := openBucket(t, server, "")
+	m := []daytona.VolumeMount{{Volume: "bucket", MountPath: "/b"}, {Volume: "bucket", MountPath: "/again"}}
+	for i := range 2 {
+		s, err := e.Client.Create(t.Context(), daytona.Spec{Volumes: m})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := e.sh(s, "cd /b && echo "+fmt.Sprint(i)+" >> f && cat f && stat -c '%u %g %a' f . && chmod 600 f && touch -d 2001-01-01 f && cp -p f g && rm g && mv f g && mv g f && mkdir -p d && rm -rf d && cat /again/f | wc -l"); !strings.HasSuffix(got, fmt.Sprintf("%d\n1000 1000 777\n1000 1000 777\n%d", i, i+1)) {
+			t.Errorf("as its user: %q", got)
+		}
 	}
 }

@@ -168,10 +168,10 @@ func mountFUSE(dev *os.File, name string) (*os.File, error) {
 			return nil, fmt.Errorf("mount FUSE: %s: %w", option[0], err)
 		}
 	}
-	for _, flag := range []string{"allow_other", "default_permissions"} {
-		if err := unix.FsconfigSetFlag(fsfd, flag); err != nil {
-			return nil, fmt.Errorf("mount FUSE: %s: %w", flag, err)
-		}
+	// For all users of the sandbox, without the kernel's checks of owners: any of
+	// them may also set a mode or a time, which is not kept.
+	if err := unix.FsconfigSetFlag(fsfd, "allow_other"); err != nil {
+		return nil, fmt.Errorf("mount FUSE: allow_other: %w", err)
 	}
 	if err := unix.FsconfigCreate(fsfd); err != nil {
 		return nil, fmt.Errorf("mount FUSE: %w", err)

@@ -39,6 +39,8 @@ const (
 	blockSize = 4 << 20
 	maxBlocks = 16
 
+	freedTimeout = time.Second
+
 	maxName = 255
 	maxKey  = 1024
 )
@@ -57,6 +59,7 @@ type bucket struct {
 	slow            *minio.Client
 	requests, lists chan struct{}
 	uploads         chan struct{}
+	freed           chan struct{} // there may be room in the spool again
 	blocks          blocks
 
 	mu      sync.Mutex
@@ -74,7 +77,7 @@ func newBucket(c s3mount.Config, log *slog.Logger) (*bucket, error) {
 		return nil, err
 	}
 	b := &bucket{Config: c, store: store, log: log, start: time.Now(), unsaved: map[*file]bool{},
-		requests: make(chan struct{}, maxRequests), lists: make(chan struct{}, maxTransfers), uploads: make(chan struct{}, maxTransfers)}
+		requests: make(chan struct{}, maxRequests), lists: make(chan struct{}, maxTransfers), uploads: make(chan struct{}, maxTransfers), freed: make(chan struct{}, 1)}
 	b.slow, _, _ = slow.Raw()
 	b.client, b.name, b.prefix = store.Raw()
 	b.blocks.data = map[blockKey]*list.Element{}
@@ -332,7 +335,7 @@ func (b *bucket) fetch(ctx context.Context, key, etag string, off, n int64) ([]b
 	}
 	var data []byte
 	for try := 0; ; try++ {
-		data, err = b.get(ctx, key, opts, n)
+		data, err = b.get(ctx, key, etag, opts, n)
 		if err == nil || ctx.Err() != nil || try+1 >= attempts {
 			return data, err
 		}
@@ -342,12 +345,15 @@ func (b *bucket) fetch(ctx context.Context, key, etag string, off, n int64) ([]b
 	}
 }
 
-func (b *bucket) get(ctx context.Context, key string, opts minio.GetObjectOptions, n int64) ([]byte, error) {
-	body, _, _, err := (&minio.Core{Client: b.client}).GetObject(ctx, b.name, b.prefix+key, opts)
+func (b *bucket) get(ctx context.Context, key, etag string, opts minio.GetObjectOptions, n int64) ([]byte, error) {
+	body, info, _, err := (&minio.Core{Client: b.client}).GetObject(ctx, b.name, b.prefix+key, opts)
 	if err != nil {
 		return nil, err
 	}
 	defer body.Close()
+	if etag != "" && info.ETag != etag { // a service that takes no conditions, or looks twice
+		return nil, minio.ErrorResponse{Code: "PreconditionFailed", Message: "the object has been replaced"}
+	}
 	data := make([]byte, n)
 	if _, err := io.ReadFull(body, data); err != nil {
 		return nil, fmt.Errorf("read: %w", err)
@@ -364,15 +370,38 @@ func (b *bucket) newSpool() (*os.File, error) {
 	return os.NewFile(uintptr(fd), "spool"), nil
 }
 
-// reserve takes room for what is to be stored, or gives it back.
+// reserve takes room for what is to be stored, or gives it back. The kernel tells
+// of files that are closed a moment later, so where there is no room it waits for
+// that.
 func (b *bucket) reserve(n int64) error {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	if n > 0 && n > b.MaxSpool-b.spooled {
-		return syscall.ENOSPC
+	var late <-chan time.Time
+	for {
+		b.mu.Lock()
+		fits := n <= 0 || n <= b.MaxSpool-b.spooled
+		if fits {
+			b.spooled += n
+		}
+		b.mu.Unlock()
+		switch {
+		case fits && n < 0:
+			select {
+			case b.freed <- struct{}{}:
+			default:
+			}
+			return nil
+		case fits:
+			return nil
+		case n > b.MaxSpool:
+			return syscall.ENOSPC
+		case late == nil:
+			late = time.After(freedTimeout)
+		}
+		select {
+		case <-b.freed:
+		case <-late:
+			return syscall.ENOSPC
+		}
 	}
-	b.spooled += n
-	return nil
 }
 
 func (b *bucket) setUnsaved(f *file, unsaved bool) {

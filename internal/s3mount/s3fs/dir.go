@@ -123,6 +123,8 @@ func (d *dir) find(ctx context.Context, name string) (entry, error) {
 }
 
 func (d *dir) Lookup(ctx context.Context, name string, out *fuse.EntryOut) (*fs.Inode, syscall.Errno) {
+	ctx, done := patient(ctx)
+	defer done()
 	if errno := d.b.checkName(d.key, name); errno != 0 {
 		if errno == syscall.EINVAL {
 			errno = syscall.ENOENT
@@ -161,6 +163,8 @@ func (d *dir) Lookup(ctx context.Context, name string, out *fuse.EntryOut) (*fs.
 }
 
 func (d *dir) Readdir(ctx context.Context) (fs.DirStream, syscall.Errno) {
+	ctx, done := patient(ctx)
+	defer done()
 	names, marked, err := d.b.list(ctx, d.key, maxEntries)
 	if err != nil {
 		return nil, d.b.errno(ctx, "list", d.key, err)
@@ -191,6 +195,8 @@ func (d *dir) Readdir(ctx context.Context) (fs.DirStream, syscall.Errno) {
 }
 
 func (d *dir) Create(ctx context.Context, name string, flags uint32, _ uint32, out *fuse.EntryOut) (*fs.Inode, fs.FileHandle, uint32, syscall.Errno) {
+	ctx, done := patient(ctx)
+	defer done()
 	if d.b.ReadOnly {
 		return nil, nil, 0, syscall.EROFS
 	}
@@ -204,10 +210,12 @@ func (d *dir) Create(ctx context.Context, name string, flags uint32, _ uint32, o
 	f.handles = 1
 	f.fill(&out.Attr)
 	d.forget()
-	return d.NewInode(ctx, f, fs.StableAttr{Mode: syscall.S_IFREG}), &handle{f, flags&syscall.O_APPEND != 0}, fuse.FOPEN_DIRECT_IO, 0
+	return d.NewInode(ctx, f, fs.StableAttr{Mode: syscall.S_IFREG}), &handle{file: f, appends: flags&syscall.O_APPEND != 0}, fuse.FOPEN_DIRECT_IO, 0
 }
 
 func (d *dir) Mkdir(ctx context.Context, name string, _ uint32, out *fuse.EntryOut) (*fs.Inode, syscall.Errno) {
+	ctx, done := patient(ctx)
+	defer done()
 	if d.b.ReadOnly {
 		return nil, syscall.EROFS
 	}
@@ -242,6 +250,8 @@ func (d *dir) keep(ctx context.Context) error {
 }
 
 func (d *dir) Unlink(ctx context.Context, name string) syscall.Errno {
+	ctx, done := patient(ctx)
+	defer done()
 	if d.b.ReadOnly {
 		return syscall.EROFS
 	}
@@ -259,6 +269,8 @@ func (d *dir) Unlink(ctx context.Context, name string) syscall.Errno {
 }
 
 func (d *dir) Rmdir(ctx context.Context, name string) syscall.Errno {
+	ctx, done := patient(ctx)
+	defer done()
 	if d.b.ReadOnly {
 		return syscall.EROFS
 	}
@@ -287,6 +299,8 @@ func (d *dir) Rmdir(ctx context.Context, name string) syscall.Errno {
 // Rename renames a file: it is copied, and the old one removed. A directory is
 // not, as that would be many steps; programs like mv then copy.
 func (d *dir) Rename(ctx context.Context, name string, newParent fs.InodeEmbedder, newName string, flags uint32) syscall.Errno {
+	ctx, done := patient(ctx)
+	defer done()
 	to, ok := newParent.(*dir)
 	const noReplace = 1
 	switch {

@@ -85,6 +85,8 @@ func (f *file) pending() bool {
 }
 
 func (f *file) Getattr(ctx context.Context, _ fs.FileHandle, out *fuse.AttrOut) syscall.Errno {
+	ctx, done := patient(ctx)
+	defer done()
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	if f.spool == nil && !f.removed && time.Since(f.asOf) > fresh {
@@ -225,6 +227,8 @@ func (f *file) move(ctx context.Context, key string) error {
 }
 
 func (f *file) Setattr(ctx context.Context, _ fs.FileHandle, in *fuse.SetAttrIn, out *fuse.AttrOut) syscall.Errno {
+	ctx, done := patient(ctx)
+	defer done()
 	if f.b.ReadOnly {
 		return syscall.EROFS
 	}
@@ -273,6 +277,8 @@ func (f *file) truncate(ctx context.Context, size int64) syscall.Errno {
 }
 
 func (f *file) Open(ctx context.Context, flags uint32) (fs.FileHandle, uint32, syscall.Errno) {
+	ctx, done := patient(ctx)
+	defer done()
 	writes := flags&syscall.O_ACCMODE != syscall.O_RDONLY
 	if writes && f.b.ReadOnly {
 		return nil, 0, syscall.EROFS
@@ -294,13 +300,14 @@ func (f *file) Open(ctx context.Context, flags uint32) (fs.FileHandle, uint32, s
 	}
 	f.handles++
 	// Without the kernel's cache, which knows nothing of other machines.
-	return &handle{f, flags&syscall.O_APPEND != 0}, fuse.FOPEN_DIRECT_IO, 0
+	return &handle{file: f, appends: flags&syscall.O_APPEND != 0}, fuse.FOPEN_DIRECT_IO, 0
 }
 
 // handle is an open file.
 type handle struct {
 	*file
 	appends bool
+	began   bool // it has read; under mu
 }
 
 var _ interface {
@@ -312,6 +319,8 @@ var _ interface {
 } = (*handle)(nil)
 
 func (h *handle) Read(ctx context.Context, dest []byte, off int64) (fuse.ReadResult, syscall.Errno) {
+	ctx, done := patient(ctx)
+	defer done()
 	f := h.file
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -323,7 +332,14 @@ func (h *handle) Read(ctx context.Context, dest []byte, off int64) (fuse.ReadRes
 		}
 	} else {
 		n, err = f.b.read(ctx, f.key, f.attr, dest, off)
+		// Replaced since it was opened; who has read nothing yet may have the new.
+		if err != nil && !h.began && f.b.errno(ctx, "read", f.key, err) == syscall.ESTALE {
+			if errno := f.refresh(ctx); errno == 0 {
+				n, err = f.b.read(ctx, f.key, f.attr, dest, off)
+			}
+		}
 	}
+	h.began = true
 	if err != nil {
 		errno := f.b.errno(ctx, "read", f.key, err)
 		if errno == syscall.ENOENT {
@@ -335,6 +351,8 @@ func (h *handle) Read(ctx context.Context, dest []byte, off int64) (fuse.ReadRes
 }
 
 func (h *handle) Write(ctx context.Context, data []byte, off int64) (uint32, syscall.Errno) {
+	ctx, done := patient(ctx)
+	defer done()
 	f := h.file
 	if f.b.ReadOnly {
 		return 0, syscall.EROFS
@@ -362,6 +380,8 @@ func (h *handle) Write(ctx context.Context, data []byte, off int64) (uint32, sys
 }
 
 func (h *handle) Flush(ctx context.Context) syscall.Errno {
+	ctx, done := patient(ctx)
+	defer done()
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	return h.save(ctx)

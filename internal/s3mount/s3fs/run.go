@@ -54,6 +54,8 @@ const (
 	attempts  = 3
 	stall     = 10 * time.Second
 	slowStall = time.Minute
+	// checkTimeout is for the first request, while the sandbox starts.
+	checkTimeout = 15 * time.Second
 	// lastTimeout is for what is not stored yet when the mount is gone.
 	lastTimeout = 5 * time.Minute
 )
@@ -81,9 +83,12 @@ func run(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	first, cancel := context.WithTimeout(ctx, requestTimeout)
+	first, cancel := context.WithTimeout(ctx, checkTimeout)
 	err = b.check(first)
 	cancel()
+	if errors.Is(err, context.DeadlineExceeded) {
+		return &daytona.Error{Kind: daytona.KindUnavailable, Op: "mount bucket", Message: "the object storage did not answer within " + checkTimeout.String()}
+	}
 	if err != nil {
 		return err
 	}
