@@ -264,6 +264,7 @@ func newEngine(ctx context.Context, opts *Options) (_ *engine, err error) {
 	if err := e.Snapshots.RecoverSnapshots(ctx); err != nil {
 		return nil, fail(daytona.KindUnavailable, dir, "recover the snapshots that earlier processes left", err)
 	}
+	e.reapBuilds()
 	// Not before: what sandboxes hold is known now.
 	if limits := (image.CollectOptions{MaxAge: e.opts.ImageMaxAge, HighWatermark: e.opts.ImageHighWatermark, LowWatermark: e.opts.ImageLowWatermark}); limits != (image.CollectOptions{}) {
 		var ctx context.Context

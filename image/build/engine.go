@@ -161,6 +161,7 @@ func openEngine(ctx context.Context, dir string, opts Options) (_ *engine, err e
 		}
 	}
 	root := filepath.Join(dir, "buildkit")
+	unmountLeft(root)
 	synced, err := unsynced(root)
 	if err != nil {
 		return nil, err
@@ -274,6 +275,31 @@ func openEngine(ctx context.Context, dir string, opts Options) (_ *engine, err e
 	}
 	e.shut = append(e.shut, e.client.Close)
 	return e, nil
+}
+
+// unmountLeft takes away what killed processes left mounted: BuildKit mounts
+// snapshots in the directory for temporary files while it copies to or from them.
+// Those in its own directory it finds itself.
+func unmountLeft(root string) {
+	data, err := os.ReadFile("/proc/self/mountinfo")
+	if err != nil {
+		return
+	}
+	for line := range strings.Lines(string(data)) {
+		pre, post, _ := strings.Cut(line, " - ")
+		f := strings.Fields(pre)
+		if len(f) < 5 || !strings.HasPrefix(filepath.Base(f[4]), "buildkit-mount") && !strings.HasPrefix(filepath.Base(f[4]), "containerd-mount") {
+			continue
+		}
+		// An overlay has its directories in its options, a bind mount its own in
+		// the path within its file system.
+		if !strings.Contains(post, "="+root+"/") && !strings.Contains(post, ":"+root+"/") && !strings.HasPrefix(f[3], root+"/") {
+			continue
+		}
+		if unix.Unmount(f[4], unix.MNT_DETACH) == nil {
+			_ = os.Remove(f[4])
+		}
+	}
 }
 
 // unsynced makes the directory of databases that are not written to the disk with
