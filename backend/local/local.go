@@ -294,6 +294,7 @@ func newEngine(ctx context.Context, opts *Options) (_ *engine, err error) {
 	if err := e.Volumes.RecoverVolumes(); err != nil {
 		return nil, fail(daytona.KindUnavailable, dir, "recover the volumes that earlier processes left", err)
 	}
+	e.reapBuilds()
 	// Not before: what sandboxes hold is known now.
 	if limits != (image.CollectOptions{}) {
 		ctx, cancel := context.WithCancel(context.Background())

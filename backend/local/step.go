@@ -23,6 +23,7 @@ import (
 	"github.com/daytona-go/daytona/internal/boot"
 	"github.com/daytona-go/daytona/internal/lifecycle"
 	"github.com/daytona-go/daytona/internal/network/policy"
+	"golang.org/x/sys/unix"
 )
 
 // Builder builds images for the engine. Package backend/local/build brings one;
@@ -337,6 +338,28 @@ func (e *engine) reapSteps(name string) {
 	e.steps[name] = true
 	for _, id := range e.cgroups.ids() {
 		if strings.HasPrefix(id, "build-") && !e.steps[id] {
+			g := e.cgroups.group(id)
+			g.kill()
+			if err := g.remove(); err != nil {
+				e.log.Warn("cgroup could not be removed", "step", id, "err", err)
+			}
+		}
+	}
+}
+
+// reapBuilds removes what the steps of a process that was killed have left, unless
+// another process builds.
+func (e *engine) reapBuilds() {
+	f, err := os.OpenFile(filepath.Join(e.Dir("build"), "lock"), os.O_RDWR, 0)
+	if err != nil {
+		return // nobody has ever built here
+	}
+	defer f.Close()
+	if unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB) != nil {
+		return
+	}
+	for _, id := range e.cgroups.ids() {
+		if strings.HasPrefix(id, "build-") {
 			g := e.cgroups.group(id)
 			g.kill()
 			if err := g.remove(); err != nil {

@@ -28,6 +28,7 @@ import (
 	ctdlog "github.com/containerd/log"
 	"github.com/containerd/platforms"
 	"github.com/daytona-go/daytona"
+	"github.com/daytona-go/daytona/image"
 	"github.com/google/go-containerregistry/pkg/authn"
 	"github.com/google/go-containerregistry/pkg/name"
 	"github.com/moby/buildkit/cache"
@@ -160,9 +161,12 @@ func openEngine(ctx context.Context, dir string, opts Options) (_ *engine, err e
 		}
 	}
 	root := filepath.Join(dir, "buildkit")
-	if err := os.MkdirAll(root, 0o700); err != nil {
+	unmountLeft(root)
+	synced, err := unsynced(root)
+	if err != nil {
 		return nil, err
 	}
+	e.shut = append(e.shut, synced)
 	const fsName, ns = "overlayfs", "buildkit"
 	plain, err := overlay.NewSnapshotter(filepath.Join(root, "snapshotter"), overlay.WithMountOptions([]string{"userxattr"}))
 	if err != nil {
@@ -174,7 +178,7 @@ func openEngine(ctx context.Context, dir string, opts Options) (_ *engine, err e
 	if err != nil {
 		return nil, err
 	}
-	bopts := &bolt.Options{FreelistType: bolt.FreelistMapType, NoFreelistSync: true}
+	bopts := &bolt.Options{FreelistType: bolt.FreelistMapType, NoFreelistSync: true, NoSync: true}
 	db, err := boltutil.Open(filepath.Join(root, "containerdmeta.db"), 0o600, bopts)
 	if err != nil {
 		return nil, err
@@ -192,6 +196,9 @@ func openEngine(ctx context.Context, dir string, opts Options) (_ *engine, err e
 		return nil, err
 	}
 	e.shut = append(e.shut, md.Close)
+	if err := md.DB().View(func(tx *bolt.Tx) error { tx.DB().NoSync = true; return nil }); err != nil {
+		return nil, err
+	}
 	id, err := base.ID(root)
 	if err != nil {
 		return nil, err
@@ -268,6 +275,81 @@ func openEngine(ctx context.Context, dir string, opts Options) (_ *engine, err e
 	}
 	e.shut = append(e.shut, e.client.Close)
 	return e, nil
+}
+
+// unmountLeft takes away what killed processes left mounted: BuildKit mounts
+// snapshots in the directory for temporary files while it copies to or from them.
+// Those in its own directory it finds itself.
+func unmountLeft(root string) {
+	data, err := os.ReadFile("/proc/self/mountinfo")
+	if err != nil {
+		return
+	}
+	for line := range strings.Lines(string(data)) {
+		pre, post, _ := strings.Cut(line, " - ")
+		f := strings.Fields(pre)
+		if len(f) < 5 || !strings.HasPrefix(filepath.Base(f[4]), "buildkit-mount") && !strings.HasPrefix(filepath.Base(f[4]), "containerd-mount") {
+			continue
+		}
+		// An overlay has its directories in its options, a bind mount its own in
+		// the path within its file system.
+		if !strings.Contains(post, "="+root+"/") && !strings.Contains(post, ":"+root+"/") && !strings.HasPrefix(f[3], root+"/") {
+			continue
+		}
+		if unix.Unmount(f[4], unix.MNT_DETACH) == nil {
+			_ = os.Remove(f[4])
+		}
+	}
+}
+
+// unsynced makes the directory of databases that are not written to the disk with
+// each change: that would be most of the time of a build with nothing to do. They
+// survive the end of the process, but not of the machine. So a mark tells of the
+// boot in which they are open, and what another boot left open goes, as it holds
+// nothing that a build does not make again. synced writes them to the disk and
+// takes the mark away; they must be closed.
+func unsynced(root string) (synced func() error, err error) {
+	raw, err := os.ReadFile("/proc/sys/kernel/random/boot_id")
+	if err != nil {
+		return nil, err
+	}
+	mark := root + ".open"
+	if left, err := os.ReadFile(mark); err == nil && string(left) != string(raw) {
+		if err := image.RemoveAll(root); err != nil {
+			return nil, err
+		}
+	} else if err != nil && !errors.Is(err, os.ErrNotExist) {
+		return nil, err
+	}
+	if err := os.MkdirAll(root, 0o700); err != nil {
+		return nil, err
+	}
+	sync := func(path string) error {
+		f, err := os.Open(path)
+		if err != nil {
+			return err
+		}
+		defer f.Close()
+		return f.Sync()
+	}
+	if err := os.WriteFile(mark, raw, 0o600); err != nil {
+		return nil, err
+	}
+	if err := errors.Join(sync(mark), sync(filepath.Dir(root))); err != nil {
+		return nil, err
+	}
+	return func() error {
+		files, err := filepath.Glob(filepath.Join(root, "*.db"))
+		if err != nil {
+			return err
+		}
+		for _, f := range files {
+			if err := sync(f); err != nil {
+				return err
+			}
+		}
+		return os.Remove(mark)
+	}, nil
 }
 
 // forgetChecksums empties BuildKit's memory of checksums, which is the process's

@@ -161,8 +161,12 @@ func (e *engine) failure(err error, j *journal, dir string) error {
 		line = j.plan.lines[s.number-1]
 	}
 	message := strings.TrimPrefix(err.Error(), "failed to solve: ")
+	var exit *gatewayapi.ExitError
+	failed := errors.As(err, &exit)
 	kind := daytona.KindInvalid
 	switch {
+	case failed && !full(dir) && (s == nil || !bytes.Contains(s.tail, []byte("No space left on device"))):
+		// The message has the command in it, which can say anything.
 	case strings.Contains(message, "is not supported"):
 		kind = daytona.KindUnsupported
 	case strings.Contains(message, "the step took longer and was killed"):
@@ -199,8 +203,7 @@ func (e *engine) failure(err error, j *journal, dir string) error {
 		return cause
 	}
 	b := &daytona.BuildError{Step: s.number, Name: s.name, Line: line, Err: cause, Log: append([]byte(nil), s.tail[max(0, len(s.tail)-maxLog):]...)}
-	var exit *gatewayapi.ExitError
-	if errors.As(err, &exit) {
+	if failed {
 		b.ExitCode = int(exit.ExitCode)
 	}
 	return b
