@@ -1340,5 +1340,9 @@ func AsRoot(args []string) error {
 		_, err := tree.Copy(context.Background(), args[1], args[2], args[3], nil)
 		return err
 	}
+	if len(args) > 3 && args[0] == "merge" {
+		_, err := tree.Merge(context.Background(), args[1], args[2], args[3:]...)
+		return err
+	}
 	return fmt.Errorf("unknown command %q", args)
 }
