@@ -5,6 +5,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strconv"
 
 	"github.com/daytona-go/daytona/internal/lifecycle"
 	"github.com/daytona-go/daytona/internal/tree"
@@ -110,9 +111,9 @@ func (e *engine) mergeInto(ctx context.Context, r *record, id string) error {
 	}
 	if !e.root {
 		// Files of the sandbox's users are for its root alone to read.
-		return e.runMapped(ctx, e.ids(r), append([]string{"merge", dst, work}, srcs...)...)
+		return e.runMapped(ctx, e.ids(r), slices.Concat([]string{"merge", dst, work, strconv.Itoa(len(r.Own.Lowers))}, r.Own.Lowers, srcs)...)
 	}
-	_, err := tree.Merge(ctx, dst, work, srcs...)
+	_, err := tree.Merge(ctx, dst, work, r.Own.Lowers, srcs)
 	return err
 }
 

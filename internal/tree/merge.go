@@ -4,9 +4,9 @@ package tree
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"os"
+	"strings"
 
 	"golang.org/x/sys/unix"
 )
@@ -15,12 +15,13 @@ const opaque = "user.overlay.opaque"
 
 // Merge makes one layer of several: in the empty directory dst what an overlay
 // shows that has srcs, the lowest first, as its lower directories, with the
-// whiteouts and opaque directories that hide what is below all of them. It keeps
-// what [Copy] keeps; work is as there. Nobody may change srcs meanwhile.
+// whiteouts and opaque directories that hide what is in below, the directories
+// that dst is to lie on, the lowest first. It keeps what [Copy] keeps; work is as
+// there. Nobody may change any of them meanwhile.
 //
-// A whiteout in a directory that hides all below it is left out: an overlay lists
-// such a directory as it is, the whiteout included.
-func Merge(ctx context.Context, dst, work string, srcs ...string) (Stats, error) {
+// A whiteout in a directory that is merged with none of below is left out: an
+// overlay lists such a directory as it is, the whiteout included.
+func Merge(ctx context.Context, dst, work string, below, srcs []string) (Stats, error) {
 	c := &copier{ctx: ctx, max: 5_000_000, clone: true}
 	// From the top: what is there already hides what comes.
 	for i := len(srcs) - 1; i >= 0; i-- {
@@ -29,7 +30,7 @@ func Merge(ctx context.Context, dst, work string, srcs ...string) (Stats, error)
 			return c.stats, fmt.Errorf("merge the layers of a sandbox: %w", err)
 		}
 	}
-	if err := c.settle(dst); err != nil {
+	if err := c.settle(dst, below); err != nil {
 		return c.stats, fmt.Errorf("merge the layers of a sandbox: %w", err)
 	}
 	return c.stats, nil
@@ -89,34 +90,44 @@ func restoreTimes(dir int, st *unix.Stat_t) error {
 }
 
 // settle removes whiteouts where there is nothing for them to hide.
-func (c *copier) settle(dst string) error {
+func (c *copier) settle(dst string, below []string) error {
 	type place struct {
 		level
-		closed, removed bool // all below is hidden; a whiteout was removed
-		st              unix.Stat_t
+		on      []int // the directories of below that it is merged with, the highest first
+		removed bool  // a whiteout was removed
+		st      unix.Stat_t
+	}
+	var lower []int
+	fd := -1
+	defer func() {
+		for _, l := range append(lower, fd) {
+			unix.Close(l)
+		}
+	}()
+	var top place
+	for i, dir := range below {
+		l, err := unix.Open(dir, unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+		if err != nil {
+			return &os.PathError{Op: "open", Path: dir, Err: err}
+		}
+		lower = append(lower, l)
+		top.on = append([]int{i}, top.on...)
 	}
 	fd, err := unix.Open(dst, dirFlags, 0)
 	if err != nil {
 		return &os.PathError{Op: "open", Path: dst, Err: err}
 	}
-	defer func() { unix.Close(fd) }()
-	enter := func(closed bool) (p place, err error) {
-		if err = unix.Fstat(fd, &p.st); err != nil {
-			return p, err
+	fill := func(p *place) error {
+		if err := unix.Fstat(fd, &p.st); err != nil {
+			return err
 		}
-		is, err := isOpaque(fd)
-		if err != nil {
-			return p, err
-		}
-		p.closed = closed || is
 		p.level, err = c.list(fd)
-		return p, err
-	}
-	top, err := enter(false)
-	if err != nil {
 		return err
 	}
-	top.closed = false // an overlay does not look at the attribute of a root
+	if err := fill(&top); err != nil {
+		return err
+	}
+	var path []string
 	stack := []place{top}
 	for {
 		p := &stack[len(stack)-1]
@@ -132,6 +143,7 @@ func (c *copier) settle(dst string) error {
 			if stack = stack[:len(stack)-1]; len(stack) == 0 {
 				return nil
 			}
+			path = path[:len(path)-1]
 			above, err := unix.Openat(fd, "..", dirFlags, 0)
 			if err != nil {
 				return err
@@ -148,8 +160,8 @@ func (c *copier) settle(dst string) error {
 		}
 		switch st.Mode & unix.S_IFMT {
 		case unix.S_IFCHR:
-			if p.closed && st.Rdev == 0 {
-				if err := unix.Unlinkat(fd, name, 0); err != nil && !errors.Is(err, unix.ENOENT) {
+			if len(p.on) == 0 && st.Rdev == 0 {
+				if err := unix.Unlinkat(fd, name, 0); err != nil {
 					return &os.PathError{Op: "remove", Path: name, Err: err}
 				}
 				p.removed = true
@@ -161,11 +173,49 @@ func (c *copier) settle(dst string) error {
 			}
 			unix.Close(fd)
 			fd = sub
-			next, err := enter(p.closed)
+			path = append(path, name)
+			var next place
+			ends, err := isOpaque(fd)
 			if err != nil {
+				return err
+			}
+			if !ends && len(p.on) > 0 {
+				if next.on, err = mergedWith(lower, p.on, strings.Join(path, "/")); err != nil {
+					return err
+				}
+			}
+			if err := fill(&next); err != nil {
 				return err
 			}
 			stack = append(stack, next)
 		}
 	}
+}
+
+// mergedWith finds the directories called path beneath lower that an overlay
+// merges with one above them. on are those that have the directory above path.
+func mergedWith(lower, on []int, path string) (found []int, err error) {
+	for _, i := range on {
+		fd, err := unix.Openat2(lower[i], path, &unix.OpenHow{Flags: dirFlags, Resolve: unix.RESOLVE_BENEATH | unix.RESOLVE_NO_SYMLINKS})
+		switch err {
+		case nil:
+			found = append(found, i)
+			is, err := isOpaque(fd)
+			unix.Close(fd)
+			if err != nil {
+				return nil, err
+			}
+			if is {
+				return found, nil
+			}
+		case unix.ENOENT, unix.ENAMETOOLONG:
+		case unix.ENOTDIR, unix.ELOOP, unix.ENXIO:
+			return found, nil // something else, or a whiteout
+		case unix.EACCES, unix.EPERM, unix.EAGAIN:
+			found = append(found, i) // a whiteout too many is seen, one too few does harm
+		default:
+			return nil, &os.PathError{Op: "open", Path: path, Err: err}
+		}
+	}
+	return found, nil
 }

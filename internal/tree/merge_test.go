@@ -64,13 +64,15 @@ func (s *stack) layer(script string) {
 }
 
 // show lists all that is seen in a directory: the names as readdir has them, and
-// what is behind each.
+// what is behind each. It does not say how many links a file has, where the kernel
+// counts those that nobody sees any more, but which files are one.
 func show(t *testing.T, root string) string {
 	t.Helper()
 	script := `find . -mindepth 1 -type d -exec sh -c 'for d; do echo "$d: $(ls -A -U "$d" | sort | tr "\n" " ")"; done' - {} +
 		ls -A -U . | sort
-		find . -type d -printf '%p %y %m %U %G %T@\n' -o -printf '%p %y %m %U %G %s %n %T@ %l\n'
+		find . -type d -printf '%p %y %m %U %G %T@\n' -o -printf '%p %y %m %U %G %s %T@ %l\n'
 		find . -type f -exec sha256sum {} +
+		find . -type f -links +1 -printf '%i %p\n' | sort -k 2 | awk '{s[$1] = s[$1] " " $2; n[$1]++} END {for (i in s) if (n[i] > 1) print "links:" s[i]}'
 		find . -mindepth 1 ! -type l ! -type p -exec getfattr -h -d -m '^user\.x' {} + 2>/dev/null || true`
 	cmd := exec.Command("sh", "-c", script)
 	cmd.Dir = root
@@ -87,7 +89,7 @@ func show(t *testing.T, root string) string {
 func (s *stack) check() {
 	s.t.Helper()
 	dst, work := s.dir("merged"), s.dir("work")
-	if _, err := Merge(s.t.Context(), dst, work, s.lowers[1:]...); err != nil {
+	if _, err := Merge(s.t.Context(), dst, work, s.lowers[:1], s.lowers[1:]); err != nil {
 		s.t.Fatal(err)
 	}
 	if left, err := os.ReadDir(work); err != nil || len(left) > 0 {
@@ -95,8 +97,9 @@ func (s *stack) check() {
 	}
 	var want, got string
 	s.with(s.lowers, "", func(root string) { want = show(s.t, root) })
-	s.with([]string{s.lowers[0], dst}, s.dir("upper"), func(root string) {
-		got = show(s.t, root)
+	merged := []string{s.lowers[0], dst}
+	s.with(merged, "", func(root string) { got = show(s.t, root) })
+	s.with(merged, s.dir("upper"), func(root string) {
 		// Directories can still be emptied and removed.
 		if out, err := exec.Command("find", root, "-mindepth", "1", "-delete").CombinedOutput(); err != nil {
 			s.t.Errorf("removing all: %v %s", err, out)
