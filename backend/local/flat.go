@@ -1,6 +1,7 @@
 package local
 
 import (
+	"cmp"
 	"context"
 	"os"
 	"path/filepath"
@@ -15,6 +16,8 @@ import (
 // image. More of them are merged into one, once: each is another place where the
 // kernel looks for a name, and it stacks no more than 500.
 const maxOwnLayers = 32
+
+func (e *engine) layerLimit() int { return cmp.Or(e.ownLayers, maxOwnLayers) }
 
 // flat is one layer in place of many. A sandbox that runs keeps the many, which
 // its overlay is mounted on, until its files are next kept while it is stopped.
@@ -46,7 +49,7 @@ func (e *engine) flatten(ctx context.Context, r *record, limit int) ([]string, e
 // shorten is flatten for a sandbox that is stopped, and whose own layers those
 // are from then on.
 func (e *engine) shorten(ctx context.Context, r *record) ([]string, error) {
-	layers, err := e.flatten(ctx, r, maxOwnLayers)
+	layers, err := e.flatten(ctx, r, e.layerLimit())
 	if err != nil || len(layers) == len(r.Own.Layers) {
 		return layers, err
 	}

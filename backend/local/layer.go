@@ -140,7 +140,7 @@ func (e *engine) capture(ctx context.Context, op string, r *record) (layers []st
 		return layers, release, err
 	}
 	// Before it is frozen: its layers do not change anyway.
-	layers, err = e.flatten(ctx, r, maxOwnLayers-1)
+	layers, err = e.flatten(ctx, r, e.layerLimit()-1)
 	if err != nil {
 		return nil, release, err
 	}

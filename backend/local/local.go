@@ -188,7 +188,8 @@ type engine struct {
 	archiveOnce sync.Mutex
 	archive     objects.Store
 
-	atStep func(step string) // for tests: called at each step of capture
+	atStep    func(step string) // for tests: called at each step of capture
+	ownLayers int               // for tests: in place of maxOwnLayers
 
 	mu     sync.Mutex
 	steps  map[string]bool // cgroups of build steps that run

@@ -138,7 +138,7 @@ func TestMerge(t *testing.T) {
 
 // TestMergeRandom compares random histories with what the kernel makes of them.
 func TestMergeRandom(t *testing.T) {
-	rounds := 12
+	rounds := 8
 	if testing.Short() {
 		rounds = 3
 	}
