@@ -25,7 +25,10 @@ import (
 //   - x_cp: cp of the same bytes on the host;
 //   - x_docker: the docker command doing the same, if an engine answers, with
 //     the image of [Harness.DockerImage] or BENCH_DOCKER_IMAGE;
-//   - x_runc: "runc run" of /bin/true over the host's /usr, if installed.
+//   - x_runc: "runc run" of /bin/true over the host's /usr, if installed;
+//   - x_create: the backend's own cold create up to the first command, what
+//     forks and snapshots are measured against;
+//   - x_dockerload: "docker load" of the same image.
 //
 // Times are reported as ms/p50 and ms/p95; ratios as p50 over the peer's p50,
 // so that less than 1 is faster than the peer.
@@ -55,22 +58,25 @@ func RunBenchmarks(b *testing.B, h *Harness) {
 	b.Run("Download256MiB", func(b *testing.B) { e.with(b).download(b) })
 	b.Run("CreateParallel", func(b *testing.B) { e.with(b).createParallel(b) })
 	b.Run("IdleMemory", func(b *testing.B) { e.with(b).memory(b) })
+	e.runStateBenchmarks(b)
 }
 
 type bench struct {
 	*testing.B
 	h      *Harness
 	client *daytona.Client
+	state  string // where it keeps its state
 }
 
 // with opens a backend for one benchmark.
 func (e *bench) with(b *testing.B) *bench {
 	b.Helper()
-	be, err := e.h.Open(b.Context(), b.TempDir())
+	state := b.TempDir()
+	be, err := e.h.Open(b.Context(), state)
 	if err != nil {
 		b.Fatal(err)
 	}
-	n := &bench{B: b, h: e.h, client: daytona.New(be)}
+	n := &bench{B: b, h: e.h, client: daytona.New(be), state: state}
 	b.Cleanup(func() { n.client.Close() })
 	return n
 }

@@ -233,12 +233,13 @@ func (e *engine) withUpper(r *record, f func(dir string) error) error {
 
 // Discard implements lifecycle.Packer.
 func (d packing) Discard(ctx context.Context, r *record) error {
-	for _, l := range r.Own.Layers {
+	for _, l := range append(r.Own.Layers, r.Own.Flat.all()...) {
 		if err := d.e.dropLayer(l, r.ID); err != nil {
 			return err
 		}
 	}
 	failpoint.Kill("local/discard/layers-dropped")
+	r.Own.Flat = flat{}
 	if err := d.e.removeTree(d.e.File(r.ID, "fs")); err != nil {
 		return err
 	}
@@ -434,7 +435,7 @@ func (d packing) Fetch(ctx context.Context, id string) (*record, error) {
 	}
 	r := m.Record
 	r.Archive, r.Was = m.Archive, ""
-	r.Own.ProcessID, r.Own.Pending, r.Own.Layers, r.Own.Lowers = lifecycle.ProcessID{}, "", nil, nil
+	r.Own.ProcessID, r.Own.Pending, r.Own.Flat, r.Own.Layers, r.Own.Lowers = lifecycle.ProcessID{}, "", flat{}, nil, nil
 	r.Own.UIDBase = d.e.uidBase(id)
 	return r, nil
 }

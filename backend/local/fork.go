@@ -23,7 +23,7 @@ func (e *engine) Fork(ctx context.Context, id string, opts daytona.ForkOptions) 
 		return release, err
 	}, func(ctx context.Context, parent, child *record) error {
 		child.Own = parent.Own
-		child.Own.ProcessID, child.Own.Pending, child.Own.HasDisk = lifecycle.ProcessID{}, "", false
+		child.Own.ProcessID, child.Own.Pending, child.Own.Flat, child.Own.HasDisk = lifecycle.ProcessID{}, "", flat{}, false
 		child.Own.Lowers = slices.Clone(parent.Own.Lowers)
 		return e.fillFrom(ctx, child, layers)
 	})

@@ -95,20 +95,21 @@ func (e *engine) newLayer(id, user string) error {
 // layers are those that what is made from it has; release lets go of the new
 // one as far as the sandbox itself does not have it.
 func (e *engine) capture(ctx context.Context, op string, r *record) (layers []string, release func(), err error) {
-	if n := len(r.Own.Lowers) + len(r.Own.Layers); n >= maxLayers {
+	if n := len(r.Own.Lowers) + maxOwnLayers; n > maxLayers {
 		return nil, nil, &daytona.Error{Kind: daytona.KindExhausted, Op: op, Subject: r.Name,
-			Message: fmt.Sprintf("it is made of %d layers; no more than %d are possible", n, maxLayers)}
+			Message: fmt.Sprintf("its image has %d layers; with the %d that forks may add, no more than %d are possible", len(r.Own.Lowers), maxOwnLayers, maxLayers)}
 	}
 	if r.Own.HasDisk && !e.canMap(e.Root) {
 		return nil, nil, &daytona.Error{Kind: daytona.KindUnsupported, Op: op, Subject: r.Name,
 			Message: "the state directory's file system takes no id mappings, so that files of a sandbox with a disk limit cannot be shared"}
 	}
-	if err := e.dropPending(r); err != nil {
+	if err := errors.Join(e.dropPending(r), e.dropFlat(r)); err != nil {
 		return nil, nil, err
 	}
 	if r.Was == daytona.StateStopped && !r.Own.HasDisk {
 		if _, err := os.Lstat(filepath.Join(e.File(r.ID, "fs"), "upper")); errors.Is(err, fs.ErrNotExist) {
-			return slices.Clone(r.Own.Layers), nil, nil // it has not been started since
+			layers, err = e.shorten(ctx, r) // it has not been started since
+			return layers, nil, err
 		}
 	}
 	id := lifecycle.NewID()
@@ -140,7 +141,13 @@ func (e *engine) capture(ctx context.Context, op string, r *record) (layers []st
 		if err := e.adoptLayer(r); err != nil {
 			return nil, release, err
 		}
-		return slices.Clone(r.Own.Layers), release, nil
+		layers, err = e.shorten(ctx, r)
+		return layers, release, err
+	}
+	// Before it is frozen: its layers do not change anyway.
+	layers, err = e.flatten(ctx, r, e.layerLimit()-1)
+	if err != nil {
+		return nil, release, err
 	}
 	err = e.Frozen(ctx, op, r, func() error {
 		if err := failpoint.Fail("local/capture-started/frozen"); err != nil {
@@ -154,7 +161,7 @@ func (e *engine) capture(ctx context.Context, op string, r *record) (layers []st
 	if err != nil {
 		return nil, release, err
 	}
-	return append(slices.Clone(r.Own.Layers), id), release, nil
+	return append(layers, id), release, nil
 }
 
 // adoptLayer makes the pending layer, which a stopped sandbox's files have
@@ -164,7 +171,8 @@ func (e *engine) adoptLayer(r *record) error {
 		return err
 	}
 	if !slices.Contains(r.Own.Layers, r.Own.Pending) {
-		r.Own.Layers = append(r.Own.Layers, r.Own.Pending)
+		// Slices of its own: others may have read the record.
+		r.Own.Layers = append(slices.Clone(e.swapFlat(r)), r.Own.Pending)
 	}
 	id := r.Own.Pending
 	r.Own.Pending = ""
@@ -172,6 +180,9 @@ func (e *engine) adoptLayer(r *record) error {
 		return err
 	}
 	failpoint.Kill("local/capture-stopped/adopted")
+	if err := e.dropFlat(r); err != nil {
+		e.log.Warn("layers that were merged could not be let go; it will be tried again", "sandbox", r.ID, "err", err)
+	}
 	// What the overlay needed to work with.
 	if err := e.removeTree(filepath.Join(e.layer(id), "fs", "work")); err != nil {
 		e.log.Warn("the work directory of a layer could not be removed", "layer", id, "err", err)
@@ -182,6 +193,9 @@ func (e *engine) adoptLayer(r *record) error {
 // recoverLayer finishes what capture was at when its process died, or takes it
 // back.
 func (e *engine) recoverLayer(r *record) error {
+	if err := e.dropFlat(r); err != nil {
+		return err
+	}
 	if r.Own.Pending == "" {
 		return nil
 	}

@@ -206,6 +206,7 @@ type engine struct {
 	archive     objects.Store
 
 	endCollection func() // of old images; nil if there is none
+	ownLayers     int    // for tests: in place of maxOwnLayers
 
 	mu     sync.Mutex
 	steps  map[string]bool // cgroups of build steps that run

@@ -3,6 +3,7 @@ package local
 import (
 	"context"
 	"net"
+	"slices"
 
 	"github.com/daytona-go/daytona"
 	"github.com/daytona-go/daytona/image"
@@ -49,6 +50,8 @@ type own struct {
 	Layers []string `json:"layers,omitempty"`
 	// Pending is a layer that is being made of its files.
 	Pending string `json:"pending,omitempty"`
+	// Flat is what is made of Layers when they become many.
+	Flat flat `json:"flat,omitzero"`
 	// AddUser says that the default user is to be added to the image's.
 	AddUser bool `json:"addUser,omitempty"`
 	// Offline says that it was started without a network interface.
@@ -86,7 +89,7 @@ func (d driver) Clear(r *record) error {
 }
 
 func (d driver) Release(ctx context.Context, r *record) error {
-	for _, l := range append(r.Own.Layers, r.Own.Pending) {
+	for _, l := range slices.Concat(r.Own.Layers, []string{r.Own.Pending}, r.Own.Flat.all()) {
 		if err := d.e.dropLayer(l, r.ID); err != nil {
 			return err
 		}

@@ -1340,5 +1340,13 @@ func AsRoot(args []string) error {
 		_, err := tree.Copy(context.Background(), args[1], args[2], args[3], nil)
 		return err
 	}
+	if len(args) > 4 && args[0] == "merge" { // DST WORK NUMBER BELOW… SRC…
+		n, err := strconv.Atoi(args[3])
+		if err != nil || n < 0 || n > len(args)-4 {
+			return fmt.Errorf("merge: %q below", args[3])
+		}
+		_, err = tree.Merge(context.Background(), args[1], args[2], args[4:4+n], args[4+n:])
+		return err
+	}
 	return fmt.Errorf("unknown command %q", args)
 }

@@ -61,6 +61,7 @@ type copier struct {
 	links map[inode]bool // those with several names, of which the first is in work
 	clone bool           // the file system may share blocks
 	buf   []byte
+	under bool // dst has a tree, which what is copied lies below; see Merge
 }
 
 const dirFlags = unix.O_RDONLY | unix.O_DIRECTORY | unix.O_NOFOLLOW | unix.O_CLOEXEC
@@ -70,6 +71,8 @@ type level struct {
 	names []string
 	dev   uint64
 	ino   uint64
+	// above is what the destination was, if it was there before.
+	above *unix.Stat_t
 }
 
 func (c *copier) run(dst, src, work string) (err error) {
@@ -91,13 +94,24 @@ func (c *copier) run(dst, src, work string) (err error) {
 	if err != nil {
 		return err
 	}
+	if c.under {
+		l.above = new(unix.Stat_t)
+		if err := unix.Fstat(to, l.above); err != nil {
+			return err
+		}
+	}
 	// Only two directories are open at a time: a way back up is "..", which is
 	// checked to be where it came from.
 	stack := []level{l}
 	for {
 		l := &stack[len(stack)-1]
 		if len(l.names) == 0 {
-			if err := c.directoryMeta(from, to); err != nil {
+			if l.above == nil {
+				err = c.directoryMeta(from, to)
+			} else {
+				err = restoreTimes(to, l.above)
+			}
+			if err != nil {
 				return err
 			}
 			stack = stack[:len(stack)-1]
@@ -121,14 +135,26 @@ func (c *copier) run(dst, src, work string) (err error) {
 		if err := unix.Fstatat(from, name, &st, unix.AT_SYMLINK_NOFOLLOW); err != nil {
 			return &os.PathError{Op: "stat", Path: name, Err: err}
 		}
+		var above *unix.Stat_t
+		if c.under {
+			done, err := hidden(from, to, name, &st, &above)
+			if err != nil {
+				return &os.PathError{Op: "merge", Path: name, Err: err}
+			}
+			if done {
+				continue
+			}
+		}
 		if st.Mode&unix.S_IFMT != unix.S_IFDIR {
 			if err := c.file(from, to, name, &st); err != nil {
 				return &os.PathError{Op: "copy", Path: name, Err: err}
 			}
 			continue
 		}
-		if err := unix.Mkdirat(to, name, 0o700); err != nil {
-			return &os.PathError{Op: "mkdir", Path: name, Err: err}
+		if above == nil {
+			if err := unix.Mkdirat(to, name, 0o700); err != nil {
+				return &os.PathError{Op: "mkdir", Path: name, Err: err}
+			}
 		}
 		subFrom, err := unix.Openat(from, name, dirFlags, 0)
 		if err != nil {
@@ -146,6 +172,7 @@ func (c *copier) run(dst, src, work string) (err error) {
 		if err != nil {
 			return err
 		}
+		sub.above = above
 		stack = append(stack, sub)
 	}
 	for i := range c.links {
