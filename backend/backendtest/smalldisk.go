@@ -52,7 +52,7 @@ func FillFileSystem(t *testing.T, dir string, leave int64) (free func()) {
 	}
 	defer f.Close()
 	var size int64
-	for chunk := make([]byte, 1<<20); len(chunk) >= 4096; {
+	for chunk := make([]byte, 1<<20); len(chunk) >= 512; {
 		n, err := f.Write(chunk)
 		size += int64(n)
 		if err != nil {
