@@ -111,6 +111,7 @@ func (k *Keeper[T]) makeChildren(ctx context.Context, parent *Record[T], names [
 	}
 	failpoint.Kill("lifecycle/fork/all-made")
 	err := k.Save(parent, true)
+	failpoint.Kill("lifecycle/fork/all-recorded")
 	if err == nil {
 		err = k.finishFork(parent)
 	}
