@@ -74,7 +74,6 @@ func checkKilledAgain(c *env) {
 		{"delete", "lifecycle/delete/released", "lifecycle/delete/renamed"},
 		{"stop", "lifecycle/stop/ended", "lifecycle/stop/cleared"},
 		{"fork what is started", "lifecycle/fork/child-made", "lifecycle/delete/unnamed"},
-		{"fork what is started", "lifecycle/fork/child-live", "lifecycle/fork/child-live"},
 		{"fork what is stopped", "local/capture-stopped/moved", "local/capture-stopped/adopted"},
 		{"snapshot", "lifecycle/snapshot/filled", "lifecycle/snapshot-delete/intended"},
 		{"snapshot", "lifecycle/snapshot/named", "lifecycle/snapshot-delete/unnamed"},

@@ -598,6 +598,8 @@ func reachedBy(point string) []string {
 	_, rest, _ := strings.Cut(point, "/")
 	middle, _, _ := strings.Cut(rest, "/")
 	switch middle {
+	case "fetch":
+		return nil // it takes two states with one object storage
 	case "create":
 		return []string{"create"}
 	case "save":

@@ -703,11 +703,16 @@ func (b *backend) replace(ctx context.Context, r *record) error {
 	b.log.Warn("the engine cannot start a container any more; it is made anew, with its files", "sandbox", r.ID)
 	uncut, cancel := uncut(ctx)
 	defer cancel()
+	// Written down before it is there.
+	r.Own.Kept = true
+	if err := b.Save(r, true); err != nil {
+		return err
+	}
 	kept, err := b.api.ContainerCommit(uncut, b.containerName(r.ID), client.ContainerCommitOptions{Reference: keptName + ":" + r.ID, NoPause: true})
 	if err != nil {
 		return err
 	}
-	r.Own.Image, r.Own.Kept = kept.ID, true
+	r.Own.Image = kept.ID
 	if err := b.Save(r, true); err != nil {
 		return err
 	}

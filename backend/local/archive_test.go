@@ -1,13 +1,17 @@
 package local
 
 import (
+	"context"
 	"errors"
 	"io/fs"
 	"os"
+	"os/exec"
 	"path/filepath"
+	"strings"
 	"testing"
 
 	"github.com/daytona-go/daytona"
+	"github.com/daytona-go/daytona/internal/failpoint"
 )
 
 func needsArchive(t *testing.T, e *engine) {
@@ -172,5 +176,53 @@ func TestCutOff(t *testing.T) {
 	must(t, sb.Delete(ctx))
 	if n := layersOf(t, e); n != 0 {
 		t.Errorf("%d layers are left", n)
+	}
+}
+
+// TestFetchKilled kills the process that makes an archived sandbox of elsewhere
+// its own: the archive is what there is of it.
+func TestFetchKilled(t *testing.T) {
+	const variable = "DAYTONA_TEST_FETCH"
+	if args := strings.Split(os.Getenv(variable), " "); len(args) == 3 {
+		ctx := context.Background()
+		e, err := newEngine(ctx, &Options{Dir: args[0], Archive: args[1]})
+		must(t, err)
+		_, err = e.Restore(ctx, args[2])
+		t.Fatalf("it lives on: %v", err)
+	}
+	ctx, store, dir := t.Context(), t.TempDir(), t.TempDir()
+	open := func(dir string) (*engine, *daytona.Client) {
+		e, err := newEngine(ctx, &Options{Dir: dir, Archive: store})
+		must(t, err)
+		t.Cleanup(func() { must(t, e.Close()) })
+		return e, daytona.New(e)
+	}
+	a, ca := open(t.TempDir())
+	needsArchive(t, a)
+	sb, err := ca.Create(ctx, daytona.Spec{Name: "moved", Persistent: true})
+	must(t, err)
+	must(t, sb.FileSystem().WriteFile(ctx, "/var/tmp/f", []byte("kept"), 0o644))
+	must(t, sb.Stop(ctx, nil))
+	must(t, sb.Archive(ctx))
+	for _, point := range []string{"lifecycle/create/enrolled", "lifecycle/fetch/named", "lifecycle/restore/intended", "lifecycle/restore/restored"} {
+		cmd := exec.Command(os.Args[0], "-test.run=^TestFetchKilled$")
+		cmd.Env = append(cmd.Environ(), variable+"="+dir+" "+store+" "+sb.ID(), failpoint.Variable+"="+point+"=kill")
+		if out, err := cmd.CombinedOutput(); err == nil || !strings.Contains(err.Error(), "killed") {
+			t.Fatalf("%s: %v: %s", point, err, out)
+		}
+	}
+	b, cb := open(dir)
+	if _, err := b.Restore(ctx, sb.ID()); err != nil {
+		t.Fatal(err)
+	}
+	there, err := cb.Get(ctx, "moved")
+	must(t, err)
+	must(t, there.Start(ctx))
+	if got := sh(t, there, "cat /var/tmp/f"); got != "kept" {
+		t.Errorf("it has %q", got)
+	}
+	must(t, there.Delete(ctx))
+	if left, _ := filepath.Glob(filepath.Join(store, "sandboxes", "*")); len(left) > 0 {
+		t.Errorf("left in object storage: %v", left)
 	}
 }

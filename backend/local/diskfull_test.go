@@ -3,8 +3,6 @@ package local
 import (
 	"errors"
 	"fmt"
-	"os"
-	"os/exec"
 	"path/filepath"
 	"slices"
 	"testing"
@@ -17,56 +15,6 @@ import (
 	"github.com/daytona-go/daytona"
 	"github.com/daytona-go/daytona/backend/backendtest"
 )
-
-// smallFileSystem is an ext4 of some size, mounted until the test ends.
-func smallFileSystem(t *testing.T, size int64) string {
-	t.Helper()
-	if os.Geteuid() != 0 {
-		t.Skip("it takes root to mount a small file system")
-	}
-	dir := t.TempDir()
-	file, point := filepath.Join(dir, "disk"), filepath.Join(dir, "mnt")
-	must(t, os.Mkdir(point, 0o755))
-	for _, line := range [][]string{
-		{"truncate", "-s", fmt.Sprint(size), file},
-		{"mkfs.ext4", "-q", "-F", "-m", "0", file},
-		{"mount", "-o", "loop", file, point},
-	} {
-		if out, err := exec.Command(line[0], line[1:]...).CombinedOutput(); err != nil {
-			t.Skipf("a small file system: %q: %v: %s", line, err, out)
-		}
-	}
-	t.Cleanup(func() {
-		if err := unix.Unmount(point, 0); err != nil {
-			t.Errorf("unmount: %v", err)
-			_ = unix.Unmount(point, unix.MNT_DETACH)
-		}
-	})
-	return point
-}
-
-// fill takes all of a file system but so many bytes.
-func fill(t *testing.T, dir string, leave int64) (free func()) {
-	t.Helper()
-	name := filepath.Join(dir, "filler")
-	f, err := os.Create(name)
-	must(t, err)
-	defer f.Close()
-	var size int64
-	for chunk := make([]byte, 1<<20); len(chunk) >= 4096; {
-		n, err := f.Write(chunk)
-		size += int64(n)
-		if err != nil {
-			if !errors.Is(err, unix.ENOSPC) {
-				t.Fatal(err)
-			}
-			chunk = chunk[:len(chunk)/2]
-		}
-	}
-	must(t, f.Truncate(max(0, size-leave)))
-	must(t, f.Sync())
-	return func() { must(t, os.Remove(name)) }
-}
 
 func freeBytes(t *testing.T, dir string) int64 {
 	t.Helper()
@@ -81,7 +29,7 @@ func freeBytes(t *testing.T, dir string) int64 {
 // what is there can be stopped and deleted.
 func TestDiskFull(t *testing.T) {
 	ctx := t.Context()
-	mount := smallFileSystem(t, 160<<20)
+	mount := backendtest.SmallFileSystem(t, 160<<20)
 	e, c := openEngine(t, filepath.Join(mount, "state"))
 	data := make([]byte, 3<<20)
 	for i := range data {
@@ -195,7 +143,7 @@ func TestDiskFull(t *testing.T) {
 	full := 0
 	for _, leave := range []int64{0, 48 << 10, 2 << 20} {
 		for _, a := range attempts {
-			free := fill(t, mount, leave)
+			free := backendtest.FillFileSystem(t, mount, leave)
 			err := a.do()
 			if err == nil {
 				free()
@@ -231,7 +179,7 @@ func TestDiskFull(t *testing.T) {
 
 	if e.canArchive() == "" {
 		must(t, stopped.Archive(ctx))
-		free := fill(t, mount, 0)
+		free := backendtest.FillFileSystem(t, mount, 0)
 		if err := stopped.Restore(ctx); daytona.KindOf(err) != daytona.KindNoSpace {
 			t.Errorf("restore: %v", err)
 		}
@@ -243,7 +191,7 @@ func TestDiskFull(t *testing.T) {
 	must(t, stopped.Start(ctx))
 	intact(stopped)
 	// What is there can be ended.
-	free := fill(t, mount, 0)
+	free := backendtest.FillFileSystem(t, mount, 0)
 	must(t, started.Stop(ctx, &daytona.StopOptions{Force: true}))
 	must(t, stopped.Delete(ctx))
 	free()

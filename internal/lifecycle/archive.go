@@ -178,17 +178,18 @@ func (k *Keeper[T]) fetch(ctx context.Context, id string) error {
 	if _, err := os.Stat(k.Sandbox(id)); err == nil {
 		return notFound(RestoreOp, id) // it is being removed
 	}
+	// Until it is live a removal must not take the archive with it.
+	kept := r.Archive
+	r.Archive = ""
 	unlock, err := k.enroll(r)
 	if err != nil {
 		return err
 	}
 	defer unlock()
-	// Until it is live a removal must not take the archive with it.
-	kept := r.Archive
-	r.Archive = ""
 	if err := k.TakeName(r); err != nil {
 		return errors.Join(err, k.Remove(r))
 	}
+	failpoint.Kill("lifecycle/fetch/named")
 	r.Archive, r.Phase = kept, PhaseLive
 	return k.Save(r, true)
 }

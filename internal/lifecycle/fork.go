@@ -4,6 +4,7 @@ package lifecycle
 
 import (
 	"context"
+	"errors"
 	"maps"
 	"slices"
 	"sync"
@@ -75,6 +76,10 @@ func (k *Keeper[T]) ForkInto(ctx context.Context, id string, opts daytona.ForkOp
 // after this process: they are in PhaseForked until the record of the parent
 // names them.
 func (k *Keeper[T]) makeChildren(ctx context.Context, parent *Record[T], names []string, children []*Record[T], prepare func(ctx context.Context, parent, child *Record[T]) error) error {
+	final := PhaseForked
+	if len(names) == 1 {
+		final = PhaseLive // there is nobody to wait for
+	}
 	making, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	var wg sync.WaitGroup
@@ -86,7 +91,7 @@ func (k *Keeper[T]) makeChildren(ctx context.Context, parent *Record[T], names [
 			defer func() { <-slots }()
 			err := context.Cause(making)
 			if err == nil {
-				err = k.Make(making, child, PhaseForked, func(ctx context.Context) error { return prepare(ctx, parent, child) })
+				err = k.Make(making, child, final, func(ctx context.Context) error { return prepare(ctx, parent, child) })
 			}
 			if err == nil {
 				children[i] = child
@@ -98,7 +103,7 @@ func (k *Keeper[T]) makeChildren(ctx context.Context, parent *Record[T], names [
 		})
 	}
 	wg.Wait()
-	if err := context.Cause(making); err != nil {
+	if err := context.Cause(making); err != nil || final == PhaseLive {
 		return err
 	}
 	for _, child := range children {
@@ -106,6 +111,7 @@ func (k *Keeper[T]) makeChildren(ctx context.Context, parent *Record[T], names [
 	}
 	failpoint.Kill("lifecycle/fork/all-made")
 	err := k.Save(parent, true)
+	failpoint.Kill("lifecycle/fork/all-recorded")
 	if err == nil {
 		err = k.finishFork(parent)
 	}
@@ -122,22 +128,31 @@ func (k *Keeper[T]) makeChildren(ctx context.Context, parent *Record[T], names [
 // finishFork makes the children live that a record, whose lock is held, names.
 // The caller saves it.
 func (k *Keeper[T]) finishFork(parent *Record[T]) error {
-	for _, id := range parent.Forked {
-		child, unlock, err := k.Locked(id, true)
-		if err != nil {
-			continue // its time has come already
-		}
-		if child.Phase == PhaseForked {
-			child.Phase = PhaseLive
-			if err = k.Save(child, true); err == nil {
-				k.schedule(child)
+	errs := make([]error, len(parent.Forked))
+	var wg sync.WaitGroup
+	slots := make(chan struct{}, parallelForks) // each waits for the disk
+	for i, id := range parent.Forked {
+		wg.Go(func() {
+			slots <- struct{}{}
+			defer func() { <-slots }()
+			child, unlock, err := k.Locked(id, true)
+			if err != nil {
+				return // its time has come already
 			}
-		}
-		unlock()
-		if err != nil {
-			return err
-		}
-		failpoint.Kill("lifecycle/fork/child-live")
+			defer unlock()
+			if child.Phase != PhaseForked {
+				return
+			}
+			child.Phase = PhaseLive
+			if errs[i] = k.Save(child, true); errs[i] == nil {
+				k.schedule(child)
+				failpoint.Kill("lifecycle/fork/child-live")
+			}
+		})
+	}
+	wg.Wait()
+	if err := errors.Join(errs...); err != nil {
+		return err
 	}
 	parent.Forked = nil
 	return nil

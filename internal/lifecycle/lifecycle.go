@@ -680,6 +680,11 @@ func (k *Keeper[T]) TakeName(r *Record[T]) error {
 		// It may be the name of a sandbox whose time has come.
 		if id, lerr := k.lookupName(r.Name); lerr == nil {
 			k.Check(id, false)
+			// A name is taken when the directory is there, and given back before it is
+			// gone: one without was of a process that died between two names.
+			if _, serr := os.Stat(k.Sandbox(id)); errors.Is(serr, fs.ErrNotExist) {
+				k.releaseName(r.Name, id)
+			}
 			err = k.claimName(r.Name, r.ID)
 		}
 	}

@@ -415,3 +415,56 @@ func TestEngineAway(t *testing.T) {
 		t.Errorf("delete: %v", err)
 	}
 }
+
+// TestNamesOfTheDead: a process that died while it made something keeps no name
+// from those who were there already.
+func TestNamesOfTheDead(t *testing.T) {
+	dir := t.TempDir()
+	for _, d := range []string{"snapshots", "snapshot-names"} {
+		if err := os.Mkdir(filepath.Join(dir, d), 0o700); err != nil {
+			t.Fatal(err)
+		}
+	}
+	first, second := open(t, dir), open(t, dir)
+	snapshots := func(e *sleepers) Snapshots[sleeper, struct{}] {
+		return Snapshots[sleeper, struct{}]{Keeper: e.k, Free: func(context.Context, *SnapshotRecord[struct{}]) error { return nil }}
+	}
+	// It had given a sandbox of its pool another name, and not written it down.
+	pooled := first.k.NewRecord(daytona.Spec{})
+	pooled.Phase = PhaseWarm
+	unlock, err := first.k.enroll(pooled)
+	if err != nil {
+		t.Fatal(err)
+	}
+	pooled.Name = "claimed"
+	if err := first.k.TakeName(pooled); err != nil {
+		t.Fatal(err)
+	}
+	unlock()
+	half := &SnapshotRecord[struct{}]{Phase: PhaseCreating, Owner: first.k.id, Snapshot: daytona.Snapshot{ID: NewID(), Name: "half"}}
+	lock, err := snapshots(first).enroll(half)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := snapshots(first).claim(t.Context(), half); err != nil {
+		t.Fatal(err)
+	}
+	lock.Close()
+	made := func(*SnapshotRecord[struct{}]) error { return nil }
+	if _, err := second.create(daytona.Spec{Name: "claimed"}); !errors.Is(err, daytona.ErrConflict) {
+		t.Errorf("the name of a sandbox whose owner lives: %v", err)
+	}
+	if _, err := snapshots(second).MakeSnapshot(t.Context(), daytona.SnapshotSpec{Name: "half"}, made); !errors.Is(err, daytona.ErrConflict) {
+		t.Errorf("the name of a snapshot whose maker lives: %v", err)
+	}
+	first.abandon()
+	if _, err := second.create(daytona.Spec{Name: "claimed"}); err != nil {
+		t.Error(err)
+	}
+	if _, err := snapshots(second).MakeSnapshot(t.Context(), daytona.SnapshotSpec{Name: "half"}, made); err != nil {
+		t.Error(err)
+	}
+	if _, err := snapshots(second).MakeSnapshot(t.Context(), daytona.SnapshotSpec{Name: "half"}, made); !errors.Is(err, daytona.ErrConflict) {
+		t.Errorf("a second one of the name: %v", err)
+	}
+}

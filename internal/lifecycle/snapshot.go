@@ -160,7 +160,7 @@ func (s Snapshots[T, S]) MakeSnapshot(ctx context.Context, spec daytona.Snapshot
 	if err := failpoint.Fail("lifecycle/snapshot/recorded"); err != nil {
 		return daytona.Snapshot{}, err
 	}
-	if err := s.claim(r); err != nil {
+	if err := s.claim(ctx, r); err != nil {
 		return daytona.Snapshot{}, err
 	}
 	if err := failpoint.Fail("lifecycle/snapshot/named"); err != nil {
@@ -211,7 +211,7 @@ func (s Snapshots[T, S]) conflict(name string) error {
 	return &daytona.Error{Kind: daytona.KindConflict, Op: SnapshotOp, Field: "Name", Value: name, Message: "another snapshot has this name"}
 }
 
-func (s Snapshots[T, S]) claim(r *SnapshotRecord[S]) error {
+func (s Snapshots[T, S]) claim(ctx context.Context, r *SnapshotRecord[S]) error {
 	tmp := filepath.Join(s.Keeper.SnapshotDir(r.ID), "name")
 	if err := os.WriteFile(tmp, []byte(r.ID), 0o600); err != nil {
 		return err
@@ -219,6 +219,13 @@ func (s Snapshots[T, S]) claim(r *SnapshotRecord[S]) error {
 	defer os.Remove(tmp)
 	failpoint.Kill("lifecycle/snapshot/name-written")
 	err := os.Link(tmp, s.Keeper.snapshotName(r.Name))
+	if errors.Is(err, fs.ErrExist) {
+		// It may be the name of one whose maker has died.
+		if data, rerr := os.ReadFile(s.Keeper.snapshotName(r.Name)); rerr == nil && string(data) != r.ID && ValidID(string(data)) {
+			s.recoverSnapshot(ctx, string(data))
+			err = os.Link(tmp, s.Keeper.snapshotName(r.Name))
+		}
+	}
 	if errors.Is(err, fs.ErrExist) {
 		return s.conflict(r.Name)
 	}
@@ -265,24 +272,9 @@ func (s Snapshots[T, S]) RecoverSnapshots(ctx context.Context) error {
 				return err
 			}
 		}
-		if !ValidID(e.Name()) {
-			continue
+		if ValidID(e.Name()) {
+			s.recoverSnapshot(ctx, e.Name())
 		}
-		lock, err := openLock(filepath.Join(k.SnapshotDir(e.Name()), "lock"), false)
-		if err != nil {
-			continue // somebody is at it
-		}
-		r, err := s.load(e.Name())
-		if errors.Is(err, fs.ErrNotExist) {
-			// What a removal had not come to.
-			r, err = &SnapshotRecord[S]{Snapshot: daytona.Snapshot{ID: e.Name()}, Phase: PhaseDeleting}, nil
-		}
-		if err == nil && (r.Phase == PhaseDeleting || r.Phase == PhaseCreating && !k.alive(r.Owner)) {
-			if err := s.remove(ctx, r); err != nil {
-				k.log.Warn("snapshot could not be removed; it will be tried again", "snapshot", r.ID, "err", err)
-			}
-		}
-		lock.Close()
 	}
 	names, err := os.ReadDir(k.Dir("snapshot-names"))
 	if err != nil {
@@ -297,6 +289,27 @@ func (s Snapshots[T, S]) RecoverSnapshots(ctx context.Context) error {
 		}
 	}
 	return ctx.Err()
+}
+
+// recoverSnapshot removes a snapshot if a dead process left it half made or half
+// removed.
+func (s Snapshots[T, S]) recoverSnapshot(ctx context.Context, id string) {
+	k := s.Keeper
+	lock, err := openLock(filepath.Join(k.SnapshotDir(id), "lock"), false)
+	if err != nil {
+		return // somebody is at it
+	}
+	defer lock.Close()
+	r, err := s.load(id)
+	if errors.Is(err, fs.ErrNotExist) {
+		// What a removal had not come to.
+		r, err = &SnapshotRecord[S]{Snapshot: daytona.Snapshot{ID: id}, Phase: PhaseDeleting}, nil
+	}
+	if err == nil && (r.Phase == PhaseDeleting || r.Phase == PhaseCreating && !k.alive(r.Owner)) {
+		if err := s.remove(ctx, r); err != nil {
+			k.log.Warn("snapshot could not be removed; it will be tried again", "snapshot", id, "err", err)
+		}
+	}
 }
 
 // GetSnapshot implements daytona.Snapshotter.
