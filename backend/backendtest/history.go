@@ -46,7 +46,7 @@ func RunHistories(t *testing.T, h *Harness) {
 		t.Cleanup(func() { _ = flag.Set(name, old) })
 	}
 	wanted, _ := strconv.Atoi(flag.Lookup("rapid.checks").Value.String())
-	var deadline time.Time // zero is none
+	var deadline time.Time                                                                      // zero is none
 	if checks := flag.Lookup("rapid.checks"); !given[checks.Name] && checks.DefValue == "100" { // nor is there a variable
 		wanted, deadline = 10, time.Now().Add(h.slow(time.Minute))
 		set("rapid.checks", strconv.Itoa(wanted))
