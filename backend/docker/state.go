@@ -43,13 +43,27 @@ func (d driver) CanFreeze() error { return nil }
 func (d driver) Freeze(ctx context.Context, r *record) error {
 	uncut, cancel := uncut(ctx)
 	defer cancel()
-	_, err := d.b.api.ContainerPause(uncut, d.b.containerName(r.ID), client.ContainerPauseOptions{})
-	if err != nil {
+	for {
+		_, err := d.b.api.ContainerPause(uncut, d.b.containerName(r.ID), client.ContainerPauseOptions{})
+		if err == nil {
+			return nil
+		}
 		if state, serr := d.b.state(uncut, r.ID); serr == nil && state.Paused {
 			return nil
 		}
+		// With cgroups v1 runc gives up, and thaws what it has frozen, when
+		// processes keep starting others or the machine is busy.
+		if !strings.Contains(err.Error(), "unable to freeze") {
+			return d.b.explain(lifecycle.PauseOp, r.Name, err)
+		}
+		select {
+		case <-ctx.Done():
+			return d.b.explain(lifecycle.PauseOp, r.Name, ctx.Err())
+		case <-uncut.Done():
+			return d.b.explain(lifecycle.PauseOp, r.Name, err)
+		case <-time.After(50 * time.Millisecond):
+		}
 	}
-	return d.b.explain(lifecycle.PauseOp, r.Name, err)
 }
 
 // Thaw implements lifecycle.Freezer.

@@ -426,3 +426,32 @@ func TestHostileSubpath(t *testing.T) {
 		t.Error(err)
 	}
 }
+
+// TestPauseBusy: processes that keep starting others, with little CPU, are hard to
+// freeze; runc gives up, and is asked again.
+func TestPauseBusy(t *testing.T) {
+	if why := missing(); why != "" {
+		t.Skip(why)
+	}
+	c, err := docker.Open(t.Context(), &docker.Options{Dir: t.TempDir(), Image: sandboxImage()})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	sb, err := c.Create(t.Context(), daytona.Spec{Resources: daytona.Resources{CPU: 0.25}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	inside(t, sb, "for i in 1 2 3 4 5 6 7 8; do sh -c 'while :; do /bin/true; done' >/dev/null 2>&1 & done")
+	for i := range 5 {
+		if err := sb.Pause(t.Context(), nil); err != nil {
+			t.Fatalf("pause %d: %v", i, err)
+		}
+		if err := sb.Resume(t.Context()); err != nil {
+			t.Fatalf("resume %d: %v", i, err)
+		}
+	}
+	if err := sb.Delete(t.Context()); err != nil {
+		t.Error(err)
+	}
+}
