@@ -9,7 +9,6 @@ import (
 	"fmt"
 	"maps"
 	"math/rand/v2"
-	"os"
 	"path"
 	"slices"
 	"strconv"
@@ -47,8 +46,8 @@ func RunHistories(t *testing.T, h *Harness) {
 		t.Cleanup(func() { _ = flag.Set(name, old) })
 	}
 	wanted, _ := strconv.Atoi(flag.Lookup("rapid.checks").Value.String())
-	var deadline time.Time // zero is none
-	if !given["rapid.checks"] && os.Getenv("RAPID_CHECKS") == "" {
+	var deadline time.Time                                                                      // zero is none
+	if checks := flag.Lookup("rapid.checks"); !given[checks.Name] && checks.DefValue == "100" { // nor is there a variable
 		wanted, deadline = 10, time.Now().Add(h.slow(time.Minute))
 		set("rapid.checks", strconv.Itoa(wanted))
 	}
@@ -131,6 +130,7 @@ type history struct {
 	volumes   []*modelVolume   // oldest first
 	gone      []string         // ids of deleted sandboxes
 	serial    int              // of contents
+	user      string           // of all sandboxes; "" is the default
 }
 
 type modelBox struct {
@@ -142,7 +142,6 @@ type modelBox struct {
 	volume           string // its name; "" if none
 	readOnly         bool   // is the volume to it
 	env, label       string
-	user             string // "" is the default
 	shape            string // of files, as shapeOf says; "" if not known
 	memory, disk     float64
 }
@@ -151,7 +150,6 @@ type modelSnapshot struct {
 	name, id     string
 	active       bool
 	shape        string
-	user         string // whose files they are
 	files        map[string][]byte
 	memory, disk float64
 }
@@ -252,6 +250,10 @@ func (w *history) run(t *rapid.T) {
 			w.close(w.test)
 		}
 	}()
+	// Not all of the files of one user can be seen by another.
+	if w.user = ""; w.shapes() {
+		w.user = draw(w, "user", []string{"root", ""})
+	}
 	ops := w.operations()
 	t.Repeat(map[string]func(*rapid.T){
 		"":     func(t *rapid.T) { w.t = t; w.check() },
@@ -433,13 +435,7 @@ func (w *history) make(snapshot, volume string) {
 	op := "create"
 	var kinds []daytona.Kind
 	b := &modelBox{name: s.Name, persistent: s.Persistent, ephemeral: s.Ephemeral, files: map[string][]byte{}, volume: volume}
-	if w.shapes() && draw(w, "as root", []bool{true, true, false}) {
-		b.user, s.User = "root", "root"
-	}
-	if sn := w.snapshot(snapshot); sn != nil && len(sn.files)+len(sn.shape) > 0 {
-		// Another user could not see all of them.
-		b.user, s.User = sn.user, cmp.Or(sn.user, w.h.Spec.User)
-	}
+	s.User = cmp.Or(w.user, s.User)
 	if b.env, b.label = draw(w, "env", historyWords), draw(w, "label", historyWords); b.env != "" {
 		s.Env[historyVariable] = b.env
 	}
@@ -662,7 +658,7 @@ func (w *history) fork() {
 		w.t.Fatalf("fork made %d children, want %d", len(children), len(names))
 	}
 	for i, c := range children {
-		child := &modelBox{name: names[i], parent: b.id, persistent: b.persistent, ephemeral: b.ephemeral, files: copyFiles(b.files), volume: b.volume, readOnly: b.readOnly, env: b.env, label: b.label, user: b.user, shape: b.shape}
+		child := &modelBox{name: names[i], parent: b.id, persistent: b.persistent, ephemeral: b.ephemeral, files: copyFiles(b.files), volume: b.volume, readOnly: b.readOnly, env: b.env, label: b.label, shape: b.shape}
 		w.made(c.Info(), child)
 		if c.Info().Parent != b.id || child.memory != b.memory || child.disk != b.disk {
 			w.t.Fatalf("a fork of %s (memory %v, disk %v) has parent %q, memory %v, disk %v", b.name, b.memory, b.disk, c.Info().Parent, child.memory, child.disk)
@@ -700,7 +696,7 @@ func (w *history) createSnapshot() {
 	if sn.ID == "" || sn.Name != name || sn.State != daytona.SnapshotActive || sn.Sandbox != b.id {
 		w.t.Fatalf("%s made %+v", what, sn)
 	}
-	w.snapshots = append(w.snapshots, &modelSnapshot{name: name, id: sn.ID, active: true, files: copyFiles(b.files), shape: b.shape, user: b.user, memory: sn.Resources.Memory, disk: sn.Resources.Disk})
+	w.snapshots = append(w.snapshots, &modelSnapshot{name: name, id: sn.ID, active: true, files: copyFiles(b.files), shape: b.shape, memory: sn.Resources.Memory, disk: sn.Resources.Disk})
 }
 
 func (w *history) snapshotImage() {
@@ -838,7 +834,7 @@ func (w *history) shape() {
 	if !w.expect("shape", "shape "+describe(b, id)+": "+line, err, kinds...) {
 		return
 	}
-	if r.ExitCode != 0 && b.user == "root" {
+	if r.ExitCode != 0 && w.user == "root" {
 		w.t.Fatalf("exit code %d: %s", r.ExitCode, r.Output)
 	}
 	b.shape = w.shapeOf(b)

@@ -44,13 +44,27 @@ func (d driver) CanFreeze() error { return nil }
 func (d driver) Freeze(ctx context.Context, r *record) error {
 	uncut, cancel := uncut(ctx)
 	defer cancel()
-	_, err := d.b.api.ContainerPause(uncut, d.b.containerName(r.ID), client.ContainerPauseOptions{})
-	if err != nil {
+	for {
+		_, err := d.b.api.ContainerPause(uncut, d.b.containerName(r.ID), client.ContainerPauseOptions{})
+		if err == nil {
+			return nil
+		}
 		if state, serr := d.b.state(uncut, r.ID); serr == nil && state.Paused {
 			return nil
 		}
+		// With cgroups v1 runc gives up, and thaws what it has frozen, when
+		// processes keep starting others or the machine is busy.
+		if !strings.Contains(err.Error(), "unable to freeze") {
+			return d.b.explain(lifecycle.PauseOp, r.Name, err)
+		}
+		select {
+		case <-ctx.Done():
+			return d.b.explain(lifecycle.PauseOp, r.Name, ctx.Err())
+		case <-uncut.Done():
+			return d.b.explain(lifecycle.PauseOp, r.Name, err)
+		case <-time.After(50 * time.Millisecond):
+		}
 	}
-	return d.b.explain(lifecycle.PauseOp, r.Name, err)
 }
 
 // Thaw implements lifecycle.Freezer.
@@ -142,13 +156,64 @@ func (b *backend) commit(ctx context.Context, r *record, ref string) (id string,
 	if err != nil {
 		return "", err
 	}
+	for range commitTries {
+		id, moment, err := b.commitOnce(ctx, r, ref)
+		if err != nil || moment {
+			return id, err
+		}
+		if _, err := b.api.ImageRemove(ctx, ref, client.ImageRemoveOptions{PruneChildren: true}); err != nil {
+			return "", err
+		}
+	}
+	return "", &daytona.Error{Kind: daytona.KindUnavailable, Op: "copy files", Subject: r.ID,
+		Message: "the engine could not freeze the sandbox, whose processes keep starting others, to copy its files as they are at one moment; stop it first, or try again"}
+}
+
+// commitTries bounds how often a commit is done that is not of one moment.
+const commitTries = 20
+
+// commitOnce also tells whether the image is of one moment: when a container that
+// runs cannot be paused, Docker goes on without a word, and only the events tell.
+func (b *backend) commitOnce(ctx context.Context, r *record, ref string) (id string, moment bool, err error) {
+	state, err := b.state(ctx, r.ID)
+	if err != nil {
+		return "", false, err
+	}
+	moment = !state.Running || state.Paused
+	watch, stop := context.WithCancel(ctx)
+	defer stop()
+	var events client.EventsResult
+	if !moment {
+		events = b.api.Events(watch, client.EventsListOptions{Filters: make(client.Filters).Add("container", b.containerName(r.ID))})
+	}
 	made, err := b.api.ContainerCommit(ctx, b.containerName(r.ID), client.ContainerCommitOptions{Reference: ref,
 		// A container that somebody makes of it is not to be taken for a sandbox.
 		Changes: []string{"LABEL " + sandboxLabel + "="}})
 	if err == nil {
 		err = failpoint.Fail("docker/commit/committed")
 	}
-	return made.ID, err
+	if err != nil || moment {
+		return made.ID, moment, err
+	}
+	late := time.NewTimer(5 * time.Second)
+	defer late.Stop()
+	for {
+		select {
+		case e := <-events.Messages:
+			switch e.Action {
+			case "pause":
+				return made.ID, true, nil
+			case "commit":
+				return made.ID, false, nil
+			}
+		case err := <-events.Err:
+			b.log.Warn("nothing tells whether a sandbox was frozen while its files were copied", "sandbox", r.ID, "err", err)
+			return made.ID, true, nil
+		case <-late.C:
+			b.log.Warn("nothing tells whether a sandbox was frozen while its files were copied", "sandbox", r.ID)
+			return made.ID, true, nil
+		}
+	}
 }
 
 // collectFiles removes the images that no sandbox and no snapshot has any more.

@@ -441,3 +441,59 @@ func TestHostileSubpath(t *testing.T) {
 		t.Error(err)
 	}
 }
+
+// TestPauseBusy: processes that keep starting others, with little CPU, are hard to
+// freeze; runc gives up, and is asked again.
+func TestPauseBusy(t *testing.T) {
+	if why := missing(); why != "" {
+		t.Skip(why)
+	}
+	c, err := docker.Open(t.Context(), &docker.Options{Dir: t.TempDir(), Image: sandboxImage()})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	sb, err := c.Create(t.Context(), daytona.Spec{Resources: daytona.Resources{CPU: 0.25}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	inside(t, sb, "for i in 1 2 3 4 5 6 7 8; do sh -c 'while :; do /bin/true; done' >/dev/null 2>&1 & done")
+	for i := range 5 {
+		if err := sb.Pause(t.Context(), nil); err != nil {
+			t.Fatalf("pause %d: %v", i, err)
+		}
+		if err := sb.Resume(t.Context()); err != nil {
+			t.Fatalf("resume %d: %v", i, err)
+		}
+	}
+	// Docker copies files without a word when it could not freeze those who write.
+	inside(t, sb, "sh -c 'i=0; while :; do i=$((i+1)); for f in a b; do echo $i > $f.new; mv $f.new $f; done; done' >/dev/null 2>&1 & while ! [ -e b ]; do sleep 0.1; done")
+	snapshots, err := c.Snapshots()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for i := range 3 {
+		_, err := sb.CreateSnapshot(t.Context(), "busy")
+		if errors.Is(err, daytona.ErrUnavailable) {
+			t.Logf("snapshot %d: %v", i, err)
+			continue
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		from, err := c.Create(t.Context(), daytona.Spec{Snapshot: "busy"})
+		if err != nil {
+			t.Fatal(err)
+		}
+		var first, second int
+		if _, err := fmt.Sscan(inside(t, from, "cat a b"), &first, &second); err != nil || second != first && second != first-1 {
+			t.Errorf("snapshot %d has the files of two moments: %d and %d, %v", i, first, second, err)
+		}
+		if err := errors.Join(from.Delete(t.Context()), snapshots.DeleteSnapshot(t.Context(), "busy")); err != nil {
+			t.Error(err)
+		}
+	}
+	if err := sb.Delete(t.Context()); err != nil {
+		t.Error(err)
+	}
+}

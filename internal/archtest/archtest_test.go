@@ -400,10 +400,8 @@ var exceptions = map[string]string{
 	"backend/backendtest/harness.go os.Args":        "Main is the body of the main function of a backend's test program",
 	"backend/backendtest/crash.go os.Args":          "the suite starts its own test program again, to kill it",
 	"backend/backendtest/crash.go os.Exit":          "the copy that is to be killed dies like this where it is not killed",
-	"backend/backendtest/history.go flag":           "the number of histories and their seed are flags of package rapid, with a default of the suite's own",
-	"backend/backendtest/history.go os.Getenv":      "RAPID_CHECKS is rapid's as well",
+	"backend/backendtest/history.go flag":           "package rapid takes the number of histories and the seed as flags of the test program only",
 	"backend/backendtest/statecrash.go os.Args":     "the suite starts its own test program again, to kill it",
-	"backend/backendtest/statecrash.go os.Environ":  "as above, at the point that a variable names",
 	"backend/backendtest/attack.go os.Environ":      "the Go toolchain that builds the attacker needs its environment",
 	"backend/backendtest/security.go os.Args":       "the suite looks whether its own name is seen inside a sandbox",
 	"backend/backendtest/lifecycle.go os.LookupEnv": "the suite sets a variable to see that no sandbox gets it",
@@ -440,9 +438,8 @@ func TestProcessIsMains(t *testing.T) {
 			}
 			imports[local] = target
 			if what, listed := process[target]; listed && what == nil {
-				use := name + " " + target
-				if _, known := exceptions[use]; known {
-					used[use] = true
+				if _, known := exceptions[name+" "+target]; known {
+					used[name+" "+target] = true
 					continue
 				}
 				t.Errorf("%s: imports %s, which is for programs (cmd/…)", name, target)
