@@ -94,7 +94,6 @@ func run(ctx context.Context) error {
 	}
 	zero := time.Duration(0)
 	quiet := log.New(io.Discard, "", 0)
-	log.SetOutput(io.Discard) // what net/http has to say
 	root := &dir{b: b}
 	opts := &fs.Options{
 		EntryTimeout: &zero, AttrTimeout: &zero, UID: config.Owner, GID: config.Owner, Logger: quiet,
