@@ -134,9 +134,14 @@ func TestCutOff(t *testing.T) {
 		}
 		must(t, e.Save(r, true))
 		unlock()
-		i, err := sb.Refresh(ctx)
-		must(t, err)
-		return i.State
+		// The engine itself may be at it just now.
+		for begin := time.Now(); ; time.Sleep(time.Millisecond) {
+			i, err := sb.Refresh(ctx)
+			must(t, err)
+			if i.State != state || time.Since(begin) > 10*time.Second {
+				return i.State
+			}
+		}
 	}
 	for _, state := range []daytona.State{daytona.StatePausing, daytona.StateResuming, daytona.StateForking, daytona.StateSnapshotting, daytona.StateResizing} {
 		got := leave(state, func(r *record) {

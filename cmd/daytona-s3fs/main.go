@@ -5,6 +5,8 @@ package main
 import (
 	"context"
 	"fmt"
+	"io"
+	"log"
 	"os"
 
 	"github.com/daytona-go/daytona/internal/s3mount/s3fs"
@@ -15,6 +17,7 @@ func main() {
 		fmt.Fprintln(os.Stderr, "daytona-s3fs: takes no arguments: the engine starts it, with a configuration on standard input and the mount on descriptor 3")
 		os.Exit(2)
 	}
+	log.SetOutput(io.Discard) // what net/http has to say of odd answers
 	if err := s3fs.Run(context.Background()); err != nil {
 		fmt.Fprintln(os.Stderr, "daytona-s3fs:", err)
 		os.Exit(1)

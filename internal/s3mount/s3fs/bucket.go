@@ -40,6 +40,7 @@ const (
 	maxBlocks = 16
 
 	freedTimeout = time.Second
+	quietTime    = 10 * time.Second // between two messages of what fails
 
 	maxName = 255
 	maxKey  = 1024
@@ -63,6 +64,8 @@ type bucket struct {
 	blocks          blocks
 
 	mu      sync.Mutex
+	warned  time.Time
+	silent  int            // messages since then
 	spooled int64          // bytes reserved for what is not stored
 	unsaved map[*file]bool // with something that is not stored
 }
@@ -140,8 +143,23 @@ func (b *bucket) errno(asked context.Context, what, key string, err error) sysca
 	case http.StatusPreconditionFailed:
 		return syscall.ESTALE
 	}
-	b.log.Warn("the object storage", "what", what, "key", key, "err", b.store.Explain(what, key, err))
+	b.warn("the object storage fails", "what", what, "key", key, "err", b.store.Explain(what, key, err))
 	return syscall.EIO
+}
+
+// warn logs, but not all that a program inside can make happen.
+func (b *bucket) warn(msg string, args ...any) {
+	b.mu.Lock()
+	b.silent++
+	n := b.silent
+	quiet := time.Since(b.warned) < quietTime
+	if !quiet {
+		b.warned, b.silent = time.Now(), 0
+	}
+	b.mu.Unlock()
+	if !quiet {
+		b.log.Warn(msg, append(args, "times", n)...)
+	}
 }
 
 // checkName reports what is wrong with a name in a directory, whose key is dir.
@@ -425,7 +443,7 @@ func (b *bucket) storeAll(ctx context.Context) {
 	for _, f := range files {
 		f.mu.Lock()
 		if errno := f.save(ctx); errno != 0 {
-			b.log.Error("a file could not be stored and is lost", "key", f.key, "err", errno)
+			b.warn("a file could not be stored and is lost", "key", f.key, "err", errno)
 		}
 		f.mu.Unlock()
 	}

@@ -402,7 +402,7 @@ func (h *handle) Release(context.Context) syscall.Errno {
 	defer cancel()
 	errno := f.save(ctx)
 	if errno != 0 {
-		f.b.log.Error("a file could not be stored and is lost", "key", f.key, "err", errno)
+		f.b.warn("a file could not be stored and is lost", "key", f.key, "err", errno)
 	}
 	f.setDirty(false)
 	f.drop()
