@@ -212,7 +212,7 @@ func TestRegistryThatFails(t *testing.T) {
 	for _, test := range []struct {
 		mode string
 		kind daytona.Kind
-	}{{"drops", daytona.KindUnavailable}, {"damages", daytona.KindInvalid}} {
+	}{{"damages", daytona.KindInvalid}, {"drops", daytona.KindUnavailable}} {
 		mode.Store(test.mode)
 		ctx, cancel := context.WithTimeout(t.Context(), 4*time.Minute)
 		_, err := c.Build(ctx, daytona.NewImage(text), daytona.BuildOptions{})
