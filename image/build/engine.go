@@ -155,7 +155,7 @@ func openEngine(ctx context.Context, dir string, opts Options) (_ *engine, err e
 	}
 	e.shut = append(e.shut, l.Close)
 	// What killed processes left.
-	for _, pattern := range []string{"work-*", "etc-*"} {
+	for _, pattern := range []string{"work-*", "etc-*", "disk-*"} {
 		left, _ := filepath.Glob(filepath.Join(dir, pattern))
 		for _, p := range left {
 			_ = os.RemoveAll(p)
