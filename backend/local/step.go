@@ -23,6 +23,7 @@ import (
 	"github.com/daytona-go/daytona/internal/boot"
 	"github.com/daytona-go/daytona/internal/lifecycle"
 	"github.com/daytona-go/daytona/internal/network/policy"
+	"github.com/daytona-go/daytona/internal/tree"
 	"golang.org/x/sys/unix"
 )
 
@@ -170,10 +171,6 @@ func (h builderHost) ImageStore() *image.Store { return h.e.images }
 
 // AdmitBuild refuses what cannot be enforced, as for sandboxes.
 func (h builderHost) AdmitBuild(opts *daytona.BuildOptions) error {
-	if opts.Resources.Disk != 0 {
-		return &daytona.Error{Kind: daytona.KindUnsupported, Op: buildOp, Field: "Resources.Disk", Value: opts.Resources.Disk,
-			Message: "the local backend cannot limit what a build step writes; leave it 0"}
-	}
 	if err := opts.Resources.Validate(buildOp); err != nil {
 		return err
 	}
@@ -274,7 +271,15 @@ func (h builderHost) RunStep(ctx context.Context, s Step) (err error) {
 	s.Mounts = append([]StepMount{
 		{Target: "/etc/hosts", Dir: etc, Sub: "hosts"}, {Target: "/etc/resolv.conf", Dir: etc, Sub: "resolv.conf"},
 	}, s.Mounts...)
-	if err := e.placeStep(s, &l); err != nil {
+	var limit *stepDisk
+	if s.Resources.Disk > 0 {
+		s.Mounts[0].ReadOnly, s.Mounts[1].ReadOnly = true, true // these are not on its disk
+		if limit, err = e.limitStep(ctx, h.BuildDir(), s); err != nil {
+			return lifecycle.KernelError(buildOp, "Resources.Disk", err)
+		}
+		defer limit.close(e)
+	}
+	if err := e.placeStep(s, &l, limit); err != nil {
 		return err
 	}
 	outR, outW, err := os.Pipe()
@@ -326,7 +331,84 @@ func (h builderHost) RunStep(ctx context.Context, s Step) (err error) {
 	case status.ExitStatus() != 0:
 		return &daytona.ExitError{ExitCode: status.ExitStatus()}
 	}
+	if limit != nil {
+		return lifecycle.KernelError(buildOp, "step", limit.keep(ctx))
+	}
 	return nil
+}
+
+// stepDisk is a file system of limited size for what a step writes. A step that
+// succeeds has it copied to where it belongs.
+type stepDisk struct {
+	dir, img string
+	upper    string // where it belongs
+	disk     *disk
+}
+
+// limitStep makes the disk of a step with a limit.
+func (e *engine) limitStep(ctx context.Context, buildDir string, s Step) (_ *stepDisk, err error) {
+	for _, m := range s.Mounts {
+		if !m.ReadOnly && m.Tmpfs == 0 {
+			return nil, &daytona.Error{Kind: daytona.KindUnsupported, Op: buildOp, Field: "Resources.Disk", Value: s.Resources.Disk,
+				Message: "what a step writes to the cache or bind mount at " + m.Target + " is not supported to be limited; mount it read-only, or leave Disk 0"}
+		}
+	}
+	if left, err := os.ReadDir(s.Root.Upper); err != nil || len(left) > 0 {
+		return nil, fmt.Errorf("the step's own layer is not empty (%d, %w)", len(left), err)
+	}
+	dir, err := os.MkdirTemp(buildDir, "disk-")
+	if err != nil {
+		return nil, err
+	}
+	d := &stepDisk{dir: dir, img: filepath.Join(dir, "disk.img"), upper: s.Root.Upper}
+	defer func() {
+		if err != nil {
+			d.close(e)
+		}
+	}()
+	if err := os.Mkdir(filepath.Join(dir, "work"), 0o700); err != nil {
+		return nil, err
+	}
+	if err := makeDisk(ctx, d.img, int64(s.Resources.Disk*(1<<30))); err != nil {
+		return nil, err
+	}
+	if d.disk, err = mountDisk(d.img); err != nil {
+		return nil, err
+	}
+	st, err := os.Stat(s.Root.Upper)
+	if err != nil {
+		return nil, err
+	}
+	owner, _ := st.Sys().(*syscall.Stat_t)
+	root, err := os.OpenRoot(fdPath(d.disk.mount))
+	if err != nil {
+		return nil, err
+	}
+	defer root.Close()
+	if err := overlayDirs(root, st.Mode(), int(owner.Uid), int(owner.Gid)); err != nil {
+		return nil, err
+	}
+	return d, nil
+}
+
+// keep copies what the step has written. Its own mount shows other owners.
+func (d *stepDisk) keep(ctx context.Context) error {
+	m, err := shareDisk(d.img)
+	if err != nil {
+		return err
+	}
+	defer m.mount.Close()
+	_, err = tree.Copy(ctx, d.upper, filepath.Join(fdPath(m.mount), "upper"), filepath.Join(d.dir, "work"), nil)
+	return err
+}
+
+func (d *stepDisk) close(e *engine) {
+	if d.disk != nil {
+		d.disk.mount.Close()
+	}
+	if err := os.RemoveAll(d.dir); err != nil {
+		e.log.Warn("the disk of a build step could not be removed", "dir", d.dir, "err", err)
+	}
 }
 
 // reapSteps removes the groups of steps whose process was killed, and enters a
@@ -369,8 +451,9 @@ func (e *engine) reapBuilds() {
 	}
 }
 
-// placeStep completes the plan with the files of a step.
-func (e *engine) placeStep(s Step, l *launch) error {
+// placeStep completes the plan with the files of a step, and with its disk if it
+// has a limited one.
+func (e *engine) placeStep(s Step, l *launch, limit *stepDisk) error {
 	p := l.plan
 	var places []place
 	mounts := map[string]int{}
@@ -396,8 +479,15 @@ func (e *engine) placeStep(s Step, l *launch) error {
 		}
 		return o
 	}
+	if limit != nil {
+		s.Root.Upper, s.Root.Work = "", ""
+	}
 	root := overlay(s.Root)
 	root.Target = "/"
+	if limit != nil {
+		places = append(places, place{mount: limit.disk.mount, mapped: true})
+		root.Upper, root.Work = boot.Source{Mount: len(places), Path: "upper"}, boot.Source{Mount: len(places), Path: "work"}
+	}
 	p.Overlays = []boot.Overlay{root}
 	for _, m := range s.Mounts {
 		b := boot.Bind{Target: m.Target, ReadOnly: m.ReadOnly, Tmpfs: m.Tmpfs}

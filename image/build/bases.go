@@ -111,7 +111,49 @@ func (b *bases) RoundTrip(r *http.Request) (*http.Response, error) {
 	if host == localRegistry {
 		return response(r, http.StatusNotFound, http.Header{}, nil, 0), nil
 	}
-	return b.next.RoundTrip(r)
+	resp, err := b.next.RoundTrip(r)
+	if err == nil && resp.StatusCode == http.StatusRequestedRangeNotSatisfiable && r.Method == http.MethodGet && r.Header.Get("Range") != "" {
+		return b.again(r, resp)
+	}
+	return resp, err
+}
+
+// again asks for the whole of what a registry knows no parts of. BuildKit goes on
+// with a layer where it broke off, and would fail there for ever.
+func (b *bases) again(r *http.Request, refused *http.Response) (*http.Response, error) {
+	n, ok := rangeStart(r)
+	if !ok {
+		return refused, nil
+	}
+	refused.Body.Close()
+	whole := r.Clone(r.Context())
+	whole.Header.Del("Range")
+	resp, err := b.next.RoundTrip(whole)
+	if err != nil || resp.StatusCode != http.StatusOK {
+		return resp, err
+	}
+	if _, err := io.CopyN(io.Discard, resp.Body, n); err != nil {
+		resp.Body.Close()
+		if errors.Is(err, io.EOF) {
+			err = io.ErrUnexpectedEOF
+		}
+		return nil, err
+	}
+	if resp.ContentLength >= 0 {
+		resp.Header.Set("Content-Length", strconv.FormatInt(resp.ContentLength-n, 10))
+		resp.Header.Set("Content-Range", fmt.Sprintf("bytes %d-%d/%d", n, resp.ContentLength-1, resp.ContentLength))
+		resp.ContentLength -= n
+	}
+	resp.StatusCode, resp.Status = http.StatusPartialContent, "206 Partial Content"
+	return resp, nil
+}
+
+// rangeStart is the N of a request for "bytes=N-".
+func rangeStart(r *http.Request) (int64, bool) {
+	from, _ := strings.CutPrefix(r.Header.Get("Range"), "bytes=")
+	start, _, ok := strings.Cut(from, "-")
+	n, err := strconv.ParseInt(start, 10, 64)
+	return n, ok && err == nil && n > 0
 }
 
 // splitPath takes /v2/<repository>/manifests/<tag or digest> and
@@ -146,20 +188,14 @@ func answer(r *http.Request, digest string, found blob) (*http.Response, error) 
 	if err != nil {
 		return nil, err
 	}
-	// A reader that begins anew after a part asks for "bytes=N-".
-	if from, ok := strings.CutPrefix(r.Header.Get("Range"), "bytes="); ok {
-		if start, _, ok := strings.Cut(from, "-"); ok {
-			n, err := strconv.ParseInt(start, 10, 64)
-			if err == nil && n > 0 && n <= found.size {
-				if _, err := io.CopyN(io.Discard, body, n); err != nil {
-					body.Close()
-					return nil, err
-				}
-				h.Set("Content-Length", strconv.FormatInt(found.size-n, 10))
-				h.Set("Content-Range", fmt.Sprintf("bytes %d-%d/%d", n, found.size-1, found.size))
-				return response(r, http.StatusPartialContent, h, body, found.size-n), nil
-			}
+	if n, ok := rangeStart(r); ok && n <= found.size {
+		if _, err := io.CopyN(io.Discard, body, n); err != nil {
+			body.Close()
+			return nil, err
 		}
+		h.Set("Content-Length", strconv.FormatInt(found.size-n, 10))
+		h.Set("Content-Range", fmt.Sprintf("bytes %d-%d/%d", n, found.size-1, found.size))
+		return response(r, http.StatusPartialContent, h, body, found.size-n), nil
 	}
 	return response(r, http.StatusOK, h, body, found.size), nil
 }

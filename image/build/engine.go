@@ -25,6 +25,7 @@ import (
 	contentlocal "github.com/containerd/containerd/v2/plugins/content/local"
 	"github.com/containerd/containerd/v2/plugins/diff/walking"
 	"github.com/containerd/containerd/v2/plugins/snapshots/overlay"
+	"github.com/containerd/errdefs"
 	ctdlog "github.com/containerd/log"
 	"github.com/containerd/platforms"
 	"github.com/daytona-go/daytona"
@@ -154,7 +155,7 @@ func openEngine(ctx context.Context, dir string, opts Options) (_ *engine, err e
 	}
 	e.shut = append(e.shut, l.Close)
 	// What killed processes left.
-	for _, pattern := range []string{"work-*", "etc-*"} {
+	for _, pattern := range []string{"work-*", "etc-*", "disk-*"} {
 		left, _ := filepath.Glob(filepath.Join(dir, pattern))
 		for _, p := range left {
 			_ = os.RemoveAll(p)
@@ -190,7 +191,7 @@ func openEngine(ctx context.Context, dir string, opts Options) (_ *engine, err e
 	if err := mdb.Init(ctx); err != nil {
 		return nil, err
 	}
-	store := containerdsnapshot.NewContentStore(mdb.ContentStore(), ns)
+	store := containerdsnapshot.NewContentStore(cleanContent{mdb.ContentStore()}, ns)
 	md, err := metadata.NewStore(filepath.Join(root, "metadata_v2.db"))
 	if err != nil {
 		return nil, err
@@ -492,6 +493,41 @@ func layersOf(m mount.Mount) Layers {
 		}
 	}
 	return l
+}
+
+// cleanContent forgets what turns out not to be what it should: containerd would
+// keep a damaged layer as one that is nearly there, and never fetch it again.
+type cleanContent struct{ content.Store }
+
+func (s cleanContent) Writer(ctx context.Context, opts ...content.WriterOpt) (content.Writer, error) {
+	var o content.WriterOpts
+	for _, opt := range opts {
+		if err := opt(&o); err != nil {
+			return nil, err
+		}
+	}
+	w, err := s.Store.Writer(ctx, opts...)
+	if err != nil {
+		return nil, err
+	}
+	return cleanWriter{w, s.Store, o.Ref}, nil
+}
+
+type cleanWriter struct {
+	content.Writer
+	store content.Store
+	ref   string
+}
+
+func (w cleanWriter) Commit(ctx context.Context, size int64, expected digest.Digest, opts ...content.Opt) error {
+	err := w.Writer.Commit(ctx, size, expected, opts...)
+	if errdefs.IsFailedPrecondition(err) {
+		_ = w.Writer.Close()
+		if aerr := w.store.Abort(context.WithoutCancel(ctx), w.ref); aerr != nil && !errdefs.IsNotFound(aerr) {
+			return errors.Join(err, aerr)
+		}
+	}
+	return err
 }
 
 // applier unpacks layers in the form that overlay mounts with userxattr want.

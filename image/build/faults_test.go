@@ -172,6 +172,42 @@ func TestStepThatHangs(t *testing.T) {
 	check(nil, nil)
 }
 
+// TestStepWithADiskLimit: a step that writes more than it may fails alone, and one
+// that does not keeps what it wrote, with whom it belongs to.
+func TestStepWithADiskLimit(t *testing.T) {
+	dir := stateDir(t)
+	c := openDir(t, dir)
+	opts := daytona.BuildOptions{Resources: daytona.Resources{Disk: 0.25}}
+	_, err := c.Build(t.Context(), daytona.NewImage(from(t, "RUN echo begun; dd if=/dev/zero of=/fill bs=1M count=600\n")), opts)
+	b, ok := errors.AsType[*daytona.BuildError](err)
+	if daytona.KindOf(err) == daytona.KindUnsupported {
+		t.Skip(err)
+	}
+	if !ok || !errors.Is(err, daytona.ErrNoSpace) || b.Line != 2 || !strings.Contains(string(b.Log), "begun") {
+		t.Fatalf("%T %v", err, err)
+	}
+	if have := visible(t, dir); len(have) > 0 {
+		t.Errorf("visible: %q", have)
+	}
+	text := from(t, "RUN echo a > /a; ln /a /b; chown 7:8 /a; rm /etc/issue; mkfifo /pipe; rm -r /etc/apt; mkdir -m 750 /etc/apt; df / > /df\n"+
+		"RUN test \"$(stat -c %u:%g:%h /a)\" = 7:8:2 && test ! -e /etc/issue && test -p /pipe && test -z \"$(ls -A /etc/apt)\" && test $(stat -c %a /etc/apt) = 750 && cat /df\n")
+	var l logs
+	opts.OnLog = l.add
+	if _, err := c.Build(t.Context(), daytona.NewImage(text), opts); err != nil {
+		t.Fatalf("%v\n%s", err, l.String())
+	}
+	if left := traces(t, dir); len(left) > 0 {
+		t.Errorf("left: %q", left)
+	}
+	if found, _ := filepath.Glob(filepath.Join(dir, "build", "disk-*")); len(found) > 0 {
+		t.Errorf("left: %q", found)
+	}
+	// What a cache mount holds would not be limited.
+	if _, err := c.Build(t.Context(), daytona.NewImage(from(t, "RUN --mount=type=cache,target=/c touch /c/x\n")), opts); !errors.Is(err, daytona.ErrUnsupported) {
+		t.Errorf("a cache mount: %v", err)
+	}
+}
+
 // TestRegistryThatFails: a layer that breaks off and one that is damaged fail the
 // build with a typed error, leave nothing to be seen, and do no harm to the next.
 func TestRegistryThatFails(t *testing.T) {
@@ -212,7 +248,7 @@ func TestRegistryThatFails(t *testing.T) {
 	for _, test := range []struct {
 		mode string
 		kind daytona.Kind
-	}{{"drops", daytona.KindUnavailable}, {"damages", daytona.KindInvalid}} {
+	}{{"damages", daytona.KindInvalid}, {"drops", daytona.KindUnavailable}} {
 		mode.Store(test.mode)
 		ctx, cancel := context.WithTimeout(t.Context(), 4*time.Minute)
 		_, err := c.Build(ctx, daytona.NewImage(text), daytona.BuildOptions{})
