@@ -453,7 +453,7 @@ func (s *Store) fetchLayer(ctx context.Context, ses *session, b blob, limits *bu
 	defer raw.Close()
 	src := &stream{
 		ctx: ctx, raw: raw, size: b.size, digest: b.digest, progress: meter.add,
-		budget: limits, maxRatio: s.opts.MaxRatio,
+		budget: limits, maxRatio: s.opts.MaxRatio, abort: func() { raw.Close() },
 	}
 	_, err = s.unpackLayer(ctx, ses, src, b.diffID, limits)
 	return err

@@ -68,14 +68,15 @@ type stream struct {
 	charged  int64       // what this stream took from budget
 	failure  error       // the first error of raw
 	plain    io.Reader   // decompressed
-	close    func()      // of the decompressor
+	inner    io.Reader   // the decompressor
+	ahead    *ahead      // reads inner, once somebody reads plain; in and failure are its own until it is stopped
+	seen     int64       // what in was when the bytes read last were decompressed
+	abort    func()      // ends a read of raw that waits, from another goroutine; may be nil
+	free     func()      // of the decompressor
 }
 
 type rawSide struct{ *stream }
-type plainSide struct {
-	*stream
-	inner io.Reader
-}
+type plainSide struct{ *stream }
 
 func (s rawSide) Read(p []byte) (int, error) {
 	if s.failure != nil {
@@ -110,15 +111,27 @@ func (s rawSide) Read(p []byte) (int, error) {
 }
 
 func (s plainSide) Read(p []byte) (int, error) {
-	n, err := s.inner.Read(p)
+	if s.ahead == nil {
+		s.stream.ahead = readAhead(s.inner, s.diffHash, func() int64 { return s.in })
+	}
+	data, err := s.ahead.next(len(p))
+	s.seen = s.ahead.cur.in
+	n := copy(p, data)
 	if n > 0 {
 		s.out += int64(n)
-		s.diffHash.Write(p[:n])
 		if err := s.charge(int64(n)); err != nil {
 			return 0, err
 		}
 	}
 	return n, err
+}
+
+// close ends what open and reading began.
+func (s *stream) close() {
+	if s.ahead != nil {
+		s.ahead.stop(s.abort)
+	}
+	s.free()
 }
 
 // charge accounts for n bytes of output.
@@ -129,8 +142,8 @@ func (s *stream) charge(n int64) error {
 			return err
 		}
 	}
-	if out := s.out + s.extra; s.maxRatio > 0 && out > ratioSlack && out/s.maxRatio > s.in {
-		return fmt.Errorf("%w: %d compressed bytes expand to more than %d times as many (StoreOptions.MaxRatio)", ErrTooLarge, s.in, s.maxRatio)
+	if out := s.out + s.extra; s.maxRatio > 0 && out > ratioSlack && out/s.maxRatio > s.seen {
+		return fmt.Errorf("%w: %d compressed bytes expand to more than %d times as many (StoreOptions.MaxRatio)", ErrTooLarge, s.seen, s.maxRatio)
 	}
 	return nil
 }
@@ -153,7 +166,7 @@ func (s *stream) open() error {
 			return err
 		}
 	}
-	s.close = func() {}
+	s.free = func() {}
 	buffered := bufio.NewReaderSize(rawSide{s}, 256<<10)
 	magic, err := buffered.Peek(6)
 	if err != nil && err != io.EOF {
@@ -173,27 +186,30 @@ func (s *stream) open() error {
 		if err != nil {
 			return s.corrupt(err)
 		}
-		s.close = zr.Close
+		s.free = zr.Close
 		inner = zr
 	case bytes.HasPrefix(magic, []byte{0xfd, '7', 'z', 'X', 'Z', 0}):
 		return fmt.Errorf("the layer is compressed with xz; want gzip, zstd or no compression: %w", errors.ErrUnsupported)
 	case bytes.HasPrefix(magic, []byte("BZh")):
 		return fmt.Errorf("the layer is compressed with bzip2; want gzip, zstd or no compression: %w", errors.ErrUnsupported)
 	}
-	s.plain = plainSide{s, inner}
+	s.inner, s.plain = inner, plainSide{s}
 	return nil
 }
 
 // corrupt finds the true cause of an error met while decompressing or reading entries: the
 // connection broke, or these are not the bytes that were asked for, or they were bad all along.
 func (s *stream) corrupt(err error) error {
-	if s.failure != nil {
-		return s.failure
-	}
 	for _, known := range []error{ErrTooLarge, ErrDigestMismatch, ErrUnsafeLayer, errors.ErrUnsupported} {
 		if errors.Is(err, known) {
 			return err
 		}
+	}
+	if s.ahead != nil {
+		s.ahead.stop(nil) // the rest of the blob is read below anyway
+	}
+	if s.failure != nil {
+		return s.failure
 	}
 	if derr := s.checkBlob(); derr != nil {
 		return derr
@@ -203,6 +219,9 @@ func (s *stream) corrupt(err error) error {
 
 // checkBlob reads what is left of the blob and compares its digest.
 func (s *stream) checkBlob() error {
+	if s.ahead != nil {
+		s.ahead.stop(nil)
+	}
 	if _, err := io.Copy(io.Discard, rawSide{s}); err != nil {
 		return err
 	}
