@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/daytona-go/daytona"
 	"github.com/daytona-go/daytona/internal/failpoint"
