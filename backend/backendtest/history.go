@@ -194,8 +194,6 @@ func (w *history) volume(name string) *modelVolume {
 
 func (w *history) has(c Capability) bool { _, lacks := w.h.Lacks[c]; return !lacks }
 
-func (w *history) can(what Capability, is bool) bool { return is && w.has(what) }
-
 // try fails the history on an error.
 func (w *history) try(what string, err error) {
 	w.t.Helper()

@@ -302,12 +302,6 @@ func gone(s *stage) (bool, error) {
 	}
 }
 
-func canAll(fs ...func(daytona.Backend) bool) func(daytona.Backend) bool {
-	return func(b daytona.Backend) bool {
-		return !slices.ContainsFunc(fs, func(f func(daytona.Backend) bool) bool { return !f(b) })
-	}
-}
-
 func anyBackend(daytona.Backend) bool { return true }
 
 const smallDisk = 0.125 // GiB

@@ -286,7 +286,7 @@ func TestCorpus(t *testing.T) {
 		t.Skipf("no Docker engine to compare with: %s", out)
 	}
 	files := corpusFiles(t)
-	doc, pre, table, post := docTable(t)
+	doc, _, table, _ := docTable(t)
 	c := open(t)
 	rows := map[string]string{}
 	for _, name := range slices.Sorted(maps.Keys(files)) {
@@ -304,7 +304,7 @@ func TestCorpus(t *testing.T) {
 	if len(rows) != len(files) {
 		t.Fatalf("%d of %d rows: -update takes the whole corpus", len(rows), len(files))
 	}
-	doc, pre, _, post = docTable(t) // somebody may have edited it meanwhile
+	_, pre, _, post := docTable(t) // somebody may have edited it meanwhile
 	table = tableHead
 	for _, name := range slices.Sorted(maps.Keys(rows)) {
 		table += rows[name] + "\n"
