@@ -147,6 +147,9 @@ func (r *remover) remove(parent int, name string, depth int) error {
 				return fmt.Errorf("%s/%w", name, err)
 			}
 		}
+		if errors.Is(err, unix.ENOENT) {
+			return nil // another has removed it since
+		}
 		if err == io.EOF || (err == nil && len(names) == 0) {
 			err := unlinkAt(parent, name, unix.AT_REMOVEDIR)
 			if err == nil || err == unix.ENOENT {
@@ -182,6 +185,9 @@ func (r *remover) child(parent int, name string, depth int) error {
 		return r.remove(parent, name, depth+1)
 	}
 	fd, err := openForRemoval(parent, name) // renaming a directory needs write permission in it
+	if err == unix.ENOENT {
+		return nil
+	}
 	if err != nil {
 		return fmt.Errorf("%q: %w", name, err)
 	}

@@ -13,7 +13,9 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
+	"sync"
 	"syscall"
 	"testing"
 	"time"
@@ -530,6 +532,35 @@ func TestRemoveAll(t *testing.T) {
 }
 
 // TestRemoveAllStopsAtMounts needs root to mount something.
+// TestRemoveAllAtOnce: those who remove the same tree do not fail each other.
+func TestRemoveAllAtOnce(t *testing.T) {
+	d := tempDir(t)
+	victim := filepath.Join(d, "victim")
+	for range 30 {
+		for i := range 10 {
+			dir := filepath.Join(victim, strconv.Itoa(i), "a", "b", "c")
+			if err := os.MkdirAll(dir, 0o755); err != nil {
+				t.Fatal(err)
+			}
+			if err := os.WriteFile(filepath.Join(dir, "f"), nil, 0o600); err != nil {
+				t.Fatal(err)
+			}
+		}
+		var all sync.WaitGroup
+		for range 4 {
+			all.Go(func() {
+				if err := RemoveAll(victim); err != nil {
+					t.Error(err)
+				}
+			})
+		}
+		all.Wait()
+		if _, err := os.Lstat(victim); !errors.Is(err, fs.ErrNotExist) {
+			t.Fatal(err)
+		}
+	}
+}
+
 func TestRemoveAllStopsAtMounts(t *testing.T) {
 	d := tempDir(t)
 	mnt := filepath.Join(d, "victim", "mnt")
