@@ -1,6 +1,6 @@
 // Package build builds images from Dockerfiles without a daemon: BuildKit is
 // linked in, and every RUN step is executed by a [Runner], which the embedded
-// engine supplies. Base images come from registries, and what is built goes into
+// engine supplies. Base images come from this machine and from registries, and what is built goes into
 // an image store.
 //
 // Package backend/local/build connects it to the engine:
