@@ -2,7 +2,6 @@ package local
 
 import (
 	"errors"
-	"fmt"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -257,47 +256,6 @@ func TestResizeLimits(t *testing.T) {
 	again, err := sb.Fork(ctx, nil)
 	must(t, err)
 	sh(t, again[0], "test $(stat -c %s /var/tmp/big) = 314572800 && head -c 300M /dev/zero > /var/tmp/mine")
-}
-
-// BenchmarkFork measures forks of a parent that has written 1 GiB.
-func BenchmarkFork(b *testing.B) {
-	ctx := b.Context()
-	c, err := Open(ctx, &Options{Dir: b.TempDir()})
-	if err != nil {
-		b.Fatal(err)
-	}
-	defer c.Close()
-	sb, err := c.Create(ctx, daytona.Spec{})
-	if err != nil {
-		b.Fatal(err)
-	}
-	if r, err := sb.Process().Exec(ctx, "head -c 1G /dev/urandom > /var/tmp/big", nil); err != nil || r.ExitCode != 0 {
-		b.Fatal(err, r)
-	}
-	for _, state := range []string{"started", "stopped"} {
-		if state == "stopped" {
-			if err := sb.Stop(ctx, nil); err != nil {
-				b.Fatal(err)
-			}
-		}
-		for _, n := range []int{1, 10} {
-			b.Run(fmt.Sprintf("%s/%d", state, n), func(b *testing.B) {
-				for b.Loop() {
-					children, err := sb.Fork(ctx, &daytona.ForkOptions{Names: make([]string, n)})
-					if err != nil {
-						b.Fatal(err)
-					}
-					b.StopTimer()
-					for _, child := range children {
-						if err := child.Delete(ctx); err != nil {
-							b.Fatal(err)
-						}
-					}
-					b.StartTimer()
-				}
-			})
-		}
-	}
 }
 
 // TestDropLayer can be repeated from any point.
