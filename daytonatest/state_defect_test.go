@@ -28,7 +28,7 @@ func statefulHarness(defect string) *backendtest.Harness {
 	}
 	h := harness(whole)
 	h.Label = "fake (stateful)"
-	h.Skip = map[string]string{"Volumes": "the fake has no read-only mounts"}
+	h.Skip = map[string]string{"Volumes": "the fake has no read-only mounts", "AutoPause": "the fake pauses nothing by itself"}
 	h.Open = func(_ context.Context, state string) (daytona.Backend, error) { return get(state).Reopen(), nil }
 	h.Leftovers = func(_ context.Context, state string) ([]string, error) { return get(state).Leftovers(), nil }
 	return h
