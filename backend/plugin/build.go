@@ -9,11 +9,9 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
-	"maps"
 	"os"
 	"path"
 	"path/filepath"
-	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -39,10 +37,6 @@ func (o optional) BuildImage(ctx context.Context, img *daytona.Image, opts dayto
 	b := o.b
 	if err := ctx.Err(); err != nil {
 		return daytona.BuiltImage{}, ended(buildOp, "", err)
-	}
-	if len(opts.Bases) > 0 {
-		return daytona.BuiltImage{}, &daytona.Error{Kind: daytona.KindUnsupported, Op: buildOp, Field: "Bases", Value: slices.Sorted(maps.Keys(opts.Bases)),
-			Message: "the plugin protocol does not carry them; name images of a registry"}
 	}
 	c, err := b.acquire(ctx)
 	if err != nil {
@@ -95,7 +89,7 @@ func sendBuild(ctx context.Context, s grpc.BidiStreamingClient[pb.BuildImageRequ
 	spec := buildOptionsToWire(opts)
 	spec.Dockerfile = []byte(img.Dockerfile())
 	for _, c := range img.Contexts() {
-		spec.Contexts = append(spec.Contexts, &pb.BuildContext{Path: c.Path})
+		spec.Contexts = append(spec.Contexts, &pb.BuildContext{Path: c.Path, ArchivePath: c.ArchivePath, Exclude: c.Exclude})
 	}
 	if err := s.Send(&pb.BuildImageRequest{Message: &pb.BuildImageRequest_Spec{Spec: spec}}); err != nil {
 		return nil
@@ -296,7 +290,9 @@ func (s *server) BuildImage(c grpc.BidiStreamingServer[pb.BuildImageRequest, pb.
 		}
 		var contexts []daytona.BuildContext
 		for i, m := range spec.GetContexts() {
-			contexts = append(contexts, daytona.BuildContext{Source: filepath.Join(dir, strconv.Itoa(i)), Path: m.GetPath()})
+			contexts = append(contexts, daytona.BuildContext{
+				Source: filepath.Join(dir, strconv.Itoa(i)), Path: m.GetPath(), ArchivePath: m.GetArchivePath(), Exclude: m.GetExclude(),
+			})
 		}
 		img := daytona.NewImage(string(spec.GetDockerfile()), contexts...)
 		if err := img.Err(); err != nil {

@@ -259,7 +259,7 @@ func buildOptionsToWire(o daytona.BuildOptions) *pb.BuildSpec {
 	return &pb.BuildSpec{
 		Args: o.Args, Target: o.Target, Secrets: o.Secrets, Platform: o.Platform, NoCache: o.NoCache, Pull: o.Pull,
 		Network: networkToWire(o.Network), Resources: resourcesToWire(o.Resources), StepTimeout: intervalToWire(o.StepTimeout),
-		Log: o.OnLog != nil,
+		Log: o.OnLog != nil, Bases: o.Bases,
 	}
 }
 
@@ -269,6 +269,7 @@ func buildOptionsFromWire(m *pb.BuildSpec) (daytona.BuildOptions, error) {
 	return daytona.BuildOptions{
 		Args: m.GetArgs(), Target: m.GetTarget(), Secrets: m.GetSecrets(), Platform: m.GetPlatform(), NoCache: m.GetNoCache(), Pull: m.GetPull(),
 		Network: network, Resources: resourcesFromWire(m.GetResources()), StepTimeout: m.GetStepTimeout().AsDuration(),
+		Bases: m.GetBases(),
 	}, err
 }
 

@@ -134,7 +134,7 @@ func TestEveryFieldSurvives(t *testing.T) {
 	if n := reflect.TypeFor[daytona.Progress]().NumField(); n != 3 {
 		t.Errorf("Progress has %d fields: extend the message, Create of both sides, and this number", n)
 	}
-	if n := reflect.TypeFor[daytona.BuildContext]().NumField(); n != 3 {
+	if n := reflect.TypeFor[daytona.BuildContext]().NumField(); n != 5 {
 		t.Errorf("BuildContext has %d fields: extend the message, BuildImage of both sides, and this number", n)
 	}
 	if n := reflect.TypeFor[daytona.BuildError]().NumField(); n != 6 {

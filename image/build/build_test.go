@@ -31,11 +31,11 @@ import (
 // baseImage pushes the Debian image that the test is given to a registry of its
 // own, and returns its name there.
 var baseImage = sync.OnceValues(func() (string, error) {
-	refs := strings.Fields(os.Getenv("DAYTONA_TEST_IMAGES"))
-	if len(refs) == 0 {
+	first, _, _ := strings.Cut(os.Getenv("DAYTONA_TEST_IMAGES"), ",")
+	if first == "" {
 		return "", nil
 	}
-	ref, err := image.ParseReference(refs[0])
+	ref, err := image.ParseReference(first)
 	if err != nil {
 		return "", err
 	}

@@ -2988,7 +2988,10 @@ type BuildSpec struct {
 	// Ends a RUN step that takes longer. No limit if missing.
 	StepTimeout *durationpb.Duration `protobuf:"bytes,11,opt,name=step_timeout,json=stepTimeout,proto3" json:"step_timeout,omitempty"`
 	// Somebody waits for BuildLog messages. Without it none need be sent.
-	Log           bool `protobuf:"varint,12,opt,name=log,proto3" json:"log,omitempty"`
+	Log bool `protobuf:"varint,12,opt,name=log,proto3" json:"log,omitempty"`
+	// Images that FROM and --from mean by these names, in place of those of registries: references as of
+	// CreateRequest, paths of the plugin's machine included.
+	Bases         map[string]string `protobuf:"bytes,13,rep,name=bases,proto3" json:"bases,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -3107,11 +3110,22 @@ func (x *BuildSpec) GetLog() bool {
 	return false
 }
 
+func (x *BuildSpec) GetBases() map[string]string {
+	if x != nil {
+		return x.Bases
+	}
+	return nil
+}
+
 // BuildContext is a file or directory that a Dockerfile copies from. The files themselves follow.
 type BuildContext struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Its place in the build context, relative and clean; "." is the whole context.
-	Path          string `protobuf:"bytes,1,opt,name=path,proto3" json:"path,omitempty"`
+	Path string `protobuf:"bytes,1,opt,name=path,proto3" json:"path,omitempty"`
+	// The place as the caller spelled it, over which SDKs compute a hash. Empty means path.
+	ArchivePath string `protobuf:"bytes,2,opt,name=archive_path,json=archivePath,proto3" json:"archive_path,omitempty"`
+	// Patterns of what is left out, as in a .dockerignore: of names in the whole context.
+	Exclude       []string `protobuf:"bytes,3,rep,name=exclude,proto3" json:"exclude,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -3151,6 +3165,20 @@ func (x *BuildContext) GetPath() string {
 		return x.Path
 	}
 	return ""
+}
+
+func (x *BuildContext) GetArchivePath() string {
+	if x != nil {
+		return x.ArchivePath
+	}
+	return ""
+}
+
+func (x *BuildContext) GetExclude() []string {
+	if x != nil {
+		return x.Exclude
+	}
+	return nil
 }
 
 // BuildLog is a line of a build's output, or the beginning or end of a step.
@@ -3865,7 +3893,7 @@ const file_backend_proto_rawDesc = "" +
 	"\x04kind\x18\x04 \x01(\tR\x04kind\x12\x14\n" +
 	"\x05quota\x18\x05 \x01(\x01R\x05quota\x12<\n" +
 	"\flast_used_at\x18\x06 \x01(\v2\x1a.google.protobuf.TimestampR\n" +
-	"lastUsedAt\"\x8e\x05\n" +
+	"lastUsedAt\"\x88\x06\n" +
 	"\tBuildSpec\x12\x1e\n" +
 	"\n" +
 	"dockerfile\x18\x01 \x01(\fR\n" +
@@ -3881,15 +3909,22 @@ const file_backend_proto_rawDesc = "" +
 	"\tresources\x18\n" +
 	" \x01(\v2\x1d.daytona.backend.v1.ResourcesR\tresources\x12<\n" +
 	"\fstep_timeout\x18\v \x01(\v2\x19.google.protobuf.DurationR\vstepTimeout\x12\x10\n" +
-	"\x03log\x18\f \x01(\bR\x03log\x1a7\n" +
+	"\x03log\x18\f \x01(\bR\x03log\x12>\n" +
+	"\x05bases\x18\r \x03(\v2(.daytona.backend.v1.BuildSpec.BasesEntryR\x05bases\x1a7\n" +
 	"\tArgsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\x1a:\n" +
 	"\fSecretsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
-	"\x05value\x18\x02 \x01(\fR\x05value:\x028\x01\"\"\n" +
+	"\x05value\x18\x02 \x01(\fR\x05value:\x028\x01\x1a8\n" +
+	"\n" +
+	"BasesEntry\x12\x10\n" +
+	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"_\n" +
 	"\fBuildContext\x12\x12\n" +
-	"\x04path\x18\x01 \x01(\tR\x04path\"\xa0\x01\n" +
+	"\x04path\x18\x01 \x01(\tR\x04path\x12!\n" +
+	"\farchive_path\x18\x02 \x01(\tR\varchivePath\x12\x18\n" +
+	"\aexclude\x18\x03 \x03(\tR\aexclude\"\xa0\x01\n" +
 	"\bBuildLog\x12\x12\n" +
 	"\x04step\x18\x01 \x01(\x03R\x04step\x12\x12\n" +
 	"\x04name\x18\x02 \x01(\tR\x04name\x12\x12\n" +
@@ -3985,7 +4020,7 @@ func file_backend_proto_rawDescGZIP() []byte {
 }
 
 var file_backend_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_backend_proto_msgTypes = make([]protoimpl.MessageInfo, 53)
+var file_backend_proto_msgTypes = make([]protoimpl.MessageInfo, 54)
 var file_backend_proto_goTypes = []any{
 	(Capability)(0),                  // 0: daytona.backend.v1.Capability
 	(*OpenRequest)(nil),              // 1: daytona.backend.v1.OpenRequest
@@ -4041,8 +4076,9 @@ var file_backend_proto_goTypes = []any{
 	nil,                              // 51: daytona.backend.v1.StringMap.ItemsEntry
 	nil,                              // 52: daytona.backend.v1.BuildSpec.ArgsEntry
 	nil,                              // 53: daytona.backend.v1.BuildSpec.SecretsEntry
-	(*durationpb.Duration)(nil),      // 54: google.protobuf.Duration
-	(*timestamppb.Timestamp)(nil),    // 55: google.protobuf.Timestamp
+	nil,                              // 54: daytona.backend.v1.BuildSpec.BasesEntry
+	(*durationpb.Duration)(nil),      // 55: google.protobuf.Duration
+	(*timestamppb.Timestamp)(nil),    // 56: google.protobuf.Timestamp
 }
 var file_backend_proto_depIdxs = []int32{
 	2,  // 0: daytona.backend.v1.OpenRequest.config:type_name -> daytona.backend.v1.Setting
@@ -4064,11 +4100,11 @@ var file_backend_proto_depIdxs = []int32{
 	27, // 16: daytona.backend.v1.Spec.resources:type_name -> daytona.backend.v1.Resources
 	28, // 17: daytona.backend.v1.Spec.network:type_name -> daytona.backend.v1.NetworkPolicy
 	30, // 18: daytona.backend.v1.Spec.volumes:type_name -> daytona.backend.v1.VolumeMount
-	54, // 19: daytona.backend.v1.Spec.ttl:type_name -> google.protobuf.Duration
-	54, // 20: daytona.backend.v1.Spec.auto_stop:type_name -> google.protobuf.Duration
-	54, // 21: daytona.backend.v1.Spec.auto_archive:type_name -> google.protobuf.Duration
-	54, // 22: daytona.backend.v1.Spec.auto_delete:type_name -> google.protobuf.Duration
-	54, // 23: daytona.backend.v1.Spec.auto_pause:type_name -> google.protobuf.Duration
+	55, // 19: daytona.backend.v1.Spec.ttl:type_name -> google.protobuf.Duration
+	55, // 20: daytona.backend.v1.Spec.auto_stop:type_name -> google.protobuf.Duration
+	55, // 21: daytona.backend.v1.Spec.auto_archive:type_name -> google.protobuf.Duration
+	55, // 22: daytona.backend.v1.Spec.auto_delete:type_name -> google.protobuf.Duration
+	55, // 23: daytona.backend.v1.Spec.auto_pause:type_name -> google.protobuf.Duration
 	29, // 24: daytona.backend.v1.NetworkPolicy.allow:type_name -> daytona.backend.v1.StringList
 	29, // 25: daytona.backend.v1.NetworkPolicy.allow_domains:type_name -> daytona.backend.v1.StringList
 	48, // 26: daytona.backend.v1.Info.env:type_name -> daytona.backend.v1.Info.EnvEntry
@@ -4076,98 +4112,99 @@ var file_backend_proto_depIdxs = []int32{
 	27, // 28: daytona.backend.v1.Info.resources:type_name -> daytona.backend.v1.Resources
 	28, // 29: daytona.backend.v1.Info.network:type_name -> daytona.backend.v1.NetworkPolicy
 	30, // 30: daytona.backend.v1.Info.volumes:type_name -> daytona.backend.v1.VolumeMount
-	54, // 31: daytona.backend.v1.Info.ttl:type_name -> google.protobuf.Duration
-	54, // 32: daytona.backend.v1.Info.auto_stop:type_name -> google.protobuf.Duration
-	54, // 33: daytona.backend.v1.Info.auto_archive:type_name -> google.protobuf.Duration
-	54, // 34: daytona.backend.v1.Info.auto_delete:type_name -> google.protobuf.Duration
-	55, // 35: daytona.backend.v1.Info.created_at:type_name -> google.protobuf.Timestamp
-	55, // 36: daytona.backend.v1.Info.started_at:type_name -> google.protobuf.Timestamp
-	55, // 37: daytona.backend.v1.Info.stopped_at:type_name -> google.protobuf.Timestamp
-	54, // 38: daytona.backend.v1.Info.auto_pause:type_name -> google.protobuf.Duration
+	55, // 31: daytona.backend.v1.Info.ttl:type_name -> google.protobuf.Duration
+	55, // 32: daytona.backend.v1.Info.auto_stop:type_name -> google.protobuf.Duration
+	55, // 33: daytona.backend.v1.Info.auto_archive:type_name -> google.protobuf.Duration
+	55, // 34: daytona.backend.v1.Info.auto_delete:type_name -> google.protobuf.Duration
+	56, // 35: daytona.backend.v1.Info.created_at:type_name -> google.protobuf.Timestamp
+	56, // 36: daytona.backend.v1.Info.started_at:type_name -> google.protobuf.Timestamp
+	56, // 37: daytona.backend.v1.Info.stopped_at:type_name -> google.protobuf.Timestamp
+	55, // 38: daytona.backend.v1.Info.auto_pause:type_name -> google.protobuf.Duration
 	50, // 39: daytona.backend.v1.Filter.labels:type_name -> daytona.backend.v1.Filter.LabelsEntry
 	34, // 40: daytona.backend.v1.Update.labels:type_name -> daytona.backend.v1.StringMap
-	54, // 41: daytona.backend.v1.Update.auto_stop:type_name -> google.protobuf.Duration
-	54, // 42: daytona.backend.v1.Update.auto_archive:type_name -> google.protobuf.Duration
-	54, // 43: daytona.backend.v1.Update.auto_delete:type_name -> google.protobuf.Duration
-	54, // 44: daytona.backend.v1.Update.auto_pause:type_name -> google.protobuf.Duration
+	55, // 41: daytona.backend.v1.Update.auto_stop:type_name -> google.protobuf.Duration
+	55, // 42: daytona.backend.v1.Update.auto_archive:type_name -> google.protobuf.Duration
+	55, // 43: daytona.backend.v1.Update.auto_delete:type_name -> google.protobuf.Duration
+	55, // 44: daytona.backend.v1.Update.auto_pause:type_name -> google.protobuf.Duration
 	51, // 45: daytona.backend.v1.StringMap.items:type_name -> daytona.backend.v1.StringMap.ItemsEntry
 	27, // 46: daytona.backend.v1.SnapshotSpec.resources:type_name -> daytona.backend.v1.Resources
-	55, // 47: daytona.backend.v1.Snapshot.created_at:type_name -> google.protobuf.Timestamp
+	56, // 47: daytona.backend.v1.Snapshot.created_at:type_name -> google.protobuf.Timestamp
 	27, // 48: daytona.backend.v1.Snapshot.resources:type_name -> daytona.backend.v1.Resources
-	55, // 49: daytona.backend.v1.Snapshot.updated_at:type_name -> google.protobuf.Timestamp
-	55, // 50: daytona.backend.v1.Snapshot.last_used_at:type_name -> google.protobuf.Timestamp
+	56, // 49: daytona.backend.v1.Snapshot.updated_at:type_name -> google.protobuf.Timestamp
+	56, // 50: daytona.backend.v1.Snapshot.last_used_at:type_name -> google.protobuf.Timestamp
 	38, // 51: daytona.backend.v1.VolumeSpec.s3:type_name -> daytona.backend.v1.S3Location
-	55, // 52: daytona.backend.v1.Volume.created_at:type_name -> google.protobuf.Timestamp
-	55, // 53: daytona.backend.v1.Volume.last_used_at:type_name -> google.protobuf.Timestamp
+	56, // 52: daytona.backend.v1.Volume.created_at:type_name -> google.protobuf.Timestamp
+	56, // 53: daytona.backend.v1.Volume.last_used_at:type_name -> google.protobuf.Timestamp
 	41, // 54: daytona.backend.v1.BuildSpec.contexts:type_name -> daytona.backend.v1.BuildContext
 	52, // 55: daytona.backend.v1.BuildSpec.args:type_name -> daytona.backend.v1.BuildSpec.ArgsEntry
 	53, // 56: daytona.backend.v1.BuildSpec.secrets:type_name -> daytona.backend.v1.BuildSpec.SecretsEntry
 	28, // 57: daytona.backend.v1.BuildSpec.network:type_name -> daytona.backend.v1.NetworkPolicy
 	27, // 58: daytona.backend.v1.BuildSpec.resources:type_name -> daytona.backend.v1.Resources
-	54, // 59: daytona.backend.v1.BuildSpec.step_timeout:type_name -> google.protobuf.Duration
-	44, // 60: daytona.backend.v1.Error.causes:type_name -> daytona.backend.v1.Error
-	45, // 61: daytona.backend.v1.Error.build:type_name -> daytona.backend.v1.BuildFailure
-	1,  // 62: daytona.backend.v1.Backend.Open:input_type -> daytona.backend.v1.OpenRequest
-	4,  // 63: daytona.backend.v1.Backend.Close:input_type -> daytona.backend.v1.CloseRequest
-	6,  // 64: daytona.backend.v1.Backend.Create:input_type -> daytona.backend.v1.CreateRequest
-	9,  // 65: daytona.backend.v1.Backend.Start:input_type -> daytona.backend.v1.SandboxRequest
-	10, // 66: daytona.backend.v1.Backend.Stop:input_type -> daytona.backend.v1.StopRequest
-	9,  // 67: daytona.backend.v1.Backend.Delete:input_type -> daytona.backend.v1.SandboxRequest
-	9,  // 68: daytona.backend.v1.Backend.Get:input_type -> daytona.backend.v1.SandboxRequest
-	32, // 69: daytona.backend.v1.Backend.List:input_type -> daytona.backend.v1.Filter
-	9,  // 70: daytona.backend.v1.Backend.Connect:input_type -> daytona.backend.v1.SandboxRequest
-	11, // 71: daytona.backend.v1.Backend.Pause:input_type -> daytona.backend.v1.PauseRequest
-	9,  // 72: daytona.backend.v1.Backend.Resume:input_type -> daytona.backend.v1.SandboxRequest
-	12, // 73: daytona.backend.v1.Backend.Fork:input_type -> daytona.backend.v1.ForkRequest
-	35, // 74: daytona.backend.v1.Backend.CreateSnapshot:input_type -> daytona.backend.v1.SnapshotSpec
-	14, // 75: daytona.backend.v1.Backend.GetSnapshot:input_type -> daytona.backend.v1.NameRequest
-	20, // 76: daytona.backend.v1.Backend.ListSnapshots:input_type -> daytona.backend.v1.ListRequest
-	14, // 77: daytona.backend.v1.Backend.DeleteSnapshot:input_type -> daytona.backend.v1.NameRequest
-	15, // 78: daytona.backend.v1.Backend.SetSnapshotActive:input_type -> daytona.backend.v1.SetSnapshotActiveRequest
-	21, // 79: daytona.backend.v1.Backend.Resize:input_type -> daytona.backend.v1.ResizeRequest
-	22, // 80: daytona.backend.v1.Backend.SetNetworkPolicy:input_type -> daytona.backend.v1.SetNetworkPolicyRequest
-	9,  // 81: daytona.backend.v1.Backend.Archive:input_type -> daytona.backend.v1.SandboxRequest
-	9,  // 82: daytona.backend.v1.Backend.Restore:input_type -> daytona.backend.v1.SandboxRequest
-	23, // 83: daytona.backend.v1.Backend.Update:input_type -> daytona.backend.v1.UpdateRequest
-	37, // 84: daytona.backend.v1.Backend.CreateVolume:input_type -> daytona.backend.v1.VolumeSpec
-	14, // 85: daytona.backend.v1.Backend.GetVolume:input_type -> daytona.backend.v1.NameRequest
-	20, // 86: daytona.backend.v1.Backend.ListVolumes:input_type -> daytona.backend.v1.ListRequest
-	14, // 87: daytona.backend.v1.Backend.DeleteVolume:input_type -> daytona.backend.v1.NameRequest
-	17, // 88: daytona.backend.v1.Backend.BuildImage:input_type -> daytona.backend.v1.BuildImageRequest
-	24, // 89: daytona.backend.v1.Backend.Wait:input_type -> daytona.backend.v1.WaitRequest
-	3,  // 90: daytona.backend.v1.Backend.Open:output_type -> daytona.backend.v1.OpenResponse
-	5,  // 91: daytona.backend.v1.Backend.Close:output_type -> daytona.backend.v1.CloseResponse
-	7,  // 92: daytona.backend.v1.Backend.Create:output_type -> daytona.backend.v1.CreateResponse
-	31, // 93: daytona.backend.v1.Backend.Start:output_type -> daytona.backend.v1.Info
-	31, // 94: daytona.backend.v1.Backend.Stop:output_type -> daytona.backend.v1.Info
-	19, // 95: daytona.backend.v1.Backend.Delete:output_type -> daytona.backend.v1.DeleteResponse
-	31, // 96: daytona.backend.v1.Backend.Get:output_type -> daytona.backend.v1.Info
-	31, // 97: daytona.backend.v1.Backend.List:output_type -> daytona.backend.v1.Info
-	25, // 98: daytona.backend.v1.Backend.Connect:output_type -> daytona.backend.v1.ConnectResponse
-	31, // 99: daytona.backend.v1.Backend.Pause:output_type -> daytona.backend.v1.Info
-	31, // 100: daytona.backend.v1.Backend.Resume:output_type -> daytona.backend.v1.Info
-	13, // 101: daytona.backend.v1.Backend.Fork:output_type -> daytona.backend.v1.ForkResponse
-	16, // 102: daytona.backend.v1.Backend.CreateSnapshot:output_type -> daytona.backend.v1.CreateSnapshotResponse
-	36, // 103: daytona.backend.v1.Backend.GetSnapshot:output_type -> daytona.backend.v1.Snapshot
-	36, // 104: daytona.backend.v1.Backend.ListSnapshots:output_type -> daytona.backend.v1.Snapshot
-	19, // 105: daytona.backend.v1.Backend.DeleteSnapshot:output_type -> daytona.backend.v1.DeleteResponse
-	36, // 106: daytona.backend.v1.Backend.SetSnapshotActive:output_type -> daytona.backend.v1.Snapshot
-	31, // 107: daytona.backend.v1.Backend.Resize:output_type -> daytona.backend.v1.Info
-	31, // 108: daytona.backend.v1.Backend.SetNetworkPolicy:output_type -> daytona.backend.v1.Info
-	31, // 109: daytona.backend.v1.Backend.Archive:output_type -> daytona.backend.v1.Info
-	31, // 110: daytona.backend.v1.Backend.Restore:output_type -> daytona.backend.v1.Info
-	31, // 111: daytona.backend.v1.Backend.Update:output_type -> daytona.backend.v1.Info
-	39, // 112: daytona.backend.v1.Backend.CreateVolume:output_type -> daytona.backend.v1.Volume
-	39, // 113: daytona.backend.v1.Backend.GetVolume:output_type -> daytona.backend.v1.Volume
-	39, // 114: daytona.backend.v1.Backend.ListVolumes:output_type -> daytona.backend.v1.Volume
-	19, // 115: daytona.backend.v1.Backend.DeleteVolume:output_type -> daytona.backend.v1.DeleteResponse
-	18, // 116: daytona.backend.v1.Backend.BuildImage:output_type -> daytona.backend.v1.BuildImageResponse
-	31, // 117: daytona.backend.v1.Backend.Wait:output_type -> daytona.backend.v1.Info
-	90, // [90:118] is the sub-list for method output_type
-	62, // [62:90] is the sub-list for method input_type
-	62, // [62:62] is the sub-list for extension type_name
-	62, // [62:62] is the sub-list for extension extendee
-	0,  // [0:62] is the sub-list for field type_name
+	55, // 59: daytona.backend.v1.BuildSpec.step_timeout:type_name -> google.protobuf.Duration
+	54, // 60: daytona.backend.v1.BuildSpec.bases:type_name -> daytona.backend.v1.BuildSpec.BasesEntry
+	44, // 61: daytona.backend.v1.Error.causes:type_name -> daytona.backend.v1.Error
+	45, // 62: daytona.backend.v1.Error.build:type_name -> daytona.backend.v1.BuildFailure
+	1,  // 63: daytona.backend.v1.Backend.Open:input_type -> daytona.backend.v1.OpenRequest
+	4,  // 64: daytona.backend.v1.Backend.Close:input_type -> daytona.backend.v1.CloseRequest
+	6,  // 65: daytona.backend.v1.Backend.Create:input_type -> daytona.backend.v1.CreateRequest
+	9,  // 66: daytona.backend.v1.Backend.Start:input_type -> daytona.backend.v1.SandboxRequest
+	10, // 67: daytona.backend.v1.Backend.Stop:input_type -> daytona.backend.v1.StopRequest
+	9,  // 68: daytona.backend.v1.Backend.Delete:input_type -> daytona.backend.v1.SandboxRequest
+	9,  // 69: daytona.backend.v1.Backend.Get:input_type -> daytona.backend.v1.SandboxRequest
+	32, // 70: daytona.backend.v1.Backend.List:input_type -> daytona.backend.v1.Filter
+	9,  // 71: daytona.backend.v1.Backend.Connect:input_type -> daytona.backend.v1.SandboxRequest
+	11, // 72: daytona.backend.v1.Backend.Pause:input_type -> daytona.backend.v1.PauseRequest
+	9,  // 73: daytona.backend.v1.Backend.Resume:input_type -> daytona.backend.v1.SandboxRequest
+	12, // 74: daytona.backend.v1.Backend.Fork:input_type -> daytona.backend.v1.ForkRequest
+	35, // 75: daytona.backend.v1.Backend.CreateSnapshot:input_type -> daytona.backend.v1.SnapshotSpec
+	14, // 76: daytona.backend.v1.Backend.GetSnapshot:input_type -> daytona.backend.v1.NameRequest
+	20, // 77: daytona.backend.v1.Backend.ListSnapshots:input_type -> daytona.backend.v1.ListRequest
+	14, // 78: daytona.backend.v1.Backend.DeleteSnapshot:input_type -> daytona.backend.v1.NameRequest
+	15, // 79: daytona.backend.v1.Backend.SetSnapshotActive:input_type -> daytona.backend.v1.SetSnapshotActiveRequest
+	21, // 80: daytona.backend.v1.Backend.Resize:input_type -> daytona.backend.v1.ResizeRequest
+	22, // 81: daytona.backend.v1.Backend.SetNetworkPolicy:input_type -> daytona.backend.v1.SetNetworkPolicyRequest
+	9,  // 82: daytona.backend.v1.Backend.Archive:input_type -> daytona.backend.v1.SandboxRequest
+	9,  // 83: daytona.backend.v1.Backend.Restore:input_type -> daytona.backend.v1.SandboxRequest
+	23, // 84: daytona.backend.v1.Backend.Update:input_type -> daytona.backend.v1.UpdateRequest
+	37, // 85: daytona.backend.v1.Backend.CreateVolume:input_type -> daytona.backend.v1.VolumeSpec
+	14, // 86: daytona.backend.v1.Backend.GetVolume:input_type -> daytona.backend.v1.NameRequest
+	20, // 87: daytona.backend.v1.Backend.ListVolumes:input_type -> daytona.backend.v1.ListRequest
+	14, // 88: daytona.backend.v1.Backend.DeleteVolume:input_type -> daytona.backend.v1.NameRequest
+	17, // 89: daytona.backend.v1.Backend.BuildImage:input_type -> daytona.backend.v1.BuildImageRequest
+	24, // 90: daytona.backend.v1.Backend.Wait:input_type -> daytona.backend.v1.WaitRequest
+	3,  // 91: daytona.backend.v1.Backend.Open:output_type -> daytona.backend.v1.OpenResponse
+	5,  // 92: daytona.backend.v1.Backend.Close:output_type -> daytona.backend.v1.CloseResponse
+	7,  // 93: daytona.backend.v1.Backend.Create:output_type -> daytona.backend.v1.CreateResponse
+	31, // 94: daytona.backend.v1.Backend.Start:output_type -> daytona.backend.v1.Info
+	31, // 95: daytona.backend.v1.Backend.Stop:output_type -> daytona.backend.v1.Info
+	19, // 96: daytona.backend.v1.Backend.Delete:output_type -> daytona.backend.v1.DeleteResponse
+	31, // 97: daytona.backend.v1.Backend.Get:output_type -> daytona.backend.v1.Info
+	31, // 98: daytona.backend.v1.Backend.List:output_type -> daytona.backend.v1.Info
+	25, // 99: daytona.backend.v1.Backend.Connect:output_type -> daytona.backend.v1.ConnectResponse
+	31, // 100: daytona.backend.v1.Backend.Pause:output_type -> daytona.backend.v1.Info
+	31, // 101: daytona.backend.v1.Backend.Resume:output_type -> daytona.backend.v1.Info
+	13, // 102: daytona.backend.v1.Backend.Fork:output_type -> daytona.backend.v1.ForkResponse
+	16, // 103: daytona.backend.v1.Backend.CreateSnapshot:output_type -> daytona.backend.v1.CreateSnapshotResponse
+	36, // 104: daytona.backend.v1.Backend.GetSnapshot:output_type -> daytona.backend.v1.Snapshot
+	36, // 105: daytona.backend.v1.Backend.ListSnapshots:output_type -> daytona.backend.v1.Snapshot
+	19, // 106: daytona.backend.v1.Backend.DeleteSnapshot:output_type -> daytona.backend.v1.DeleteResponse
+	36, // 107: daytona.backend.v1.Backend.SetSnapshotActive:output_type -> daytona.backend.v1.Snapshot
+	31, // 108: daytona.backend.v1.Backend.Resize:output_type -> daytona.backend.v1.Info
+	31, // 109: daytona.backend.v1.Backend.SetNetworkPolicy:output_type -> daytona.backend.v1.Info
+	31, // 110: daytona.backend.v1.Backend.Archive:output_type -> daytona.backend.v1.Info
+	31, // 111: daytona.backend.v1.Backend.Restore:output_type -> daytona.backend.v1.Info
+	31, // 112: daytona.backend.v1.Backend.Update:output_type -> daytona.backend.v1.Info
+	39, // 113: daytona.backend.v1.Backend.CreateVolume:output_type -> daytona.backend.v1.Volume
+	39, // 114: daytona.backend.v1.Backend.GetVolume:output_type -> daytona.backend.v1.Volume
+	39, // 115: daytona.backend.v1.Backend.ListVolumes:output_type -> daytona.backend.v1.Volume
+	19, // 116: daytona.backend.v1.Backend.DeleteVolume:output_type -> daytona.backend.v1.DeleteResponse
+	18, // 117: daytona.backend.v1.Backend.BuildImage:output_type -> daytona.backend.v1.BuildImageResponse
+	31, // 118: daytona.backend.v1.Backend.Wait:output_type -> daytona.backend.v1.Info
+	91, // [91:119] is the sub-list for method output_type
+	63, // [63:91] is the sub-list for method input_type
+	63, // [63:63] is the sub-list for extension type_name
+	63, // [63:63] is the sub-list for extension extendee
+	0,  // [0:63] is the sub-list for field type_name
 }
 
 func init() { file_backend_proto_init() }
@@ -4208,7 +4245,7 @@ func file_backend_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_backend_proto_rawDesc), len(file_backend_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   53,
+			NumMessages:   54,
 			NumExtensions: 0,
 			NumServices:   1,
 		},
