@@ -46,7 +46,7 @@ func tarOf(t testing.TB, files map[string]string) []byte {
 func TestFromHostPath(t *testing.T) {
 	base := base(t)
 	c := open(t)
-	given := strings.Fields(os.Getenv("DAYTONA_TEST_IMAGES"))[0]
+	given := firstImage()
 	for _, text := range []string{
 		"FROM " + given + "\nLABEL a=b\n",
 		"FROM dir:/etc\nLABEL a=b\n",
@@ -81,7 +81,7 @@ func TestFromHostPath(t *testing.T) {
 // store, whose registry is gone, and what the caller names.
 func TestFromWhatIsThere(t *testing.T) {
 	from := base(t)
-	given := strings.Fields(os.Getenv("DAYTONA_TEST_IMAGES"))[0]
+	given := firstImage()
 	dir := stateDir(t)
 	c := openDir(t, dir)
 	build := func(text string, opts daytona.BuildOptions) daytona.BuiltImage {

@@ -31,11 +31,10 @@ import (
 // baseImage pushes the Debian image that the test is given to a registry of its
 // own, and returns its name there.
 var baseImage = sync.OnceValues(func() (string, error) {
-	first, _, _ := strings.Cut(os.Getenv("DAYTONA_TEST_IMAGES"), ",")
-	if first == "" {
+	if firstImage() == "" {
 		return "", nil
 	}
-	ref, err := image.ParseReference(first)
+	ref, err := image.ParseReference(firstImage())
 	if err != nil {
 		return "", err
 	}
@@ -62,6 +61,12 @@ var baseImage = sync.OnceValues(func() (string, error) {
 	}
 	return base, remote.Write(tag, img)
 })
+
+// firstImage is the first of the images that the test is given, "" if there is none.
+func firstImage() string {
+	first, _, _ := strings.Cut(os.Getenv("DAYTONA_TEST_IMAGES"), ",")
+	return first
+}
 
 func base(t testing.TB) string {
 	t.Helper()
