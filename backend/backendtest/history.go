@@ -812,8 +812,8 @@ var historyShapes = []string{
 }
 
 // historyShapeDirs is where those files are: a directory of the sandbox's own,
-// and one of the image's.
-const historyShapeDirs = "d=/var/tmp/history-shape; i=/usr/share/base-files; "
+// and one of the image's, unless nobody may write there.
+const historyShapeDirs = "d=/var/tmp/history-shape; i=/usr/share/base-files; [ -w /usr/share ] || i=/var/tmp/history-image; "
 
 // historyShapeOf says what files there are.
 const historyShapeOf = historyShapeDirs + `{ find $d $i ! -type d -printf '%p %y %m %U %G %s %n %l %Ts\n'; find $d $i -type d -printf '%p %y %m %U %G\n'; find $d $i -type f -exec sha256sum {} +; } 2>/dev/null | sort; echo end`
