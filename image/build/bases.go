@@ -3,6 +3,7 @@
 package build
 
 import (
+	"bufio"
 	"bytes"
 	"context"
 	"encoding/json"
@@ -115,7 +116,64 @@ func (b *bases) RoundTrip(r *http.Request) (*http.Response, error) {
 	if err == nil && resp.StatusCode == http.StatusRequestedRangeNotSatisfiable && r.Method == http.MethodGet && r.Header.Get("Range") != "" {
 		return b.again(r, resp)
 	}
+	if err == nil && what != "" && r.Method == http.MethodGet && resp.StatusCode == http.StatusOK {
+		if err := refuseURLs(resp); err != nil {
+			resp.Body.Close()
+			return nil, err
+		}
+	}
 	return resp, err
+}
+
+// maxManifest bounds what may be a manifest, in bytes. BuildKit reads none that is
+// as large.
+const maxManifest = 16 << 20
+
+// refuseURLs refuses a manifest that names other places for its layers: BuildKit
+// would ask there, wherever that is, with a client of its own.
+func refuseURLs(resp *http.Response) error {
+	body := bufio.NewReader(resp.Body)
+	closer := resp.Body
+	resp.Body = struct {
+		io.Reader
+		io.Closer
+	}{body, closer}
+	begin, _ := body.Peek(512)
+	if begin = bytes.TrimLeft(begin, " \t\r\n"); len(begin) > 0 && begin[0] != '{' {
+		return nil // a layer
+	}
+	data, err := io.ReadAll(io.LimitReader(body, maxManifest))
+	resp.Body = struct {
+		io.Reader
+		io.Closer
+	}{io.MultiReader(bytes.NewReader(data), errReader{err}, body), closer}
+	type descriptor struct {
+		URLs []string `json:"urls"`
+	}
+	var m struct {
+		Config    descriptor   `json:"config"`
+		Layers    []descriptor `json:"layers"`
+		Manifests []descriptor `json:"manifests"`
+	}
+	if json.Unmarshal(data, &m) != nil {
+		return nil
+	}
+	for _, d := range append(append(m.Layers, m.Manifests...), m.Config) {
+		if len(d.URLs) > 0 {
+			return &daytona.Error{Kind: daytona.KindUnsupported, Op: op, Field: "FROM", Value: d.URLs[0], Message: "a layer that lies elsewhere than in the image's registry is not supported"}
+		}
+	}
+	return nil
+}
+
+// errReader ends with an error, if there is one.
+type errReader struct{ err error }
+
+func (e errReader) Read([]byte) (int, error) {
+	if e.err == nil {
+		return 0, io.EOF
+	}
+	return 0, e.err
 }
 
 // again asks for the whole of what a registry knows no parts of. BuildKit goes on

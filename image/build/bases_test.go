@@ -4,9 +4,11 @@ import (
 	"archive/tar"
 	"bytes"
 	"context"
+	"crypto/sha256"
 	"encoding/base64"
 	"errors"
 	"fmt"
+	"io"
 	"net/http"
 	"net/http/httptest"
 	"net/http/httputil"
@@ -208,5 +210,41 @@ func TestFromPrivateRegistry(t *testing.T) {
 	}
 	if _, err := c.Build(t.Context(), daytona.NewImage(text), daytona.BuildOptions{}); err != nil {
 		t.Error(err)
+	}
+}
+
+// TestFromForeignLayer: a manifest that names another place for a layer gets no
+// request sent there.
+func TestFromForeignLayer(t *testing.T) {
+	from := base(t)
+	asked := make(chan string, 100)
+	elsewhere := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { asked <- r.URL.Path }))
+	defer elsewhere.Close()
+	upstream := httputil.NewSingleHostReverseProxy(&url.URL{Scheme: "http", Host: strings.TrimSuffix(from, "/debian:12")})
+	for _, padding := range []string{"", strings.Repeat(" ", 2000)} {
+		manifest := padding + fmt.Sprintf(`{"schemaVersion":2,"mediaType":"application/vnd.oci.image.manifest.v1+json",
+			"config":{"mediaType":"application/vnd.oci.image.config.v1+json","size":2,"digest":"sha256:44136fa355b3678a1146ad16f7e8649e94fb4fc21fe77e8310c060f61caaff8a","urls":[%[1]q]},
+			"layers":[{"mediaType":"application/vnd.oci.image.layer.v1.tar","size":1024,"digest":"sha256:5f70bf18a086007016e948b04aed3b82103a36bea41755b6cddfaf10ace3c6ef","urls":[%[1]q]}]}`, elsewhere.URL+"/secret")
+		digest := fmt.Sprintf("sha256:%x", sha256.Sum256([]byte(manifest)))
+		srv := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			if !strings.Contains(r.URL.Path, "/manifests/") {
+				upstream.ServeHTTP(w, r)
+				return
+			}
+			w.Header().Set("Content-Type", "application/vnd.oci.image.manifest.v1+json")
+			w.Header().Set("Docker-Content-Digest", digest)
+			w.Header().Set("Content-Length", fmt.Sprint(len(manifest)))
+			if r.Method == http.MethodGet {
+				_, _ = io.WriteString(w, manifest)
+			}
+		}))
+		_, err := open(t).Build(t.Context(), daytona.NewImage("FROM "+strings.TrimPrefix(srv.URL, "http://")+"/evil:1\nRUN true\n"), daytona.BuildOptions{})
+		srv.Close()
+		if daytona.KindOf(err) != daytona.KindUnsupported || !strings.Contains(err.Error(), elsewhere.URL) {
+			t.Errorf("%v", err)
+		}
+	}
+	if len(asked) > 0 {
+		t.Errorf("it was asked for %s", <-asked)
 	}
 }
