@@ -56,15 +56,27 @@ type pump struct {
 	buf    []byte
 	header int
 	sink   func(b []byte) error
+	hungUp bool // EIO has been seen
+}
+
+// early reports whether an error is not the end yet. A terminal without
+// processes gives EIO, but once too early where they wrote and ended between
+// the two looks that n_tty_read (drivers/tty/n_tty.c) takes: at what is there,
+// then at who is. After that all is there.
+func (p *pump) early(err error) bool {
+	if p.hungUp || !errors.Is(err, unix.EIO) {
+		return false
+	}
+	p.hungUp = true
+	return true
 }
 
 // run returns whether somebody still holds the other end.
 func (p *pump) run() (open bool, err error) {
 	room := p.buf[p.header:]
-	for hungUp := false; ; {
+	for {
 		n, readErr := p.f.Read(room)
 		if n > 0 {
-			hungUp = false
 			if err := p.sink(p.buf[:p.header+n]); err != nil {
 				return true, err
 			}
@@ -72,14 +84,7 @@ func (p *pump) run() (open bool, err error) {
 		if errors.Is(readErr, os.ErrDeadlineExceeded) {
 			return p.drain()
 		}
-		// A terminal without processes gives EIO, but once too early where
-		// they wrote and ended between the two looks that n_tty_read
-		// (drivers/tty/n_tty.c) takes: at what is there, then at who is.
-		if errors.Is(readErr, unix.EIO) && !hungUp {
-			hungUp = true
-			continue
-		}
-		if readErr != nil {
+		if readErr != nil && !p.early(readErr) {
 			return false, nil
 		}
 	}
@@ -92,7 +97,6 @@ func (p *pump) drain() (open bool, err error) {
 	if err != nil {
 		return false, nil
 	}
-	hungUp := false
 	for total := 0; total < drainLimit; {
 		var n int
 		var readErr error
@@ -108,8 +112,7 @@ func (p *pump) drain() (open bool, err error) {
 		if readErr == unix.EAGAIN {
 			return true, nil
 		}
-		if readErr == unix.EIO && !hungUp { // as in run
-			hungUp = true
+		if p.early(readErr) {
 			continue
 		}
 		if readErr != nil || n <= 0 {
