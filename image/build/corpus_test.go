@@ -18,11 +18,11 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/daytona-go/daytona"
 	"github.com/daytona-go/daytona/image"
 	v1 "github.com/google/go-containerregistry/pkg/v1"
-	"github.com/google/go-containerregistry/pkg/v1/mutate"
 	"github.com/google/go-containerregistry/pkg/v1/tarball"
 	"github.com/moby/buildkit/frontend/dockerfile/parser"
 )
@@ -186,12 +186,90 @@ type file struct {
 	Xattrs   string
 }
 
-// flatten reads the files of an image.
-func flatten(img v1.Image) (map[string]file, error) {
-	r := mutate.Extract(img)
-	defer r.Close()
+// layers are the files of layers, by the digest of their content: the bases of
+// the corpus are read once.
+type layers map[v1.Hash][]entry
+
+// entry is a file in a layer.
+type entry struct {
+	name   string
+	file   file
+	linked string // for a hard link, the other name
+}
+
+// flatten tells the files of an image: the last layer that has one counts.
+func (l layers) flatten(img v1.Image) (map[string]file, error) {
+	stack, err := img.Layers()
+	if err != nil {
+		return nil, err
+	}
+	config, err := img.ConfigFile() // a layer would have to be read to tell
+	if err != nil {
+		return nil, err
+	}
+	if len(config.RootFS.DiffIDs) != len(stack) {
+		return nil, fmt.Errorf("%d layers, %d digests of them", len(stack), len(config.RootFS.DiffIDs))
+	}
 	files := map[string]file{}
 	links := map[string]string{}
+	remove := func(name string, itself bool) {
+		for p := range files {
+			if p == name && itself || strings.HasPrefix(p, name+"/") || name == "." && p != "." {
+				delete(files, p)
+				delete(links, p)
+			}
+		}
+	}
+	for i, layer := range stack {
+		entries, err := l.read(config.RootFS.DiffIDs[i], layer)
+		if err != nil {
+			return nil, err
+		}
+		// What a layer removes is of those below it, wherever in it that stands.
+		for _, e := range entries {
+			dir, base := path.Split(e.name)
+			if base == ".wh..wh..opq" {
+				remove(path.Clean(dir), false)
+			} else if removed, ok := strings.CutPrefix(base, ".wh."); ok {
+				remove(path.Join(dir, removed), true)
+			} else if below, ok := files[e.name]; ok && below.Type == tar.TypeDir && e.file.Type != tar.TypeDir {
+				remove(e.name, true)
+			}
+		}
+		for _, e := range entries {
+			if strings.HasPrefix(path.Base(e.name), ".wh.") {
+				continue
+			}
+			files[e.name] = e.file
+			delete(links, e.name)
+			if e.linked != "" {
+				links[e.name] = e.linked
+			}
+		}
+	}
+	// Which of the names of a file comes first in a layer is chance.
+	for name, to := range links {
+		if f, ok := files[to]; ok {
+			files[name] = f
+		}
+	}
+	maps.DeleteFunc(files, func(name string, _ file) bool {
+		_, skip := volatile[name]
+		return skip || strings.HasPrefix(name, "dev/")
+	})
+	return files, nil
+}
+
+func (l layers) read(id v1.Hash, layer v1.Layer) ([]entry, error) {
+	if entries, ok := l[id]; ok {
+		return entries, nil
+	}
+	r, err := layer.Uncompressed()
+	if err != nil {
+		return nil, err
+	}
+	defer r.Close()
+	var entries []entry
 	for t := tar.NewReader(r); ; {
 		h, err := t.Next()
 		if errors.Is(err, io.EOF) {
@@ -200,11 +278,8 @@ func flatten(img v1.Image) (map[string]file, error) {
 		if err != nil {
 			return nil, err
 		}
-		name := path.Clean(strings.TrimPrefix(h.Name, "/"))
-		if _, skip := volatile[name]; skip || strings.HasPrefix(name, "dev/") {
-			continue
-		}
-		f := file{Type: h.Typeflag, Mode: h.Mode & 0o7777, UID: h.Uid, GID: h.Gid, Link: h.Linkname}
+		e := entry{name: path.Clean(strings.TrimPrefix(h.Name, "/"))}
+		e.file = file{Type: h.Typeflag, Mode: h.Mode & 0o7777, UID: h.Uid, GID: h.Gid, Link: h.Linkname}
 		xattrs := map[string]string{}
 		for k, v := range h.PAXRecords {
 			if x, ok := strings.CutPrefix(k, "SCHILY.xattr."); ok {
@@ -212,7 +287,7 @@ func flatten(img v1.Image) (map[string]file, error) {
 			}
 		}
 		for _, k := range slices.Sorted(maps.Keys(xattrs)) {
-			f.Xattrs += k + "=" + xattrs[k] + ";"
+			e.file.Xattrs += k + "=" + xattrs[k] + ";"
 		}
 		switch h.Typeflag {
 		case tar.TypeReg:
@@ -220,21 +295,16 @@ func flatten(img v1.Image) (map[string]file, error) {
 			if _, err := io.Copy(sum, t); err != nil {
 				return nil, err
 			}
-			f.Sum = fmt.Sprintf("%x", sum.Sum(nil))
+			e.file.Sum = fmt.Sprintf("%x", sum.Sum(nil))
 		case tar.TypeLink:
-			links[name] = path.Clean(strings.TrimPrefix(h.Linkname, "/"))
+			e.linked = path.Clean(strings.TrimPrefix(h.Linkname, "/"))
 		case tar.TypeDir:
-			f.Link = ""
+			e.file.Link = ""
 		}
-		files[name] = f
+		entries = append(entries, e)
 	}
-	// Which of the names of a file comes first in a layer is chance.
-	for name, to := range links {
-		if f, ok := files[to]; ok {
-			files[name] = f
-		}
-	}
-	return files, nil
+	l[id] = entries
+	return entries, nil
 }
 
 // configOf is what is compared of a configuration.
@@ -288,10 +358,11 @@ func TestCorpus(t *testing.T) {
 	files := corpusFiles(t)
 	doc, _, table, _ := docTable(t)
 	c := open(t)
+	known := layers{}
 	rows := map[string]string{}
 	for _, name := range slices.Sorted(maps.Keys(files)) {
 		t.Run(name, func(t *testing.T) {
-			result := compareWithDocker(t, c, base, name, files[name])
+			result := compareWithDocker(t, c, known, base, name, files[name])
 			rows[name] = rowOf(t, name, files[name], result)
 			if !*update && !strings.Contains(table, rows[name]+"\n") {
 				t.Errorf("the table in %s is stale: it has no row\n%s", doc, rows[name])
@@ -316,13 +387,16 @@ func TestCorpus(t *testing.T) {
 
 // compareWithDocker builds a Dockerfile of the corpus twice and tells the result
 // for the table. Differences are errors of the test.
-func compareWithDocker(t *testing.T, c *daytona.Client, base, name, text string) string {
+func compareWithDocker(t *testing.T, c *daytona.Client, known layers, base, name, text string) string {
 	onBase := func(text string) string { return strings.ReplaceAll(text, "debian:12", base) }
+	begin := time.Now()
+	lap := func() time.Duration { d := time.Since(begin).Round(time.Millisecond); begin = time.Now(); return d }
 	var l logs
 	built, err := c.Build(t.Context(), daytona.NewImage(onBase(text), daytona.BuildContext{Source: corpus + "/context", Path: "."}), daytona.BuildOptions{OnLog: l.add, Network: mirror})
 	if err != nil {
 		t.Fatalf("%v\n%s", err, l.String())
 	}
+	building := lap()
 	ref, err := image.ParseReference(built.Ref)
 	if err != nil {
 		t.Fatal(err)
@@ -331,17 +405,19 @@ func compareWithDocker(t *testing.T, c *daytona.Client, base, name, text string)
 	if err != nil {
 		t.Fatal(err)
 	}
-	have, err := flatten(ours)
+	have, err := known.flatten(ours)
 	if err != nil {
 		t.Fatal(err)
 	}
+	reading := lap()
 	classic, result := classicOf(t, name, text)
 	theirs, done, err := dockerBuild(t.Context(), corpus+"/context", onBase(classic))
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer done()
-	want, err := flatten(theirs)
+	docker := lap()
+	want, err := known.flatten(theirs)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -370,7 +446,7 @@ func compareWithDocker(t *testing.T, c *daytona.Client, base, name, text string)
 		differences++
 		t.Errorf("configuration: here %s, Docker %s", a, b)
 	}
-	t.Logf("%d files", len(have))
+	t.Logf("%d files; built in %v, read in %v; Docker's in %v and %v", len(have), building, reading, docker, lap())
 	if differences > 0 {
 		return fmt.Sprintf("%d differences", differences)
 	}
