@@ -1,6 +1,6 @@
 // Command report reads the events of `go test -json` and tells what matters:
 // a line for each package, the output of what failed, every test that was
-// skipped with its reason, and the sums. It fails if a test failed, or was
+// skipped with its reason, the slowest tests and the sums. It fails if a test failed, or was
 // skipped and .ci/allowed-skips does not allow it.
 //
 //	go test -json ./... | go run ./.ci/report -run root -allow .ci/allowed-skips -totals file
@@ -17,10 +17,12 @@ package main
 
 import (
 	"bufio"
+	"cmp"
 	"encoding/json"
 	"flag"
 	"fmt"
 	"io"
+	"maps"
 	"os"
 	"regexp"
 	"slices"
@@ -85,6 +87,7 @@ func report(in io.Reader, run, allowFile, totals, suitesFile string) (ok bool, e
 		forbidden, broken       []string
 		packages                int
 		backends                suites
+		took                    durations
 	)
 	lines := bufio.NewScanner(in)
 	lines.Buffer(nil, 64<<20)
@@ -125,6 +128,7 @@ func report(in io.Reader, run, allowFile, totals, suitesFile string) (ok bool, e
 				}
 				continue
 			}
+			took.add(pkg+" "+e.Test, e.Elapsed)
 			switch e.Action {
 			case "pass":
 				passed++
@@ -146,6 +150,9 @@ func report(in io.Reader, run, allowFile, totals, suitesFile string) (ok bool, e
 		return false, err
 	}
 	fmt.Printf("run %s: %d packages, %d passed, %d failed, %d skipped\n", run, packages, passed, failed, skipped)
+	for _, line := range took.slowest(12) {
+		fmt.Printf("run %s: slow: %s\n", run, line)
+	}
 	if len(broken) > 0 {
 		fmt.Printf("run %s: packages that failed: %s\n", run, strings.Join(broken, " "))
 	}
@@ -176,6 +183,37 @@ func report(in io.Reader, run, allowFile, totals, suitesFile string) (ok bool, e
 		}
 	}
 	return len(broken) == 0 && failed == 0 && len(forbidden) == 0, nil
+}
+
+// durations are what tests took, in seconds, by package and name.
+type durations map[string]float64
+
+func (d *durations) add(test string, seconds float64) {
+	if *d == nil {
+		*d = durations{}
+	}
+	if seconds >= 5 {
+		(*d)[test] = seconds
+	}
+}
+
+// slowest lists n tests, without those that took so long for one of their parts.
+func (d durations) slowest(n int) []string {
+	tests := slices.Collect(maps.Keys(d))
+	tests = slices.DeleteFunc(tests, func(test string) bool {
+		for part, seconds := range d {
+			if strings.HasPrefix(part, test+"/") && seconds > d[test]/3 {
+				return true
+			}
+		}
+		return false
+	})
+	slices.SortFunc(tests, func(a, b string) int { return cmp.Or(cmp.Compare(d[b], d[a]), strings.Compare(a, b)) })
+	lines := make([]string, 0, n)
+	for _, test := range tests[:min(n, len(tests))] {
+		lines = append(lines, fmt.Sprintf("%6.1fs  %s", d[test], test))
+	}
+	return lines
 }
 
 // readAllowances reads lines of "runs package test reason…".
