@@ -526,21 +526,24 @@ func (e *engine) placeFiles(ctx context.Context, r *record, d *disk, l *launch) 
 		}
 		places = nil
 	}
-	l.mounts = func(userns *os.File) ([]*os.File, error) {
-		var files []*os.File
-		for _, pl := range places {
-			f, err := pl.open(userns)
-			if err != nil {
-				for _, f := range files {
-					f.Close()
-				}
-				return nil, err
-			}
-			files = append(files, f)
-		}
-		return files, nil
-	}
+	l.mounts = func(userns *os.File) ([]*os.File, error) { return openPlaces(places, userns) }
 	return nil
+}
+
+// openPlaces makes the mounts of places. The caller closes them.
+func openPlaces(places []place, userns *os.File) ([]*os.File, error) {
+	var files []*os.File
+	for _, pl := range places {
+		f, err := pl.open(userns)
+		if err != nil {
+			for _, f := range files {
+				f.Close()
+			}
+			return nil, err
+		}
+		files = append(files, f)
+	}
+	return files, nil
 }
 
 // open makes the mount of a place. The caller closes it.

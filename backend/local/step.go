@@ -518,20 +518,7 @@ func (e *engine) placeStep(s Step, l *launch, limit *stepDisk) error {
 	if len(places) > 200 {
 		return fmt.Errorf("the step has mounts of %d directories; the limit is 200", len(places))
 	}
-	l.mounts = func(userns *os.File) ([]*os.File, error) {
-		var files []*os.File
-		for _, pl := range places {
-			f, err := pl.open(userns)
-			if err != nil {
-				for _, f := range files {
-					f.Close()
-				}
-				return nil, err
-			}
-			files = append(files, f)
-		}
-		return files, nil
-	}
+	l.mounts = func(userns *os.File) ([]*os.File, error) { return openPlaces(places, userns) }
 	return nil
 }
 

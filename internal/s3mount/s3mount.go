@@ -13,7 +13,6 @@
 package s3mount
 
 import (
-	"bufio"
 	"context"
 	"encoding/json"
 	"errors"
@@ -25,6 +24,7 @@ import (
 	"time"
 
 	"github.com/daytona-go/daytona"
+	"github.com/daytona-go/daytona/internal/companion"
 	"golang.org/x/sys/unix"
 )
 
@@ -39,9 +39,6 @@ const (
 	LockFD    = 5 // locked until the program ends
 	programFD = 6
 )
-
-// MaxLine is the greatest length of a configuration and of a reply, in bytes.
-const MaxLine = 64 << 10
 
 // Config is what the program reads from standard input, as JSON.
 type Config struct {
@@ -184,26 +181,13 @@ func mountFUSE(dev *os.File, name string) (*os.File, error) {
 }
 
 // start starts the program and waits until it serves.
-func start(ctx context.Context, o Options, files []*os.File) (_ *exec.Cmd, err error) {
+func start(ctx context.Context, o Options, files []*os.File) (*exec.Cmd, error) {
 	config, err := json.Marshal(o.Config)
 	if err != nil {
 		return nil, err
 	}
-	in, inWrite, err := os.Pipe()
-	if err != nil {
-		return nil, err
-	}
-	defer in.Close()
-	defer inWrite.Close()
-	outRead, out, err := os.Pipe()
-	if err != nil {
-		return nil, err
-	}
-	defer out.Close()
-	defer outRead.Close()
 	cmd := exec.Command(fmt.Sprintf("/proc/self/fd/%d", programFD))
 	cmd.Args = []string{"daytona-s3fs"}
-	cmd.Stdin, cmd.Stdout = in, out
 	if o.Stderr != nil {
 		cmd.Stderr = o.Stderr
 	}
@@ -218,42 +202,20 @@ func start(ctx context.Context, o Options, files []*os.File) (_ *exec.Cmd, err e
 	cmd.ExtraFiles = files
 	// A session of its own, so that nobody's Ctrl-C ends it before its mount.
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true, Credential: &syscall.Credential{Uid: UserID, Gid: UserID}}
-	if err := cmd.Start(); err != nil {
+	answer, err := companion.Start(ctx, cmd, nil, config, readyTimeout)
+	if err != nil {
 		return nil, fmt.Errorf("start daytona-s3fs: %w", err)
 	}
-	defer func() {
-		if err != nil {
-			_ = cmd.Process.Kill()
-			_ = cmd.Wait()
-		}
-	}()
-	out.Close()
-	in.Close()
-	deadline := time.Now().Add(readyTimeout)
-	if d, ok := ctx.Deadline(); ok && d.Before(deadline) {
-		deadline = d
-	}
-	_ = inWrite.SetWriteDeadline(deadline)
-	_ = outRead.SetReadDeadline(deadline)
-	stop := context.AfterFunc(ctx, func() { _ = outRead.SetReadDeadline(time.Unix(1, 0)) })
-	defer stop()
-	if _, err := inWrite.Write(append(config, '\n')); err != nil {
-		return nil, fmt.Errorf("configure daytona-s3fs: %w", err)
-	}
-	inWrite.Close()
 	var r Reply
-	line, err := bufio.NewReaderSize(outRead, MaxLine).ReadSlice('\n')
-	if err == nil {
-		err = json.Unmarshal(line, &r)
+	if err = json.Unmarshal(answer, &r); err != nil {
+		err = fmt.Errorf("start daytona-s3fs: it answers nonsense: %w", err)
+	} else if r.Error != "" {
+		err = &daytona.Error{Kind: r.Kind, Op: "mount bucket", Subject: o.Location.Bucket, Message: r.Error}
 	}
 	if err != nil {
-		if ctx.Err() != nil {
-			err = context.Cause(ctx)
-		}
-		return nil, fmt.Errorf("start daytona-s3fs: %w", err)
-	}
-	if r.Error != "" {
-		return nil, &daytona.Error{Kind: r.Kind, Op: "mount bucket", Subject: o.Location.Bucket, Message: r.Error}
+		_ = cmd.Process.Kill()
+		_ = cmd.Wait()
+		return nil, err
 	}
 	return cmd, nil
 }

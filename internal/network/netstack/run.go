@@ -14,9 +14,9 @@ import (
 	"time"
 	"unsafe"
 
-	seccomp "github.com/elastic/go-seccomp-bpf"
 	"golang.org/x/sys/unix"
 
+	"github.com/daytona-go/daytona/internal/companion"
 	"github.com/daytona-go/daytona/internal/network/userspace"
 )
 
@@ -37,7 +37,7 @@ func run(ctx context.Context) error {
 		unix.CloseOnExec(fd)
 	}
 	var config userspace.Config
-	dec := json.NewDecoder(io.LimitReader(os.Stdin, userspace.MaxLine))
+	dec := json.NewDecoder(io.LimitReader(os.Stdin, companion.MaxLine))
 	dec.DisallowUnknownFields()
 	if err := dec.Decode(&config); err != nil {
 		return fmt.Errorf("read the configuration: %w", err)
@@ -121,7 +121,7 @@ func (s *Stack) answer(conn net.Conn, log *slog.Logger) {
 		log.Warn("refused a control connection", "reason", err)
 		return
 	}
-	line, err := bufio.NewReader(io.LimitReader(conn, userspace.MaxLine)).ReadBytes('\n')
+	line, err := bufio.NewReader(io.LimitReader(conn, companion.MaxLine)).ReadBytes('\n')
 	if err != nil {
 		return
 	}
@@ -170,21 +170,10 @@ func checkPeer(conn net.Conn) error {
 // sandbox that takes it over through a bug in the network stack has the host's network, as any
 // process of the user has, and nothing else. What the kernel is too old for is left out.
 func confine(log *slog.Logger) error {
-	// Others of the same user cannot trace it or read its memory.
-	if err := unix.Prctl(unix.PR_SET_DUMPABLE, 0, 0, 0, 0); err != nil {
-		return fmt.Errorf("forbid tracing: %w", err)
+	if err := companion.Protect(); err != nil {
+		return err
 	}
-	_ = unix.Setrlimit(unix.RLIMIT_CORE, &unix.Rlimit{})
-	filter := seccomp.Filter{NoNewPrivs: true, Flag: seccomp.FilterFlagTSync, Policy: seccomp.Policy{
-		DefaultAction: seccomp.ActionAllow,
-		Syscalls: []seccomp.SyscallGroup{{Action: seccomp.ActionKillProcess, Names: []string{
-			"execve", "execveat", "ptrace", "process_vm_readv", "process_vm_writev", "pidfd_getfd", "kcmp",
-			"mount", "umount2", "pivot_root", "chroot", "move_mount", "open_tree", "fsopen", "fsmount", "unshare", "setns",
-			"bpf", "perf_event_open", "userfaultfd", "io_uring_setup", "keyctl", "add_key", "request_key",
-			"init_module", "finit_module", "delete_module", "kexec_load", "reboot", "swapon", "swapoff",
-		}}},
-	}}
-	if err := seccomp.LoadFilter(filter); err != nil {
+	if err := companion.DropSyscalls(); err != nil {
 		log.Debug("the kernel cannot take system calls away from this process", "reason", err)
 	}
 	// After the filter, which has set no_new_privs on all threads.

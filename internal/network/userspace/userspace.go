@@ -21,6 +21,7 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/daytona-go/daytona/internal/companion"
 	"github.com/daytona-go/daytona/internal/network/guest"
 	"github.com/daytona-go/daytona/internal/network/policy"
 )
@@ -63,9 +64,6 @@ type Reply struct {
 	Policy *policy.Policy `json:"policy,omitempty"` // the one in force
 }
 
-// MaxLine is the longest line of either kind.
-const MaxLine = 256 << 10
-
 // Options say what to start.
 type Options struct {
 	// Command is the program, daytona-net, and arguments if it takes any.
@@ -98,7 +96,7 @@ const readyTimeout = 10 * time.Second
 
 // Start starts the process and waits until it carries packets. The caller has to Wait for the
 // command, and may Kill its process; neither is needed for the process to end with the sandbox.
-func Start(ctx context.Context, o Options) (_ *exec.Cmd, err error) {
+func Start(ctx context.Context, o Options) (*exec.Cmd, error) {
 	if len(o.Command) == 0 || o.Device == nil {
 		return nil, errors.New("start the user-space network: no program or no device given")
 	}
@@ -124,20 +122,7 @@ func Start(ctx context.Context, o Options) (_ *exec.Cmd, err error) {
 		defer listener.Close()
 		files = append(files, listener)
 	}
-	in, inWrite, err := os.Pipe()
-	if err != nil {
-		return nil, err
-	}
-	defer in.Close()
-	defer inWrite.Close()
-	outRead, out, err := os.Pipe()
-	if err != nil {
-		return nil, err
-	}
-	defer out.Close()
-	defer outRead.Close()
 	cmd := exec.Command(o.Command[0], o.Command[1:]...)
-	cmd.Stdin, cmd.Stdout = in, out
 	if o.Stderr != nil {
 		cmd.Stderr = o.Stderr
 	}
@@ -147,42 +132,18 @@ func Start(ctx context.Context, o Options) (_ *exec.Cmd, err error) {
 	cmd.Env = []string{"GOGC=50", "GOMEMLIMIT=96MiB", "GOMAXPROCS=2"}
 	cmd.ExtraFiles = files
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
-	start := o.Start
-	if start == nil {
-		start = (*exec.Cmd).Start
-	}
-	if err := start(cmd); err != nil {
-		return nil, fmt.Errorf("start the user-space network %s: %w", o.Command[0], err)
-	}
-	defer func() {
-		if err != nil {
-			_ = cmd.Process.Kill()
-			_ = cmd.Wait()
-		}
-	}()
-	out.Close()
-	in.Close()
-	deadline := time.Now().Add(readyTimeout)
-	if d, ok := ctx.Deadline(); ok && d.Before(deadline) {
-		deadline = d
-	}
-	_ = inWrite.SetWriteDeadline(deadline)
-	_ = outRead.SetReadDeadline(deadline)
-	stop := context.AfterFunc(ctx, func() { _ = outRead.SetReadDeadline(time.Unix(1, 0)) })
-	defer stop()
-	if _, err := inWrite.Write(config); err != nil {
-		return nil, fmt.Errorf("configure the user-space network: %w", err)
-	}
-	inWrite.Close()
-	reply, err := readReply(outRead)
+	answer, err := companion.Start(ctx, cmd, o.Start, config, readyTimeout)
 	if err != nil {
-		if ctx.Err() != nil {
-			err = ctx.Err()
-		}
 		return nil, fmt.Errorf("start the user-space network %s: %w", o.Command[0], err)
 	}
-	if reply.Error != "" {
-		return nil, fmt.Errorf("start the user-space network: %s", reply.Error)
+	reply, err := parseReply(answer)
+	if err == nil && reply.Error != "" {
+		err = errors.New(reply.Error)
+	}
+	if err != nil {
+		_ = cmd.Process.Kill()
+		_ = cmd.Wait()
+		return nil, fmt.Errorf("start the user-space network %s: %w", o.Command[0], err)
 	}
 	return cmd, nil
 }
@@ -205,13 +166,17 @@ func listen(path string) (*os.File, error) {
 }
 
 func readReply(r io.Reader) (Reply, error) {
-	line, err := bufio.NewReader(io.LimitReader(r, MaxLine)).ReadBytes('\n')
+	line, err := bufio.NewReader(io.LimitReader(r, companion.MaxLine)).ReadBytes('\n')
 	if err != nil {
 		if errors.Is(err, io.EOF) {
 			err = errors.New("it ended without an answer")
 		}
 		return Reply{}, err
 	}
+	return parseReply(line)
+}
+
+func parseReply(line []byte) (Reply, error) {
 	var reply Reply
 	if err := json.Unmarshal(line, &reply); err != nil {
 		return Reply{}, fmt.Errorf("it answers nonsense: %w", err)

@@ -27,8 +27,8 @@ import (
 	"time"
 
 	"github.com/daytona-go/daytona"
+	"github.com/daytona-go/daytona/internal/companion"
 	"github.com/daytona-go/daytona/internal/s3mount"
-	seccomp "github.com/elastic/go-seccomp-bpf"
 	"github.com/hanwen/go-fuse/v2/fs"
 	"github.com/hanwen/go-fuse/v2/fuse"
 	"golang.org/x/sys/unix"
@@ -66,7 +66,7 @@ func run(ctx context.Context) error {
 	}
 	unix.Close(s3mount.LockFD + 1) // the program itself
 	var config s3mount.Config
-	line, err := bufio.NewReader(io.LimitReader(os.Stdin, s3mount.MaxLine)).ReadBytes('\n')
+	line, err := bufio.NewReader(io.LimitReader(os.Stdin, companion.MaxLine)).ReadBytes('\n')
 	if err != nil {
 		return fmt.Errorf("read the configuration: %w", err)
 	}
@@ -120,21 +120,10 @@ func run(ctx context.Context) error {
 // confine gives up what a file server has no use for. Names have to be looked up
 // and certificates to be read, so files stay readable to a user who owns none.
 func confine() error {
-	// Others of the same user cannot trace it or read its memory.
-	if err := unix.Prctl(unix.PR_SET_DUMPABLE, 0, 0, 0, 0); err != nil {
-		return fmt.Errorf("forbid tracing: %w", err)
+	if err := companion.Protect(); err != nil {
+		return err
 	}
-	_ = unix.Setrlimit(unix.RLIMIT_CORE, &unix.Rlimit{})
-	filter := seccomp.Filter{NoNewPrivs: true, Flag: seccomp.FilterFlagTSync, Policy: seccomp.Policy{
-		DefaultAction: seccomp.ActionAllow,
-		Syscalls: []seccomp.SyscallGroup{{Action: seccomp.ActionKillProcess, Names: []string{
-			"execve", "execveat", "ptrace", "process_vm_readv", "process_vm_writev", "pidfd_getfd", "kcmp",
-			"mount", "umount2", "pivot_root", "chroot", "move_mount", "open_tree", "fsopen", "fsmount", "unshare", "setns",
-			"bpf", "perf_event_open", "userfaultfd", "io_uring_setup", "keyctl", "add_key", "request_key",
-			"init_module", "finit_module", "delete_module", "kexec_load", "reboot", "swapon", "swapoff",
-		}}},
-	}}
-	if err := seccomp.LoadFilter(filter); err != nil {
+	if err := companion.DropSyscalls(); err != nil {
 		return fmt.Errorf("take system calls away: %w", err)
 	}
 	return nil
