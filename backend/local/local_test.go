@@ -32,6 +32,7 @@ func harness() *backendtest.Harness {
 		Lacks: map[backendtest.Capability]string{
 			backendtest.Git:         "the agent has no Git yet",
 			backendtest.Interpreter: "the agent has no interpreter yet",
+			"ImageBuilder":          "as root, in programs that import backend/local/build; tested by image/build",
 		},
 	}
 	for tool, c := range map[string]backendtest.Capability{"/usr/bin/python3": backendtest.Python, "/usr/bin/node": backendtest.JavaScript} {
@@ -51,6 +52,7 @@ func harness() *backendtest.Harness {
 		return h
 	}
 	h.Label = "local (rootless)"
+	h.Lacks["ImageBuilder"] = "it takes root to build images"
 	h.Lacks[backendtest.Disk] = "it takes root to mount a file system of limited size"
 	for _, c := range []backendtest.Capability{backendtest.CPU, backendtest.Memory} {
 		h.Lacks[c] = "this user has no cgroups"
