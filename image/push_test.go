@@ -21,6 +21,7 @@ import (
 	"github.com/google/go-containerregistry/pkg/v1/layout"
 	"github.com/google/go-containerregistry/pkg/v1/mutate"
 	"github.com/google/go-containerregistry/pkg/v1/tarball"
+	"github.com/google/go-containerregistry/pkg/v1/types"
 	"golang.org/x/sys/unix"
 )
 
@@ -193,7 +194,9 @@ func TestCommit(t *testing.T) {
 	ctx := t.Context()
 	reg := newRegistry(t)
 	s := newStore(t, nil)
-	base, _ := layoutOf(t, imageOf(t, layerOf(t, makeTar(t, dir("d"), file("d/old", "1"), file("gone", "2"), file("kept", "3")))))
+	below := imageOf(t, layerOf(t, makeTar(t, dir("d"), file("d/old", "1"), file("gone", "2"), file("kept", "3"))))
+	docker, _ := layoutOf(t, below)
+	oci, _ := layoutOf(t, mutate.ConfigMediaType(mutate.MediaType(below, types.OCIManifestSchema1), types.OCIConfigJSON))
 	upper := tempDir(t)
 	for _, err := range []error{
 		os.Chmod(upper, 0o755),
@@ -207,48 +210,64 @@ func TestCommit(t *testing.T) {
 		}
 	}
 	want := []string{"d/", "d/new=4", "kept=3"}
-	var digests []string
-	for _, c := range []Compression{"", Zstd} {
-		for _, to := range []string{reg.host + "/made:1", "oci:" + filepath.Join(tempDir(t), "out") + ":made"} {
+	made := map[string]string{}
+	for _, c := range []struct {
+		name        string
+		base        Reference
+		compression Compression
+		layer       types.MediaType
+	}{
+		{"docker", docker, "", types.DockerLayer},
+		{"oci", oci, Gzip, types.OCILayer},
+		{"zstd", oci, Zstd, types.OCILayerZStd},
+	} {
+		for _, to := range []string{reg.host + "/made:" + c.name, "oci:" + filepath.Join(tempDir(t), "out") + ":made"} {
 			dest := mustParse(t, to)
-			opts := &CommitOptions{Compression: c, Config: func(cf *v1.Config) { cf.Cmd = []string{"changed"} }}
-			if c == Zstd {
-				opts.Push.Progress = func(Progress) {}
-			}
-			digest, err := s.Commit(ctx, base, upper, dest, opts)
-			if c == Zstd && errors.Is(err, errors.ErrUnsupported) {
-				continue // the base is in Docker's format
-			}
-			if err != nil {
-				t.Errorf("%s to %s: %v", c, to, err)
-				continue
-			}
-			digests = append(digests, digest)
-			img, err := s.Resolve(ctx, dest, PullAlways, nil)
-			if err != nil || img.Digest != digest || len(img.Layers) != 2 || !slices.Equal(img.Config.Cmd, []string{"changed"}) || img.Config.User != "app:app" {
-				t.Errorf("%s to %s: %+v, %v", c, to, img, err)
-				continue
-			}
-			t.Run(string(dest.Scheme()), func(t *testing.T) {
+			t.Run(c.name+" to "+string(dest.Scheme()), func(t *testing.T) {
+				opts := &CommitOptions{Compression: c.compression, Config: func(cf *v1.Config) { cf.Cmd = []string{"changed"} }}
+				digest, err := s.Commit(ctx, c.base, upper, dest, opts)
+				if err != nil {
+					t.Fatal(err)
+				}
+				if before, ok := made[c.name]; ok && before != digest {
+					t.Errorf("the same commit gave %s and %s", before, digest)
+				}
+				made[c.name] = digest
+				img, err := s.Resolve(ctx, dest, PullAlways, nil)
+				if err != nil {
+					t.Fatal(err)
+				}
+				if img.Digest != digest || len(img.Layers) != 2 || !slices.Equal(img.Config.Cmd, []string{"changed"}) || img.Config.User != "app:app" {
+					t.Errorf("%+v", img)
+				}
 				if got := mergedTree(t, img); !slices.Equal(got, want) {
 					t.Errorf("got %q, want %q", got, want)
 				}
-			})
-			if dest.Scheme() == SchemeOCI {
-				if _, err := s.Commit(ctx, base, upper, dest, opts); !errors.Is(err, errors.ErrUnsupported) {
-					t.Errorf("over a layout: %v", err)
+				if dest.Scheme() == SchemeOCI {
+					if _, err := s.Commit(ctx, c.base, upper, dest, opts); !errors.Is(err, errors.ErrUnsupported) {
+						t.Errorf("over a layout: %v", err)
+					}
+					written, err := dest.Open()
+					if err != nil {
+						t.Fatal(err)
+					}
+					if layers, err := written.Layers(); err != nil || len(layers) != 2 {
+						t.Errorf("%d layers, %v", len(layers), err)
+					} else if kind, err := layers[1].MediaType(); err != nil || kind != c.layer {
+						t.Errorf("the layer is %s, %v, want %s", kind, err, c.layer)
+					}
 				}
-			}
+			})
 		}
 	}
-	if len(digests) < 2 || digests[0] != digests[1] {
-		t.Errorf("the same commit gave %q", digests)
+	if _, err := s.Commit(ctx, docker, upper, mustParse(t, reg.host+"/made:none"), &CommitOptions{Compression: Zstd}); !errors.Is(err, errors.ErrUnsupported) {
+		t.Errorf("zstd in Docker's format: %v", err)
 	}
 	if err := os.WriteFile(filepath.Join(upper, ".wh.x"), nil, 0o644); err != nil {
 		t.Fatal(err)
 	}
 	out := filepath.Join(tempDir(t), "out")
-	if _, err := s.Commit(ctx, base, upper, mustParse(t, "oci:"+out), nil); !errors.Is(err, errors.ErrUnsupported) || !strings.Contains(err.Error(), ".wh.") {
+	if _, err := s.Commit(ctx, docker, upper, mustParse(t, "oci:"+out), nil); !errors.Is(err, errors.ErrUnsupported) || !strings.Contains(err.Error(), ".wh.") {
 		t.Errorf("what cannot be: %v", err)
 	}
 	if _, err := os.Lstat(out); err == nil {
