@@ -125,6 +125,13 @@ func report(in io.Reader, run, allowFile, totals, suitesFile string) (ok bool, e
 				if e.Action == "fail" {
 					broken = append(broken, pkg)
 					fmt.Print(indent(text))
+					// A process that ends at once leaves tests without a verdict.
+					for key, b := range output {
+						if p, test, _ := strings.Cut(key, "\x00"); p == e.Package {
+							fmt.Printf("ENDED %s %s\n%s", pkg, test, indent(b.String()))
+							delete(output, key)
+						}
+					}
 				}
 				continue
 			}

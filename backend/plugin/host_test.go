@@ -699,9 +699,14 @@ func TestKilledIdle(t *testing.T) {
 		}
 		return nil
 	})
-	if _, err := b.Create(t.Context(), daytona.Spec{Name: "of-the-living"}); err != nil {
-		t.Fatalf("the call after the plugin was killed: %v", err)
-	}
+	// The host may learn of it a moment later than this test.
+	eventually(t, 5*time.Second, "a call after the plugin was killed", func() error {
+		_, err := b.Create(t.Context(), daytona.Spec{Name: "of-the-living"})
+		if err != nil && !errors.Is(err, daytona.ErrUnavailable) {
+			t.Fatal(err)
+		}
+		return err
+	})
 	if thePlugin(t) == first {
 		t.Error("the process is the same")
 	}
