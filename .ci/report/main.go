@@ -87,7 +87,7 @@ func report(in io.Reader, run, allowFile, totals, suitesFile string) (ok bool, e
 		forbidden, broken       []string
 		packages                int
 		backends                suites
-		took                    durations
+		took                    = durations{}
 	)
 	lines := bufio.NewScanner(in)
 	lines.Buffer(nil, 64<<20)
@@ -195,12 +195,9 @@ func report(in io.Reader, run, allowFile, totals, suitesFile string) (ok bool, e
 // durations are what tests took, in seconds, by package and name.
 type durations map[string]float64
 
-func (d *durations) add(test string, seconds float64) {
-	if *d == nil {
-		*d = durations{}
-	}
+func (d durations) add(test string, seconds float64) {
 	if seconds >= 5 {
-		(*d)[test] = seconds
+		d[test] = seconds
 	}
 }
 

@@ -14,52 +14,60 @@ import (
 	"io"
 	"os"
 	"os/exec"
+	"slices"
 	"time"
 
 	seccomp "github.com/elastic/go-seccomp-bpf"
 	"golang.org/x/sys/unix"
 )
 
-// MaxLine is the most that the configuration and the answer may have, in bytes.
-const MaxLine = 256 << 10
+// Options say how a program is started.
+type Options struct {
+	// Start starts the prepared command. Defaults to (*exec.Cmd).Start.
+	Start func(*exec.Cmd) error
+	// Config is the line that the program reads from its standard input.
+	Config []byte
+	// Answer is given the line that the program writes to its standard output when
+	// it is ready, or has given up; an error of it ends the program.
+	Answer func(line []byte) error
+	// MaxAnswer is how long that line may be, in bytes.
+	MaxAnswer int64
+	// Timeout is how long all that may take, unless ctx ends before.
+	Timeout time.Duration
+}
 
-// Start starts a program, by start, which defaults to (*exec.Cmd).Start, gives it
-// a line of configuration on its standard input, and returns the line that it
-// answers on its standard output when it is ready, or has given up. It may take as
-// long as timeout and ctx allow. If there is an error, no process is left;
-// otherwise the caller has to wait for it.
-func Start(ctx context.Context, cmd *exec.Cmd, start func(*exec.Cmd) error, config []byte, timeout time.Duration) (answer []byte, err error) {
+// Start starts a program and waits for its answer. If there is an error, no
+// process is left; otherwise the caller has to wait for it.
+func Start(ctx context.Context, cmd *exec.Cmd, o Options) (err error) {
 	in, inWrite, err := os.Pipe()
 	if err != nil {
-		return nil, err
+		return err
 	}
 	defer in.Close()
 	defer inWrite.Close()
 	outRead, out, err := os.Pipe()
 	if err != nil {
-		return nil, err
+		return err
 	}
 	defer out.Close()
 	defer outRead.Close()
 	cmd.Stdin, cmd.Stdout = in, out
+	start := o.Start
 	if start == nil {
 		start = (*exec.Cmd).Start
 	}
 	if err := start(cmd); err != nil {
-		return nil, err
+		return err
 	}
 	defer func() {
 		if err != nil {
 			_ = cmd.Process.Kill()
 			_ = cmd.Wait()
-			if ctx.Err() != nil {
-				err = context.Cause(ctx)
-			}
 		}
 	}()
 	out.Close()
 	in.Close()
-	deadline := time.Now().Add(timeout)
+	deadline := time.Now().Add(o.Timeout)
 	if d, ok := ctx.Deadline(); ok && d.Before(deadline) {
 		deadline = d
 	}
@@ -70,15 +78,31 @@ func Start(ctx context.Context, cmd *exec.Cmd, start func(*exec.Cmd) error, conf
 		_ = outRead.SetReadDeadline(time.Unix(1, 0))
 	})
 	defer stop()
-	if _, err := inWrite.Write(append(config[:len(config):len(config)], '\n')); err != nil {
+	line, err := exchange(inWrite, outRead, o)
+	if err != nil {
+		if ctx.Err() != nil {
+			err = context.Cause(ctx)
+		}
+		return err
+	}
+	return o.Answer(line)
+}
+
+func exchange(in io.WriteCloser, out io.Reader, o Options) ([]byte, error) {
+	if _, err := in.Write(append(slices.Clip(o.Config), '\n')); err != nil {
 		return nil, fmt.Errorf("configure it: %w", err)
 	}
-	inWrite.Close()
-	answer, err = bufio.NewReader(io.LimitReader(outRead, MaxLine)).ReadBytes('\n')
+	in.Close()
+	return ReadAnswer(out, o.MaxAnswer)
+}
+
+// ReadAnswer reads a line of at most limit bytes.
+func ReadAnswer(r io.Reader, limit int64) ([]byte, error) {
+	line, err := bufio.NewReader(io.LimitReader(r, limit)).ReadBytes('\n')
 	if errors.Is(err, io.EOF) {
 		err = errors.New("it ended without an answer")
 	}
-	return answer, err
+	return line, err
 }
 
 // Protect keeps others of the same user from tracing this process and from

@@ -40,6 +40,9 @@ const (
 	programFD = 6
 )
 
+// MaxLine is the greatest length of a configuration and of a reply, in bytes.
+const MaxLine = 64 << 10
+
 // Config is what the program reads from standard input, as JSON.
 type Config struct {
 	Location daytona.S3Location `json:"location"`
@@ -202,20 +205,24 @@ func start(ctx context.Context, o Options, files []*os.File) (*exec.Cmd, error) 
 	cmd.ExtraFiles = files
 	// A session of its own, so that nobody's Ctrl-C ends it before its mount.
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true, Credential: &syscall.Credential{Uid: UserID, Gid: UserID}}
-	answer, err := companion.Start(ctx, cmd, nil, config, readyTimeout)
+	var r Reply
+	err = companion.Start(ctx, cmd, companion.Options{
+		Config: config, MaxAnswer: MaxLine, Timeout: readyTimeout,
+		Answer: func(line []byte) error {
+			if err := json.Unmarshal(line, &r); err != nil {
+				return fmt.Errorf("it answers nonsense: %w", err)
+			}
+			if r.Error != "" {
+				return errors.New(r.Error)
+			}
+			return nil
+		},
+	})
+	if r.Error != "" {
+		return nil, &daytona.Error{Kind: r.Kind, Op: "mount bucket", Subject: o.Location.Bucket, Message: r.Error}
+	}
 	if err != nil {
 		return nil, fmt.Errorf("start daytona-s3fs: %w", err)
-	}
-	var r Reply
-	if err = json.Unmarshal(answer, &r); err != nil {
-		err = fmt.Errorf("start daytona-s3fs: it answers nonsense: %w", err)
-	} else if r.Error != "" {
-		err = &daytona.Error{Kind: r.Kind, Op: "mount bucket", Subject: o.Location.Bucket, Message: r.Error}
-	}
-	if err != nil {
-		_ = cmd.Process.Kill()
-		_ = cmd.Wait()
-		return nil, err
 	}
 	return cmd, nil
 }

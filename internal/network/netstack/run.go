@@ -37,7 +37,7 @@ func run(ctx context.Context) error {
 		unix.CloseOnExec(fd)
 	}
 	var config userspace.Config
-	dec := json.NewDecoder(io.LimitReader(os.Stdin, companion.MaxLine))
+	dec := json.NewDecoder(io.LimitReader(os.Stdin, userspace.MaxLine))
 	dec.DisallowUnknownFields()
 	if err := dec.Decode(&config); err != nil {
 		return fmt.Errorf("read the configuration: %w", err)
@@ -121,7 +121,7 @@ func (s *Stack) answer(conn net.Conn, log *slog.Logger) {
 		log.Warn("refused a control connection", "reason", err)
 		return
 	}
-	line, err := bufio.NewReader(io.LimitReader(conn, companion.MaxLine)).ReadBytes('\n')
+	line, err := bufio.NewReader(io.LimitReader(conn, userspace.MaxLine)).ReadBytes('\n')
 	if err != nil {
 		return
 	}

@@ -8,7 +8,6 @@
 package userspace
 
 import (
-	"bufio"
 	"context"
 	"encoding/json"
 	"errors"
@@ -63,6 +62,9 @@ type Reply struct {
 	Error  string         `json:"error,omitempty"`
 	Policy *policy.Policy `json:"policy,omitempty"` // the one in force
 }
+
+// MaxLine is the longest line of either kind.
+const MaxLine = 256 << 10
 
 // Options say what to start.
 type Options struct {
@@ -132,17 +134,17 @@ func Start(ctx context.Context, o Options) (*exec.Cmd, error) {
 	cmd.Env = []string{"GOGC=50", "GOMEMLIMIT=96MiB", "GOMAXPROCS=2"}
 	cmd.ExtraFiles = files
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
-	answer, err := companion.Start(ctx, cmd, o.Start, config, readyTimeout)
+	err = companion.Start(ctx, cmd, companion.Options{
+		Start: o.Start, Config: config, MaxAnswer: MaxLine, Timeout: readyTimeout,
+		Answer: func(line []byte) error {
+			reply, err := parseReply(line)
+			if err == nil && reply.Error != "" {
+				err = errors.New(reply.Error)
+			}
+			return err
+		},
+	})
 	if err != nil {
-		return nil, fmt.Errorf("start the user-space network %s: %w", o.Command[0], err)
-	}
-	reply, err := parseReply(answer)
-	if err == nil && reply.Error != "" {
-		err = errors.New(reply.Error)
-	}
-	if err != nil {
-		_ = cmd.Process.Kill()
-		_ = cmd.Wait()
 		return nil, fmt.Errorf("start the user-space network %s: %w", o.Command[0], err)
 	}
 	return cmd, nil
@@ -166,11 +168,8 @@ func listen(path string) (*os.File, error) {
 }
 
 func readReply(r io.Reader) (Reply, error) {
-	line, err := bufio.NewReader(io.LimitReader(r, companion.MaxLine)).ReadBytes('\n')
+	line, err := companion.ReadAnswer(r, MaxLine)
 	if err != nil {
-		if errors.Is(err, io.EOF) {
-			err = errors.New("it ended without an answer")
-		}
 		return Reply{}, err
 	}
 	return parseReply(line)

@@ -66,7 +66,7 @@ func run(ctx context.Context) error {
 	}
 	unix.Close(s3mount.LockFD + 1) // the program itself
 	var config s3mount.Config
-	line, err := bufio.NewReader(io.LimitReader(os.Stdin, companion.MaxLine)).ReadBytes('\n')
+	line, err := bufio.NewReader(io.LimitReader(os.Stdin, s3mount.MaxLine)).ReadBytes('\n')
 	if err != nil {
 		return fmt.Errorf("read the configuration: %w", err)
 	}
