@@ -275,6 +275,10 @@ func TestCommandTerminal(t *testing.T) {
 			c.until("30 100\r\n")
 			c.until("/dev/pts/")
 			c.until("\nowned")
+			// The prompt is there when readline has prepared the terminal: it
+			// reads the size and sets what it read (set_winsize of its
+			// rltty.c), so that a size set between the two is lost.
+			c.until("> ")
 			c.control(wire.CommandControl{Cols: 40, Rows: 20})
 			c.stdin("stty size\n")
 			c.until("20 40\r\n")
