@@ -1,7 +1,6 @@
 package toolbox_test
 
 import (
-	"bufio"
 	"bytes"
 	"context"
 	"encoding/base64"
@@ -14,7 +13,6 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
-	"regexp"
 	"strings"
 	"sync"
 	"syscall"
@@ -212,40 +210,6 @@ func TestWorkDirIsTheUsers(t *testing.T) {
 	info, err := os.Stat(dir + "/a/b")
 	if err != nil || info.Sys().(*syscall.Stat_t).Uid != 65534 {
 		t.Errorf("%v, %v", info, err)
-	}
-}
-
-var parameter = regexp.MustCompile(`\{[^}]*\}`)
-
-// TestOperations asks for every operation of both generations of the API.
-func TestOperations(t *testing.T) {
-	f, err := os.Open("testdata/operations.txt")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer f.Close()
-	a := start(t, "unix", toolbox.Config{})
-	n := 0
-	for scanner := bufio.NewScanner(f); scanner.Scan(); {
-		method, path, ok := strings.Cut(scanner.Text(), " ")
-		if !ok || method == "#" {
-			continue
-		}
-		n++
-		status, h, b := a.call(method, parameter.ReplaceAllString(path, "5000"), "")
-		if status == 405 || status == 404 && bytes.Contains(b, []byte("there is no route")) || status == 500 {
-			t.Errorf("%s %s: %d %s", method, path, status, b)
-		}
-		if status >= 400 && !strings.HasPrefix(h.Get("Content-Type"), "application/json") && !strings.HasPrefix(h.Get("Content-Type"), "text/plain") {
-			t.Errorf("%s %s: %d with content type %s", method, path, status, h.Get("Content-Type"))
-		}
-		missing := strings.HasPrefix(path, "/git/") || strings.HasPrefix(path, "/lsp/") || strings.HasPrefix(path, "/computeruse/") || strings.HasPrefix(path, "/process/interpreter/")
-		if missing != (status == 501) || missing && !bytes.Contains(b, []byte(`"code":"NOT_SUPPORTED"`)) {
-			t.Errorf("%s %s: %d %s", method, path, status, b)
-		}
-	}
-	if n < 100 {
-		t.Errorf("only %d operations in the list", n)
 	}
 }
 
