@@ -99,7 +99,7 @@ func New(ctx context.Context, config Config, logger *slog.Logger) (*Server, erro
 		return nil, err
 	}
 	s.setToken(config.Token)
-	s.ports = port.New(logger)
+	s.ports = port.New(port.Options{Account: s.account, Logger: logger})
 	if s.programs, err = newPrograms(s); err != nil {
 		return nil, err
 	}
@@ -399,8 +399,11 @@ func (s *Server) Serve(ctx context.Context, l net.Listener) error {
 		ReadHeaderTimeout: 30 * time.Second,
 		IdleTimeout:       2 * time.Minute,
 		MaxHeaderBytes:    256 << 10, // terminals get their environment in a header
+		Protocols:         new(http.Protocols),
 		ErrorLog:          slog.NewLogLogger(s.logger.Handler(), slog.LevelWarn),
 	}
+	server.Protocols.SetHTTP1(true)
+	server.Protocols.SetUnencryptedHTTP2(true) // gRPC to what is behind /proxy
 	done := make(chan error, 1)
 	go func() { done <- server.Serve(l) }()
 	var cause error

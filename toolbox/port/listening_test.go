@@ -27,14 +27,16 @@ func TestSourcesAgree(t *testing.T) {
 		t.Fatal(err)
 	}
 	for _, p := range mine {
-		if !slices.Contains(diag, p) || !slices.Contains(proc, p) {
-			t.Errorf("port %d is not in %v or not in %v", p, diag, proc)
+		of := func(s socket) bool { return s.port == p }
+		i, j := slices.IndexFunc(diag, of), slices.IndexFunc(proc, of)
+		if i < 0 || j < 0 || diag[i] != proc[j] {
+			t.Errorf("port %d is not the same in %v and in %v", p, diag, proc)
 		}
 	}
 }
 
 func BenchmarkListening(b *testing.B) {
-	for name, f := range map[string]func() ([]int, error){"sock_diag": fromSockDiag, "proc": fromProc} {
+	for name, f := range map[string]func() ([]socket, error){"sock_diag": fromSockDiag, "proc": fromProc} {
 		b.Run(name, func(b *testing.B) {
 			for b.Loop() {
 				if _, err := f(); err != nil {

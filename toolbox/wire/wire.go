@@ -155,16 +155,6 @@ type SystemMetrics struct {
 	TimestampUnix int64   `json:"timestampUnix"`
 }
 
-// PortList is the answer of GET /port.
-type PortList struct {
-	Ports []int `json:"ports"`
-}
-
-// IsPortInUse is the answer of GET /port/{port}/in-use.
-type IsPortInUse struct {
-	IsInUse bool `json:"isInUse"`
-}
-
 // Extension: POST IdleTimeoutPath changes the time without a request after
 // which the agent ends itself, and with it the sandbox; 0 is never.
 const IdleTimeoutPath = "/idle-timeout"
