@@ -117,8 +117,8 @@ func checkPorts(c *env) {
 	if l.PID <= 0 || !strings.HasPrefix(l.Process, "python3") || !slices.Contains(l.Command, "18083") {
 		c.Errorf("who listens: %+v", l)
 	}
-	equal(c, "the process's number", c.sh(sb, "cat pid"), fmt.Sprintln(l.PID))
-	equal(c, "the user", c.sh(sb, "id -u"), fmt.Sprintln(l.UID))
+	equal(c, "the process's number", c.sh(sb, "cat pid"), fmt.Sprint(l.PID))
+	equal(c, "the user", c.sh(sb, "id -u"), fmt.Sprint(l.UID))
 	list, err := sb.Ports().List(c.ctx)
 	c.try("list the listeners", err)
 	if !slices.ContainsFunc(list, func(o daytona.Listener) bool { return o.Port == l.Port && o.PID == l.PID }) {

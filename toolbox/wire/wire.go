@@ -70,9 +70,12 @@ const (
 	CodeCommandStart     = "COMMAND_START" // Extension: a command could not be started
 	CodeNotListening     = "NOT_LISTENING" // Extension: nothing listens on the port
 	CodeInvalidBody      = "INVALID_REQUEST_BODY"
-	CodeUnsupported      = "NOT_SUPPORTED" // Extension: with status 501
-	CodeDirectoryInPlace = "DIRECTORY"     // Extension: a directory where a file is wanted
-	CodeNotEmpty         = "NOT_EMPTY"     // Extension: a directory that is not empty
+	CodeUnsupported      = "NOT_SUPPORTED"     // Extension: with status 501
+	CodeDirectoryInPlace = "DIRECTORY"         // Extension: a directory where a file is wanted
+	CodeNotEmpty         = "NOT_EMPTY"         // Extension: a directory that is not empty
+	CodeTooManyWatches   = "TOO_MANY_WATCHES"  // Extension: with status 429
+	CodeInvalidSignature = "INVALID_SIGNATURE" // Extension: of a signed file URL, with status 403
+	CodeURLExpired       = "URL_EXPIRED"       // Extension: of a signed file URL, with status 403
 )
 
 // Source is ErrorResponse.Source of every error of an agent.
