@@ -139,6 +139,9 @@ func TestSDKClients(t *testing.T) {
 			sdkProcesses(c)
 			sdkPTYs(c)
 			sdkPorts(c)
+			if sdk.generation == "0.205" {
+				sdkFileURLs(c, server.URL)
+			}
 			// Last: from now on requests need the token, which this client does not have.
 			c.call(200, "ServerApi", "initialize", nil, object{"token": "secret"})
 			c.call(401, "InfoApi", "getVersion", nil)
@@ -403,4 +406,39 @@ func sdkPorts(c *sdkClient) {
 		c.Errorf("port %d is not in use", port)
 	}
 	c.call(400, "PortApi", "isPortInUse", nil, 80)
+}
+
+// sdkFileURLs has the agent take what the SDK signs.
+func sdkFileURLs(c *sdkClient, base string) {
+	c.call(200, "ProcessApi", "executeCommand", nil, object{"command": "mkdir 'a b'; echo signed > 'a b/ü&'"})
+	post := func(path, body string) {
+		resp, err := http.Post(base+path, "application/json", strings.NewReader(body))
+		if err != nil || resp.StatusCode != 200 {
+			c.Fatalf("%s: %v %v", path, resp, err)
+		}
+		resp.Body.Close()
+	}
+	post(wire.SigningKeyPath, `{"key":"the-key"}`)
+	for ttl, want := range map[int]int{0: 200, 60: 200} {
+		var url string
+		c.call(200, "fileUrlSigning", "buildSignedFileUrl", &url, base, ".", "/files/download", "GET", "a b/ü&", "the-key", ttl)
+		resp, err := http.Get(strings.Replace(url, "/./", "/", 1))
+		if err != nil {
+			c.Fatal(err)
+		}
+		b, _ := io.ReadAll(resp.Body)
+		resp.Body.Close()
+		if resp.StatusCode != want || string(b) != "signed\n" {
+			c.Errorf("ttl %d: %d %s", ttl, resp.StatusCode, b)
+		}
+	}
+	var url string
+	c.call(200, "fileUrlSigning", "buildSignedFileUrl", &url, base, ".", "/files/upload-v2", "POST", "new", "the-key", 60)
+	post(strings.TrimPrefix(strings.Replace(url, "/./", "/", 1), base), "content")
+	c.call(200, "fileUrlSigning", "buildSignedFileUrl", &url, base, ".", "/files/upload-v2", "POST", "new", "another key", 60)
+	if resp, err := http.Post(strings.Replace(url, "/./", "/", 1), "text/plain", nil); err != nil || resp.StatusCode != 403 {
+		c.Errorf("with another key: %v %v", resp, err)
+	} else {
+		resp.Body.Close()
+	}
 }

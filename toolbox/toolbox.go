@@ -15,6 +15,7 @@ import (
 	"net"
 	"net/http"
 	"net/netip"
+	"net/url"
 	"os"
 	"path"
 	"runtime/debug"
@@ -22,6 +23,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/daytona-go/daytona/internal/fileurl"
 	"github.com/daytona-go/daytona/toolbox/account"
 	"github.com/daytona-go/daytona/toolbox/environment"
 	"github.com/daytona-go/daytona/toolbox/filesystem"
@@ -61,6 +63,8 @@ type Server struct {
 
 	tokenMu sync.Mutex
 	token   *[sha256.Size]byte // hash; nil if none is wanted
+	// signingKey of file URLs; "" if none are taken.
+	signingKey string
 }
 
 // New makes an agent ready to serve; ctx governs only that. Close it.
@@ -99,6 +103,7 @@ func New(ctx context.Context, config Config, logger *slog.Logger) (*Server, erro
 		return nil, err
 	}
 	s.setToken(config.Token)
+	s.signingKey = config.SigningKey
 	s.ports = port.New(port.Options{Account: s.account, Logger: logger})
 	if s.programs, err = newPrograms(s); err != nil {
 		return nil, err
@@ -174,6 +179,7 @@ func (s *Server) register() {
 	s.mux.HandleFunc("GET /project-dir", dir(s.workDir)) // its name of old
 	s.mux.HandleFunc("POST /init", s.initialize)
 	s.mux.HandleFunc("POST /env", s.updateEnv)
+	s.mux.HandleFunc("POST "+wire.SigningKeyPath, s.setSigningKey)
 	s.mux.HandleFunc("POST "+wire.IdleTimeoutPath, s.setIdleTimeout)
 	s.mux.HandleFunc("GET "+wire.ActivityPath, func(w http.ResponseWriter, r *http.Request) {
 		wire.WriteJSON(w, http.StatusOK, s.activity.now())
@@ -200,6 +206,37 @@ func (s *Server) initialize(w http.ResponseWriter, r *http.Request) {
 	}
 	s.setToken(request.Token)
 	wire.WriteJSON(w, http.StatusOK, map[string]string{"message": "token set"})
+}
+
+func (s *Server) setSigningKey(w http.ResponseWriter, r *http.Request) {
+	var request wire.SigningKeyRequest
+	if !decode(w, r, &request) {
+		return
+	}
+	s.tokenMu.Lock()
+	s.signingKey = request.Key
+	s.tokenMu.Unlock()
+	wire.WriteJSON(w, http.StatusOK, map[string]string{"message": "signing key set"})
+}
+
+// signed checks the signature of a request for a single file; ok is false if it
+// bears none. What else such a request asks for was not signed, and is taken out,
+// as is the signature.
+func (s *Server) signed(r *http.Request) (ok bool, err error) {
+	method := fileurl.MethodOf(r.URL.Path)
+	if method == "" || !strings.Contains(r.URL.RawQuery, "signature=") {
+		return false, nil
+	}
+	s.tokenMu.Lock()
+	key := s.signingKey
+	s.tokenMu.Unlock()
+	query := r.URL.Query()
+	if key == "" || !query.Has("signature") || r.Method != method && (r.Method != http.MethodHead || method != http.MethodGet) {
+		return false, nil
+	}
+	file, err := fileurl.Verify(key, method, query, time.Now())
+	r.URL.RawQuery = url.Values{"path": {file}}.Encode()
+	return true, err
 }
 
 func (s *Server) shutDown(w http.ResponseWriter, r *http.Request) {
@@ -301,7 +338,16 @@ func (s *Server) serveHTTP(w http.ResponseWriter, r *http.Request) {
 		}
 		wire.WriteError(w, r, http.StatusInternalServerError, "", "internal server error: a fault of the agent, see its log")
 	}()
-	if !s.allowed(r) {
+	signed, err := s.signed(r)
+	if err != nil {
+		code := wire.CodeInvalidSignature
+		if errors.Is(err, fileurl.ErrExpired) {
+			code = wire.CodeURLExpired
+		}
+		wire.WriteError(out, r, http.StatusForbidden, code, "forbidden: "+err.Error())
+		return
+	}
+	if !signed && !s.allowed(r) {
 		w.Header().Set("WWW-Authenticate", "Bearer")
 		wire.WriteError(out, r, http.StatusUnauthorized, "", "unauthorized: the agent's token is missing or wrong")
 		return

@@ -38,6 +38,10 @@ type AgentConfig struct {
 	// "Authorization: Bearer", unless they come over a Unix socket, to which
 	// the directory's permissions decide access. Defaults to none.
 	Token string `json:"token,omitempty"`
+	// SigningKey has the agent take requests for a single file by signed URL, in
+	// place of a token; see internal/fileurl. Defaults to none: a signature means
+	// nothing to the agent.
+	SigningKey string `json:"signingKey,omitempty"`
 	// Key, if it is set, has the agent listen on AgentPort as well, for those who
 	// prove to know it; see internal/link. Defaults to none.
 	Key string `json:"key,omitempty"`

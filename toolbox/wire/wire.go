@@ -137,6 +137,15 @@ type InitializeRequest struct {
 	Token string `json:"token"`
 }
 
+// Extension: POST SigningKeyPath replaces the key of signed file URLs; an empty
+// one has the agent take none.
+const SigningKeyPath = "/signing-key"
+
+// SigningKeyRequest is the body of SigningKeyPath.
+type SigningKeyRequest struct {
+	Key string `json:"key"`
+}
+
 // UpdateEnvRequest is the body of POST /env.
 type UpdateEnvRequest struct {
 	Set              map[string]string `json:"set,omitempty"`
