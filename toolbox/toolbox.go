@@ -29,6 +29,7 @@ import (
 	"github.com/daytona-go/daytona/toolbox/filesystem"
 	"github.com/daytona-go/daytona/toolbox/port"
 	"github.com/daytona-go/daytona/toolbox/system"
+	"github.com/daytona-go/daytona/toolbox/telemetry"
 	"github.com/daytona-go/daytona/toolbox/wire"
 )
 
@@ -53,6 +54,8 @@ type Server struct {
 	env      *environment.Env
 	ports    *port.Service
 	programs *programs
+	exporter *telemetry.Exporter // nil if nothing is exported
+	exported chan struct{}       // closed when all of the entrypoint's output is
 	mux      *http.ServeMux
 	activity *activity
 	// shutdown is closed when a client wants the sandbox to end.
@@ -112,8 +115,13 @@ func New(ctx context.Context, config Config, logger *slog.Logger) (*Server, erro
 		s.programs.close()
 		return nil, err
 	}
+	machine := system.New("/", logger)
+	if err := s.export(machine); err != nil {
+		s.programs.close()
+		return nil, fmt.Errorf("agent configuration: %w", err)
+	}
 	s.mux = http.NewServeMux()
-	for _, part := range []Registrar{files, s.ports, system.New("/", logger), s.programs} {
+	for _, part := range []Registrar{files, s.ports, machine, s.programs} {
 		part.Register(s.mux)
 	}
 	s.register()
@@ -205,6 +213,9 @@ func (s *Server) initialize(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	s.setToken(request.Token)
+	if s.exporter != nil {
+		s.exporter.SetHeader(wire.HeaderSandboxToken, request.Token)
+	}
 	wire.WriteJSON(w, http.StatusOK, map[string]string{"message": "token set"})
 }
 
@@ -355,6 +366,10 @@ func (s *Server) serveHTTP(w http.ResponseWriter, r *http.Request) {
 	if r.Header.Get(wire.HeaderSkipActivity) != "true" {
 		defer s.activity.begin()()
 	}
+	if s.exporter != nil {
+		begin := time.Now()
+		defer func() { s.exporter.Span(r, s.route(r), out.status, begin) }()
+	}
 	// Not through the mux, which would redirect to a cleaned path.
 	if strings.HasPrefix(r.URL.Path, "/proxy/") {
 		s.ports.ServeProxy(out, r)
@@ -400,18 +415,25 @@ func (v *verdict) Write(b []byte) (int, error) { return len(b), nil }
 // response knows whether an answer has begun.
 type response struct {
 	http.ResponseWriter
-	begun bool
+	begun  bool
+	status int
 }
 
 func (w *response) Unwrap() http.ResponseWriter { return w.ResponseWriter }
 
 func (w *response) WriteHeader(status int) {
 	w.begun = true
+	if w.status < 200 { // what came before was informational
+		w.status = status
+	}
 	w.ResponseWriter.WriteHeader(status)
 }
 
 func (w *response) Write(b []byte) (int, error) {
 	w.begun = true
+	if w.status < 200 {
+		w.status = http.StatusOK
+	}
 	return w.ResponseWriter.Write(b)
 }
 
@@ -484,5 +506,14 @@ func (s *Server) Close() error {
 	}
 	s.activity.close()
 	s.ports.Close()
-	return s.programs.close()
+	err := s.programs.close()
+	if s.exporter != nil {
+		// The last lines; not those of a collector that takes none.
+		select {
+		case <-s.exported:
+		case <-time.After(time.Second):
+		}
+		s.exporter.Close()
+	}
+	return err
 }
