@@ -29,11 +29,18 @@ type changes struct {
 	ended chan struct{} // closed by end
 
 	mu   sync.Mutex
-	list []wire.FileChange
+	list []pending
 	// last is where in the list the last change of a path is.
 	last map[string]int
 	lost *wire.WatchOverflow
 	err  error
+}
+
+// pending is a change that may yet become one with a later one. Its type is empty
+// if it came to nothing.
+type pending struct {
+	wire.FileChange
+	replaced bool // a creation that may have been in the place of another file
 }
 
 func (c *changes) wake() {
@@ -55,7 +62,7 @@ func (c *changes) add(change wire.FileChange) {
 		c.rename(change)
 	} else if i, ok := c.last[change.Path]; !ok || !merge(&c.list[i], change) {
 		c.last[change.Path] = len(c.list)
-		c.list = append(c.list, change)
+		c.list = append(c.list, pending{FileChange: change})
 	}
 	if len(c.list) > maxChanges {
 		c.drop("the client did not take them in time", change.Path)
@@ -64,22 +71,29 @@ func (c *changes) add(change wire.FileChange) {
 
 // rename notes a rename. Earlier changes keep their places before it.
 func (c *changes) rename(change wire.FileChange) {
-	if i, ok := c.last[change.OldPath]; ok && !change.IsDir && c.list[i].Type == wire.ChangeCreate {
+	if i, ok := c.last[change.OldPath]; ok && !change.IsDir && c.list[i].Type == wire.ChangeCreate && !c.list[i].replaced {
 		// Nobody has heard of the old name: a file was written beside, and put in
 		// its place.
 		c.list[i].Type = ""
+		delete(c.last, change.OldPath)
+		if i, ok := c.last[change.Path]; ok && c.list[i].Type == wire.ChangeCreate {
+			return // nobody has heard of what was there, either
+		}
 		change.Type, change.OldPath = wire.ChangeCreate, ""
+		c.last[change.Path] = len(c.list)
+		c.list = append(c.list, pending{change, true})
+		return
 	}
 	if change.IsDir {
 		clear(c.last) // paths mean something else from here on
 	}
 	delete(c.last, change.OldPath)
 	c.last[change.Path] = len(c.list)
-	c.list = append(c.list, change)
+	c.list = append(c.list, pending{FileChange: change})
 }
 
 // merge adds a change to an earlier one of the same path, if both are one.
-func merge(earlier *wire.FileChange, change wire.FileChange) bool {
+func merge(earlier *pending, change wire.FileChange) bool {
 	switch was := earlier.Type; change.Type {
 	case wire.ChangeCreate:
 		return was == wire.ChangeCreate // seen twice, by watch and by scan
@@ -94,6 +108,9 @@ func merge(earlier *wire.FileChange, change wire.FileChange) bool {
 		switch was {
 		case wire.ChangeCreate:
 			earlier.Type = "" // never there
+			if earlier.replaced {
+				earlier.Type = wire.ChangeRemove
+			}
 			return true
 		case wire.ChangeWrite, wire.ChangeAttributes:
 			earlier.Type = wire.ChangeRemove
@@ -149,7 +166,7 @@ func (c *changes) take() (list []wire.FileChange, lost *wire.WatchOverflow) {
 	defer c.mu.Unlock()
 	for _, change := range c.list {
 		if change.Type != "" {
-			list = append(list, change)
+			list = append(list, change.FileChange)
 		}
 	}
 	lost = c.lost

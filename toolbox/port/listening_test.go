@@ -3,6 +3,7 @@ package port
 import (
 	"net"
 	"slices"
+	"strings"
 	"testing"
 )
 
@@ -45,4 +46,17 @@ func BenchmarkListening(b *testing.B) {
 			}
 		})
 	}
+}
+
+func FuzzParse(f *testing.F) {
+	f.Add("  sl  local_address\n   0: 0100007F:0BB8 00000000:0000 0A 00000000:00000000 00:00000000 00000000  1000        0 12345 1\n")
+	f.Add("0: 00000000000000000000000001000000:1F90 x 0A x x x 0 0 7\n")
+	f.Fuzz(func(t *testing.T, text string) {
+		list, _ := parse(strings.NewReader(text), nil)
+		for _, s := range list {
+			if s.port < 0 || s.port > 65535 || s.uid < 0 {
+				t.Errorf("%q: %+v", text, s)
+			}
+		}
+	})
 }
