@@ -45,7 +45,7 @@ func checkFileWatch(c *env) {
 	sb := c.create()
 	fsys := sb.FileSystem()
 	c.sh(sb, "mkdir -p d/e && : > d/e/old")
-	w, err := fsys.Watch(c.ctx, "d", &daytona.WatchOptions{Exclude: []string{"*.tmp"}})
+	w, err := fsys.Watch(c.ctx, "d", &daytona.WatchOptions{Exclude: []string{"*.tmp"}, Window: c.slow(500 * time.Millisecond)})
 	c.try("watch", err)
 	defer w.Close()
 	next, stop := iter.Pull2(w.Events())

@@ -27,6 +27,8 @@ import (
 const (
 	idleLimit  = 12 << 10              // KiB resident
 	startLimit = 10 * time.Millisecond // to the first answer
+	// quietLimit of fork and exec of /bin/true on a machine that is not busy.
+	quietLimit = 2 * time.Millisecond
 	// growth that is none: of buffers, and of what the collector leaves.
 	growthLimit = 24 << 10 // KiB
 )
@@ -72,9 +74,14 @@ func TestScale(t *testing.T) {
 	bin := build(t)
 
 	t.Run("Start", func(t *testing.T) {
-		var times []time.Duration
+		var times, peers []time.Duration
 		for range 20 {
 			begin := time.Now()
+			if err := exec.Command("/bin/true").Run(); err != nil {
+				t.Fatal(err)
+			}
+			peers = append(peers, time.Since(begin))
+			begin = time.Now()
 			cmd, c, _ := inherit(t, bin, toolbox.Config{WorkDir: t.TempDir()}, nil)
 			resp, err := c.Get("http://agent/version")
 			body(t, resp, err)
@@ -83,9 +90,11 @@ func TestScale(t *testing.T) {
 			cmd.Wait()
 		}
 		slices.Sort(times)
-		t.Logf("from fork to the first answer: best %v, p50 %v, p95 %v", times[0], times[10], times[19])
-		// The best: the others are the machine's doing.
-		if times[0] > startLimit {
+		slices.Sort(peers)
+		t.Logf("from fork to the first answer: best %v, p50 %v, p95 %v; of /bin/true: best %v", times[0], times[10], times[19], peers[0])
+		// The best, as the others are the machine's doing; and that, too, where not even
+		// a program that does nothing runs in time.
+		if times[0] > startLimit && peers[0] < quietLimit {
 			t.Errorf("the first answer takes %v, more than %v", times[0], startLimit)
 		}
 	})
@@ -132,7 +141,7 @@ func TestScale(t *testing.T) {
 	})
 
 	t.Run("Sessions", func(t *testing.T) {
-		cmd, c, _ := inherit(t, bin, toolbox.Config{WorkDir: t.TempDir()}, nil)
+		cmd, c, log := inherit(t, bin, toolbox.Config{WorkDir: t.TempDir()}, nil)
 		p := toolboxOf(t, c).Process()
 		const n = 1000
 		var wg sync.WaitGroup
@@ -171,6 +180,9 @@ func TestScale(t *testing.T) {
 			}
 		}
 		t.Logf("%d sessions, %d failed; the agent takes %d KiB", n, failed, memory(t, cmd.Process.Pid, "VmRSS"))
+		if failed > 0 {
+			t.Logf("the agent says: %s", log)
+		}
 	})
 
 	t.Run("Terminals", func(t *testing.T) {

@@ -34,7 +34,7 @@ func run(ctx context.Context) error {
 	}
 
 	// From here on nothing is missed.
-	watch, err := sb.FileSystem().Watch(ctx, ".", &daytona.WatchOptions{Exclude: []string{"*.tmp"}})
+	watch, err := sb.FileSystem().Watch(ctx, ".", &daytona.WatchOptions{Exclude: []string{"*.tmp"}, Window: time.Second})
 	if err != nil {
 		return err
 	}
