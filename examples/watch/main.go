@@ -61,7 +61,7 @@ func run(ctx context.Context) error {
 		if err != nil {
 			return err
 		}
-		fmt.Println(event.Type, event.Listener.Port, event.Listener.Command[0])
+		fmt.Println(event.Type, event.Listener.Port, event.Listener.Process)
 		if event.Listener.Port == 8000 {
 			return nil
 		}
