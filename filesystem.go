@@ -4,6 +4,7 @@ import (
 	"context"
 	"io"
 	"io/fs"
+	"iter"
 	"time"
 )
 
@@ -70,10 +71,77 @@ type FileSystem interface {
 	// result has one entry a file, in order.
 	Replace(ctx context.Context, paths []string, old, new string) ([]Replaced, error)
 
+	// Watch reports what changes in a directory and all below it, or what
+	// happens to one file, from its return on until ctx ends or it is closed. It
+	// is told of what the sandbox's user may see, by the kernel of the sandbox:
+	// not of what another machine does to a volume. Directories of procfs and the
+	// like are left out. Nil options are defaults. It gives KindNotFound for a
+	// missing path, KindExhausted if there are more directories than can be
+	// watched, KindUnsupported where the agent does not know how to.
+	Watch(ctx context.Context, path string, opts *WatchOptions) (FileWatch, error)
+
 	// FS returns the tree below dir as an [fs.FS] that also implements
 	// fs.StatFS, fs.ReadDirFS, fs.ReadFileFS and fs.SubFS. ctx governs all
 	// of its use.
 	FS(ctx context.Context, dir string) fs.FS
+}
+
+// WatchOptions say how to watch files.
+type WatchOptions struct {
+	// Shallow leaves out what is below the directories of a directory. Defaults to
+	// false.
+	Shallow bool
+	// Window is for how long changes are collected, in which several of a file
+	// become one; at least a millisecond, at most 10 s. Defaults to 50 ms.
+	Window time.Duration
+	// Exclude has shell patterns of names, such as "node_modules" or "*.tmp",
+	// that are left out with all that is below them. Defaults to none.
+	Exclude []string
+}
+
+// FileWatch is a watch of files; see [FileSystem].
+type FileWatch interface {
+	// Events yields what happened, in order, and waits for more. It ends with an
+	// error: that of the context, KindNotFound when the path itself was removed
+	// or moved away, KindUnavailable when the agent cannot be reached any more
+	// (what happens from then on is lost: watch anew, and look at the files), or
+	// [fs.ErrClosed]. It is for one caller at a time; one that breaks off may call
+	// it again.
+	Events() iter.Seq2[FileEvent, error]
+	// Close ends the watch.
+	Close() error
+}
+
+// FileEventType says what happened to a file.
+type FileEventType string
+
+// The events of [FileWatch].
+const (
+	// FileCreated: it is new, or was put in the place of another.
+	FileCreated FileEventType = "create"
+	// FileWritten: its content changed. Writes through a memory mapping go
+	// unnoticed.
+	FileWritten FileEventType = "write"
+	// FileRemoved: it was removed, or moved to where is not watched; a directory
+	// with all that was below it.
+	FileRemoved FileEventType = "remove"
+	// FileRenamed: it was moved from OldPath, a directory with all below it. What
+	// was in its place is gone.
+	FileRenamed FileEventType = "rename"
+	// FileAttributes: its mode, owner or times changed.
+	FileAttributes FileEventType = "attributes"
+	// FilesLost: more happened below Path than could be told, for Reason. Look at
+	// the files again.
+	FilesLost FileEventType = "lost"
+)
+
+// FileEvent is a change of a file.
+type FileEvent struct {
+	Type    FileEventType
+	Path    string // absolute
+	OldPath string // of FileRenamed
+	IsDir   bool
+	Reason  string // of FilesLost
 }
 
 // File is an open file of a sandbox.

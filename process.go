@@ -47,7 +47,8 @@ type Process interface {
 	// PTYs lists the running ones.
 	PTYs(ctx context.Context) ([]PTYInfo, error)
 
-	// Ports lists the TCP ports that programs in the sandbox listen on.
+	// Ports lists the TCP ports that programs in the sandbox listen on; the Ports
+	// of a sandbox know more of them.
 	Ports(ctx context.Context) ([]int, error)
 }
 

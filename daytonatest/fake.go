@@ -69,6 +69,7 @@ func (f *Fake) HandlePort(port int, serve func(net.Conn)) {
 	f.engine.mu.Lock()
 	defer f.engine.mu.Unlock()
 	f.engine.ports[port] = serve
+	f.engine.changed()
 }
 
 // engine is the state that all Backends on it share.

@@ -19,6 +19,10 @@ func (c *fakeConn) absent(ctx context.Context, op string) error {
 	return c.unsupported(op)
 }
 
+func (f fakeFS) Watch(ctx context.Context, _ string, _ *daytona.WatchOptions) (daytona.FileWatch, error) {
+	return nil, f.c.absent(ctx, "watch files")
+}
+
 type noGit struct{ c *fakeConn }
 
 func (g noGit) no(ctx context.Context) error { return g.c.absent(ctx, "git") }

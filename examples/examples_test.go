@@ -39,6 +39,11 @@ size as asked for: true, exit code 7
 $`,
 	"ports": `^200 OK: Hello from the inside
 $`,
+	"watch": `^create report
+create a
+rename final
+(open .*\n)*open 8000 python3
+$`,
 	"fork": `^pear, fig, apple
 $`,
 	"parallel": `^print\(sum\(i \* i .* right

@@ -15,6 +15,7 @@ import (
 	"net"
 	"net/http"
 	"net/netip"
+	"net/url"
 	"os"
 	"path"
 	"runtime/debug"
@@ -22,11 +23,13 @@ import (
 	"sync"
 	"time"
 
+	"github.com/daytona-go/daytona/internal/fileurl"
 	"github.com/daytona-go/daytona/toolbox/account"
 	"github.com/daytona-go/daytona/toolbox/environment"
 	"github.com/daytona-go/daytona/toolbox/filesystem"
 	"github.com/daytona-go/daytona/toolbox/port"
 	"github.com/daytona-go/daytona/toolbox/system"
+	"github.com/daytona-go/daytona/toolbox/telemetry"
 	"github.com/daytona-go/daytona/toolbox/wire"
 )
 
@@ -51,6 +54,8 @@ type Server struct {
 	env      *environment.Env
 	ports    *port.Service
 	programs *programs
+	exporter *telemetry.Exporter // nil if nothing is exported
+	exported chan struct{}       // closed when all of the entrypoint's output is
 	mux      *http.ServeMux
 	activity *activity
 	// shutdown is closed when a client wants the sandbox to end.
@@ -61,6 +66,8 @@ type Server struct {
 
 	tokenMu sync.Mutex
 	token   *[sha256.Size]byte // hash; nil if none is wanted
+	// signingKey of file URLs; "" if none are taken.
+	signingKey string
 }
 
 // New makes an agent ready to serve; ctx governs only that. Close it.
@@ -99,7 +106,8 @@ func New(ctx context.Context, config Config, logger *slog.Logger) (*Server, erro
 		return nil, err
 	}
 	s.setToken(config.Token)
-	s.ports = port.New(logger)
+	s.signingKey = config.SigningKey
+	s.ports = port.New(port.Options{Account: s.account, Logger: logger})
 	if s.programs, err = newPrograms(s); err != nil {
 		return nil, err
 	}
@@ -107,8 +115,13 @@ func New(ctx context.Context, config Config, logger *slog.Logger) (*Server, erro
 		s.programs.close()
 		return nil, err
 	}
+	machine := system.New("/", logger)
+	if err := s.export(machine); err != nil {
+		s.programs.close()
+		return nil, fmt.Errorf("agent configuration: %w", err)
+	}
 	s.mux = http.NewServeMux()
-	for _, part := range []Registrar{files, s.ports, system.New("/", logger), s.programs} {
+	for _, part := range []Registrar{files, s.ports, machine, s.programs} {
 		part.Register(s.mux)
 	}
 	s.register()
@@ -174,6 +187,7 @@ func (s *Server) register() {
 	s.mux.HandleFunc("GET /project-dir", dir(s.workDir)) // its name of old
 	s.mux.HandleFunc("POST /init", s.initialize)
 	s.mux.HandleFunc("POST /env", s.updateEnv)
+	s.mux.HandleFunc("POST "+wire.SigningKeyPath, s.setSigningKey)
 	s.mux.HandleFunc("POST "+wire.IdleTimeoutPath, s.setIdleTimeout)
 	s.mux.HandleFunc("GET "+wire.ActivityPath, func(w http.ResponseWriter, r *http.Request) {
 		wire.WriteJSON(w, http.StatusOK, s.activity.now())
@@ -199,7 +213,41 @@ func (s *Server) initialize(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	s.setToken(request.Token)
+	if s.exporter != nil {
+		s.exporter.SetHeader(wire.HeaderSandboxToken, request.Token)
+	}
 	wire.WriteJSON(w, http.StatusOK, map[string]string{"message": "token set"})
+}
+
+func (s *Server) setSigningKey(w http.ResponseWriter, r *http.Request) {
+	var request wire.SigningKeyRequest
+	if !decode(w, r, &request) {
+		return
+	}
+	s.tokenMu.Lock()
+	s.signingKey = request.Key
+	s.tokenMu.Unlock()
+	wire.WriteJSON(w, http.StatusOK, map[string]string{"message": "signing key set"})
+}
+
+// signed checks the signature of a request for a single file; ok is false if it
+// bears none. What else such a request asks for was not signed, and is taken out,
+// as is the signature.
+func (s *Server) signed(r *http.Request) (ok bool, err error) {
+	method := fileurl.MethodOf(r.URL.Path)
+	if method == "" || !strings.Contains(r.URL.RawQuery, "signature=") {
+		return false, nil
+	}
+	s.tokenMu.Lock()
+	key := s.signingKey
+	s.tokenMu.Unlock()
+	query := r.URL.Query()
+	if key == "" || !query.Has("signature") || r.Method != method && (r.Method != http.MethodHead || method != http.MethodGet) {
+		return false, nil
+	}
+	file, err := fileurl.Verify(key, method, query, time.Now())
+	r.URL.RawQuery = url.Values{"path": {file}}.Encode()
+	return true, err
 }
 
 func (s *Server) shutDown(w http.ResponseWriter, r *http.Request) {
@@ -301,13 +349,26 @@ func (s *Server) serveHTTP(w http.ResponseWriter, r *http.Request) {
 		}
 		wire.WriteError(w, r, http.StatusInternalServerError, "", "internal server error: a fault of the agent, see its log")
 	}()
-	if !s.allowed(r) {
+	signed, err := s.signed(r)
+	if err != nil {
+		code := wire.CodeInvalidSignature
+		if errors.Is(err, fileurl.ErrExpired) {
+			code = wire.CodeURLExpired
+		}
+		wire.WriteError(out, r, http.StatusForbidden, code, "forbidden: "+err.Error())
+		return
+	}
+	if !signed && !s.allowed(r) {
 		w.Header().Set("WWW-Authenticate", "Bearer")
 		wire.WriteError(out, r, http.StatusUnauthorized, "", "unauthorized: the agent's token is missing or wrong")
 		return
 	}
 	if r.Header.Get(wire.HeaderSkipActivity) != "true" {
 		defer s.activity.begin()()
+	}
+	if s.exporter != nil {
+		begin := time.Now()
+		defer func() { s.exporter.Span(r, s.route(r), out.status, begin) }()
 	}
 	// Not through the mux, which would redirect to a cleaned path.
 	if strings.HasPrefix(r.URL.Path, "/proxy/") {
@@ -354,18 +415,25 @@ func (v *verdict) Write(b []byte) (int, error) { return len(b), nil }
 // response knows whether an answer has begun.
 type response struct {
 	http.ResponseWriter
-	begun bool
+	begun  bool
+	status int
 }
 
 func (w *response) Unwrap() http.ResponseWriter { return w.ResponseWriter }
 
 func (w *response) WriteHeader(status int) {
 	w.begun = true
+	if w.status < 200 { // what came before was informational
+		w.status = status
+	}
 	w.ResponseWriter.WriteHeader(status)
 }
 
 func (w *response) Write(b []byte) (int, error) {
 	w.begun = true
+	if w.status < 200 {
+		w.status = http.StatusOK
+	}
 	return w.ResponseWriter.Write(b)
 }
 
@@ -399,8 +467,11 @@ func (s *Server) Serve(ctx context.Context, l net.Listener) error {
 		ReadHeaderTimeout: 30 * time.Second,
 		IdleTimeout:       2 * time.Minute,
 		MaxHeaderBytes:    256 << 10, // terminals get their environment in a header
+		Protocols:         new(http.Protocols),
 		ErrorLog:          slog.NewLogLogger(s.logger.Handler(), slog.LevelWarn),
 	}
+	server.Protocols.SetHTTP1(true)
+	server.Protocols.SetUnencryptedHTTP2(true) // gRPC to what is behind /proxy
 	done := make(chan error, 1)
 	go func() { done <- server.Serve(l) }()
 	var cause error
@@ -435,5 +506,14 @@ func (s *Server) Close() error {
 	}
 	s.activity.close()
 	s.ports.Close()
-	return s.programs.close()
+	err := s.programs.close()
+	if s.exporter != nil {
+		// The last lines; not those of a collector that takes none.
+		select {
+		case <-s.exported:
+		case <-time.After(time.Second):
+		}
+		s.exporter.Close()
+	}
+	return err
 }

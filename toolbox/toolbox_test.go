@@ -1,7 +1,6 @@
 package toolbox_test
 
 import (
-	"bufio"
 	"bytes"
 	"context"
 	"encoding/base64"
@@ -14,7 +13,6 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
-	"regexp"
 	"strings"
 	"sync"
 	"syscall"
@@ -23,6 +21,8 @@ import (
 
 	"github.com/coder/websocket"
 
+	"github.com/daytona-go/daytona"
+	"github.com/daytona-go/daytona/internal/fileurl"
 	"github.com/daytona-go/daytona/toolbox"
 	"github.com/daytona-go/daytona/toolbox/account"
 	"github.com/daytona-go/daytona/toolbox/wire"
@@ -212,40 +212,6 @@ func TestWorkDirIsTheUsers(t *testing.T) {
 	info, err := os.Stat(dir + "/a/b")
 	if err != nil || info.Sys().(*syscall.Stat_t).Uid != 65534 {
 		t.Errorf("%v, %v", info, err)
-	}
-}
-
-var parameter = regexp.MustCompile(`\{[^}]*\}`)
-
-// TestOperations asks for every operation of both generations of the API.
-func TestOperations(t *testing.T) {
-	f, err := os.Open("testdata/operations.txt")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer f.Close()
-	a := start(t, "unix", toolbox.Config{})
-	n := 0
-	for scanner := bufio.NewScanner(f); scanner.Scan(); {
-		method, path, ok := strings.Cut(scanner.Text(), " ")
-		if !ok || method == "#" {
-			continue
-		}
-		n++
-		status, h, b := a.call(method, parameter.ReplaceAllString(path, "5000"), "")
-		if status == 405 || status == 404 && bytes.Contains(b, []byte("there is no route")) || status == 500 {
-			t.Errorf("%s %s: %d %s", method, path, status, b)
-		}
-		if status >= 400 && !strings.HasPrefix(h.Get("Content-Type"), "application/json") && !strings.HasPrefix(h.Get("Content-Type"), "text/plain") {
-			t.Errorf("%s %s: %d with content type %s", method, path, status, h.Get("Content-Type"))
-		}
-		missing := strings.HasPrefix(path, "/git/") || strings.HasPrefix(path, "/lsp/") || strings.HasPrefix(path, "/computeruse/") || strings.HasPrefix(path, "/process/interpreter/")
-		if missing != (status == 501) || missing && !bytes.Contains(b, []byte(`"code":"NOT_SUPPORTED"`)) {
-			t.Errorf("%s %s: %d %s", method, path, status, b)
-		}
-	}
-	if n < 100 {
-		t.Errorf("only %d operations in the list", n)
 	}
 }
 
@@ -481,5 +447,60 @@ func TestProxy(t *testing.T) {
 		if status, _, b := a.call("GET", "/proxy/"+bad+"/", ""); status != 400 {
 			t.Errorf("port %q: %d %s", bad, status, b)
 		}
+	}
+}
+
+// TestSignedURLs has whoever knows no token ask for files.
+func TestSignedURLs(t *testing.T) {
+	dir := t.TempDir()
+	a := start(t, "tcp", toolbox.Config{Token: "t", SigningKey: "key", WorkDir: dir})
+	if err := os.WriteFile(dir+"/f", []byte("content"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	urls := daytona.FileURLs{Key: "key"}
+	download, err := urls.DownloadURL("f", time.Minute)
+	if err != nil {
+		t.Fatal(err)
+	}
+	upload, err := urls.UploadURL("g", 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	other, _ := daytona.FileURLs{Key: "other"}.DownloadURL("f", time.Minute)
+	expired := "/files/download?" + fileurl.Query("key", "GET", "f", time.Now().Unix()).Encode()
+	for _, c := range []struct {
+		method, url, code string
+		status            int
+	}{
+		{"GET", download, "", 200}, {"HEAD", download, "", 200}, {"POST", upload + "&mode=4755", "", 200},
+		{"GET", "/files/download?path=f", "UNAUTHORIZED", 401},
+		{"GET", other, wire.CodeInvalidSignature, 403}, {"GET", expired, wire.CodeURLExpired, 403},
+		{"GET", strings.Replace(download, "path=f", "path=g", 1), wire.CodeInvalidSignature, 403},
+		{"GET", strings.Replace(download, "expires=", "expires=0", 1), wire.CodeInvalidSignature, 403},
+		{"GET", strings.Replace(download, "expires=", "expires=9", 1), wire.CodeInvalidSignature, 403},
+		{"GET", "/files/download?path=f&expires=0&signature=", wire.CodeInvalidSignature, 403},
+		{"GET", strings.Replace(upload, "upload-v2", "download", 1), wire.CodeInvalidSignature, 403},
+		{"POST", strings.Replace(download, "download", "upload-v2", 1), wire.CodeInvalidSignature, 403},
+		{"POST", download, "UNAUTHORIZED", 401}, {"GET", strings.Replace(download, "/download", "/info", 1), "UNAUTHORIZED", 401},
+		{"GET", strings.Replace(download, "/download", "//download", 1), "UNAUTHORIZED", 401},
+	} {
+		status, _, b := a.call(c.method, c.url, "new")
+		if status != c.status || c.code != "" && !bytes.Contains(b, []byte(`"code":"`+c.code+`"`)) {
+			t.Errorf("%s %s: %d %s, want %d %s", c.method, c.url, status, b, c.status, c.code)
+		}
+	}
+	if info, err := os.Stat(dir + "/g"); err != nil || info.Size() != 3 || info.Mode() != 0o644 {
+		t.Errorf("uploaded: %v %v", info, err)
+	}
+	a.call("POST", wire.SigningKeyPath, `{"key":"new"}`, wire.HeaderAgentToken, "t")
+	if status, _, _ := a.call("GET", download, ""); status != 403 {
+		t.Errorf("after the key has changed: %d", status)
+	}
+	if strings.Contains(a.log.String(), "signature") {
+		t.Error("a signature is in the log")
+	}
+	// Without a key, signatures are somebody else's.
+	if status, _, _ := start(t, "unix", toolbox.Config{WorkDir: dir}).call("GET", other, ""); status != 200 {
+		t.Errorf("an agent without a key: %d", status)
 	}
 }

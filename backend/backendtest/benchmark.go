@@ -28,7 +28,10 @@ import (
 //   - x_runc: "runc run" of /bin/true over the host's /usr, if installed;
 //   - x_create: the backend's own cold create up to the first command, what
 //     forks and snapshots are measured against;
-//   - x_dockerload: "docker load" of the same image.
+//   - x_dockerload: "docker load" of the same image;
+//   - x_grep and x_rg: grep -rI and ripgrep over the same tree, in the same
+//     sandbox;
+//   - x_pty: cat behind a pseudo-terminal of the host.
 //
 // Times are reported as ms/p50 and ms/p95; ratios as p50 over the peer's p50,
 // so that less than 1 is faster than the peer.
@@ -58,6 +61,8 @@ func RunBenchmarks(b *testing.B, h *Harness) {
 	b.Run("Download256MiB", func(b *testing.B) { e.with(b).download(b) })
 	b.Run("CreateParallel", func(b *testing.B) { e.with(b).createParallel(b) })
 	b.Run("IdleMemory", func(b *testing.B) { e.with(b).memory(b) })
+	b.Run("Search", func(b *testing.B) { e.with(b).search(b) })
+	b.Run("PTYEcho", func(b *testing.B) { e.with(b).ptyEcho(b) })
 	e.runStateBenchmarks(b)
 }
 

@@ -9,6 +9,7 @@ import (
 	"hash"
 	"io"
 	"io/fs"
+	"iter"
 	"math/rand/v2"
 	"path"
 	"runtime"
@@ -35,8 +36,44 @@ func fileChecks() []check {
 		{name: "FileBounded", needs: []Capability{Streaming}, limit: 2 * time.Minute, run: checkFileBounded},
 		{name: "FileCancel", run: checkFileCancel},
 		{name: "FileParallel", run: checkFileParallel},
+		{name: "FileWatch", needs: []Capability{AgentAPI, Shell}, run: checkFileWatch},
 		{name: "FileFS", run: checkFileFS},
 	}
+}
+
+func checkFileWatch(c *env) {
+	sb := c.create()
+	fsys := sb.FileSystem()
+	c.sh(sb, "mkdir -p d/e && : > d/e/old")
+	w, err := fsys.Watch(c.ctx, "d", &daytona.WatchOptions{Exclude: []string{"*.tmp"}, Window: c.slow(500 * time.Millisecond)})
+	c.try("watch", err)
+	defer w.Close()
+	next, stop := iter.Pull2(w.Events())
+	defer stop()
+	top := sb.Info().WorkDir + "/d/"
+	want := func(kind daytona.FileEventType, name string) {
+		c.Helper()
+		e, err, _ := next()
+		c.try("wait for "+name, err)
+		equal(c, "event", fmt.Sprint(e.Type, " ", strings.TrimPrefix(e.Path, top)), fmt.Sprint(kind, " ", name))
+	}
+	c.sh(sb, "echo x > d/e/new && : > d/e/x.tmp")
+	want(daytona.FileCreated, "e/new")
+	c.try("write", fsys.WriteFile(c.ctx, "d/f/g/h", []byte("x"), 0))
+	want(daytona.FileCreated, "f")
+	want(daytona.FileCreated, "f/g")
+	want(daytona.FileCreated, "f/g/h")
+	c.sh(sb, "mv d/f/g d/e/moved")
+	want(daytona.FileRenamed, "e/moved")
+	c.sh(sb, "echo y >> d/e/moved/h")
+	want(daytona.FileWritten, "e/moved/h")
+	c.try("remove", fsys.Remove(c.ctx, "d/e/old"))
+	want(daytona.FileRemoved, "e/old")
+	c.try("remove all", fsys.RemoveAll(c.ctx, "d"))
+	for err == nil {
+		_, err, _ = next()
+	}
+	c.wantKind("watch what was removed", err, daytona.KindNotFound)
 }
 
 func checkFileReadWrite(c *env) {

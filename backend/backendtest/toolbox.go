@@ -6,7 +6,9 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"iter"
 	"net/http"
+	"net/http/httptest"
 	"slices"
 	"strings"
 	"time"
@@ -19,6 +21,7 @@ func toolboxChecks() []check {
 		{name: "Dial", needs: []Capability{AgentAPI}, run: checkDial},
 		{name: "DialPort", needs: []Capability{Ports}, run: checkDialPort},
 		{name: "DialPortServer", needs: []Capability{Ports, Python, Sessions}, run: checkDialPortServer},
+		{name: "Ports", needs: []Capability{Ports, Python, Sessions}, run: checkPorts},
 		{name: "Metrics", needs: []Capability{Metrics}, run: checkMetrics},
 		{name: "Interpreter", needs: []Capability{Interpreter, Python}, limit: 2 * time.Minute, run: checkInterpreter},
 		{name: "Git", needs: []Capability{Git, Shell}, run: checkGit},
@@ -90,6 +93,47 @@ func checkDialPortServer(c *env) {
 	neighbour := c.create()
 	_, err = neighbour.DialPort(c.ctx, 18080)
 	c.wantKind("the same port of another sandbox", err, daytona.KindUnavailable)
+}
+
+func checkPorts(c *env) {
+	sb := c.create()
+	events, stop := iter.Pull2(sb.Ports().Watch(c.ctx, nil))
+	defer stop()
+	want := func(kind daytona.PortEventType) (l daytona.Listener) {
+		c.Helper()
+		for l.Port != 18083 {
+			e, err, _ := events()
+			c.try("watch the ports", err)
+			l = e.Listener
+			if l.Port == 18083 && e.Type != kind {
+				c.Fatalf("port 18083: %s, want %s", e.Type, kind)
+			}
+		}
+		return l
+	}
+	c.startInBackground(sb, "python3 -m http.server 18083 --bind 127.0.0.1 & echo $! > pid; wait")
+	l := want(daytona.PortOpened)
+	equal(c, "address", l.Addr.String(), "127.0.0.1")
+	if l.PID <= 0 || !strings.HasPrefix(l.Process, "python3") || !slices.Contains(l.Command, "18083") {
+		c.Errorf("who listens: %+v", l)
+	}
+	equal(c, "the process's number", c.sh(sb, "cat pid"), fmt.Sprint(l.PID))
+	equal(c, "the user", c.sh(sb, "id -u"), fmt.Sprint(l.UID))
+	list, err := sb.Ports().List(c.ctx)
+	c.try("list the listeners", err)
+	if !slices.ContainsFunc(list, func(o daytona.Listener) bool { return o.Port == l.Port && o.PID == l.PID }) {
+		c.Errorf("List() = %+v, lacks %+v", list, l)
+	}
+	proxy := httptest.NewServer(sb.Ports().Proxy(18083, nil))
+	defer proxy.Close()
+	resp, err := http.Get(proxy.URL + "/pid")
+	c.try("ask the server through the proxy", err)
+	body, err := io.ReadAll(resp.Body)
+	resp.Body.Close()
+	c.try("read the answer", err)
+	equal(c, "the answer", string(body), fmt.Sprintln(l.PID))
+	c.sh(sb, "kill $(cat pid)")
+	want(daytona.PortClosed)
 }
 
 func checkMetrics(c *env) {

@@ -130,7 +130,7 @@ func TestServe(t *testing.T) {
 		if rss, ok := strings.CutPrefix(line, "VmRSS:"); ok {
 			kib, _ := strconv.Atoi(strings.Fields(rss)[0])
 			t.Logf("resident: %d KiB", kib)
-			if kib > 20<<10 {
+			if kib > idleLimit {
 				t.Errorf("the agent takes %d KiB", kib)
 			}
 		}

@@ -68,6 +68,9 @@ func serveUntil(args []string, logger *slog.Logger) error {
 			return err
 		}
 	}
+	if config.Telemetry == nil {
+		config.Telemetry = telemetryOf(os.Getenv)
+	}
 	ctx := context.Background()
 	if config.IgnoreSignals {
 		ignoreSignals()
@@ -154,6 +157,28 @@ func readConfig(fd int, config *toolbox.Config) error {
 		config.Version = version
 	}
 	return nil
+}
+
+// telemetryOf is the configuration that Daytona's runners give by environment;
+// nil if there is none.
+func telemetryOf(getenv func(string) string) *wire.TelemetryConfig {
+	t := &wire.TelemetryConfig{Endpoint: getenv("DAYTONA_OTEL_ENDPOINT"), Labels: map[string]string{}}
+	if t.Endpoint == "" {
+		return nil
+	}
+	for pair := range strings.SplitSeq(getenv("DAYTONA_SANDBOX_OTEL_EXTRA_LABELS"), ",") {
+		if name, value, ok := strings.Cut(strings.TrimSpace(pair), "="); ok && name != "" {
+			t.Labels[name] = value
+		}
+	}
+	for label, variable := range map[string]string{
+		"daytona_organization_id": "DAYTONA_ORGANIZATION_ID", "daytona_region_id": "DAYTONA_REGION_ID", "daytona_snapshot": "DAYTONA_SANDBOX_SNAPSHOT",
+	} {
+		if value := getenv(variable); value != "" {
+			t.Labels[label] = value
+		}
+	}
+	return t
 }
 
 // publish has the agent listen on a port besides, for those who know the key.

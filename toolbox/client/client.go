@@ -24,6 +24,7 @@ import (
 	"time"
 
 	"github.com/daytona-go/daytona"
+	"github.com/daytona-go/daytona/internal/portproxy"
 	"github.com/daytona-go/daytona/toolbox/wire"
 )
 
@@ -77,6 +78,9 @@ type toolbox struct {
 	// the agent has just closed.
 	pooled, single *http.Transport
 	buffers        sync.Pool
+
+	// proxied connects to servers in the sandbox; see ports.Proxy.
+	proxied func() *portproxy.Transport
 }
 
 var _ daytona.Toolbox = (*toolbox)(nil)
@@ -152,6 +156,7 @@ func New(dial func(ctx context.Context) (net.Conn, error), opts *Options) dayton
 	t.pooled.Protocols.SetHTTP1(true)
 	t.single = t.pooled.Clone()
 	t.single.DisableKeepAlives = true
+	t.proxied = sync.OnceValue(func() *portproxy.Transport { return portproxy.NewTransport(t.DialPort) })
 	return t
 }
 
@@ -160,6 +165,7 @@ func (t *toolbox) Process() daytona.Process         { return &process{t} }
 func (t *toolbox) Git() daytona.Git                 { return git{} }
 func (t *toolbox) Interpreter() daytona.Interpreter { return interpreter{} }
 func (t *toolbox) ComputerUse() daytona.ComputerUse { return computerUse{} }
+func (t *toolbox) Ports() daytona.Ports             { return ports{t} }
 
 func (t *toolbox) LSPServer(language, projectPath string) daytona.LSPServer { return lspServer{} }
 
@@ -212,6 +218,7 @@ func (t *toolbox) Dial(ctx context.Context) (net.Conn, error) {
 // sandbox answers is for the dialer to say.
 func (t *toolbox) Close() error {
 	t.pooled.CloseIdleConnections()
+	t.proxied().Close()
 	return nil
 }
 

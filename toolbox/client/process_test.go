@@ -37,7 +37,7 @@ func programAgent(t testing.TB) daytona.Toolbox {
 	terminals := terminal.New(terminal.Options{Spawner: service.Spawner()})
 	t.Cleanup(terminals.Close)
 	terminals.Register(mux)
-	ports := port.New(nil)
+	ports := port.New(port.Options{})
 	t.Cleanup(ports.Close)
 	ports.Register(mux)
 	return serve(t, mux, nil)

@@ -59,6 +59,7 @@ type Service struct {
 	logger  *slog.Logger
 	open    opener
 	buffers sync.Pool
+	watches watchBudget
 }
 
 // bufferSize of a transfer, in bytes: measured, see the benchmarks.
@@ -105,6 +106,7 @@ func (s *Service) Register(mux *http.ServeMux) {
 		"POST /files/upload-v2":     s.upload,
 		"POST /files/bulk-upload":   s.bulkUpload,
 		"POST /files/bulk-download": s.bulkDownload,
+		"GET " + wire.WatchPath:     s.watch,
 	} {
 		mux.HandleFunc(pattern, func(w http.ResponseWriter, r *http.Request) {
 			err := handle(w, r)

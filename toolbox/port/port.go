@@ -5,16 +5,14 @@
 package port
 
 import (
-	"bufio"
 	"context"
-	"encoding/binary"
+	"crypto/rand"
 	"errors"
 	"fmt"
 	"io"
 	"log/slog"
 	"net"
 	"net/http"
-	"os"
 	"slices"
 	"strconv"
 	"strings"
@@ -23,48 +21,55 @@ import (
 	"github.com/coder/websocket"
 	"golang.org/x/sys/unix"
 
-	"github.com/daytona-go/daytona/internal/network/nl"
+	"github.com/daytona-go/daytona/internal/portproxy"
+	"github.com/daytona-go/daytona/toolbox/account"
 	"github.com/daytona-go/daytona/toolbox/wire"
 )
+
+// Options of a Service.
+type Options struct {
+	// Account is whose processes may be looked into, to tell who listens. Defaults
+	// to [account.Current].
+	Account *account.Account
+	// Logger defaults to none.
+	Logger *slog.Logger
+}
 
 // Service answers the port routes.
 type Service struct {
 	logger    *slog.Logger
-	transport *http.Transport
+	transport *portproxy.Transport
+	account   *account.Account
+	monitor   monitor
 }
 
-// New returns a Service. logger may be nil.
-func New(logger *slog.Logger) *Service {
-	if logger == nil {
-		logger = slog.New(slog.DiscardHandler)
+// New returns a Service.
+func New(o Options) *Service {
+	if o.Logger == nil {
+		o.Logger = slog.New(slog.DiscardHandler)
 	}
-	return &Service{logger: logger, transport: &http.Transport{
-		// The host of a request to the proxy is a port number, see rewrite.
-		DialContext: func(ctx context.Context, _, addr string) (net.Conn, error) {
-			_, port, err := net.SplitHostPort(addr)
-			if err != nil {
-				return nil, err
-			}
-			return dial(ctx, port)
-		},
-		DisableCompression:  true, // the client decides
-		MaxIdleConnsPerHost: 4,
-		IdleConnTimeout:     30 * time.Second,
-		ReadBufferSize:      32 << 10,
-		WriteBufferSize:     32 << 10,
-	}}
+	if o.Account == nil {
+		o.Account = account.Current()
+	}
+	s := &Service{logger: o.Logger, account: o.Account, transport: portproxy.NewTransport(func(ctx context.Context, port int) (net.Conn, error) {
+		return dial(ctx, strconv.Itoa(port))
+	})}
+	s.monitor.look, s.monitor.epoch = s.listeners, strings.ToLower(rand.Text()[:8])
+	return s
 }
 
 // Register adds the routes to mux, all but the proxy: a ServeMux cleans paths,
 // which are the proxied program's own; see ServeProxy.
 func (s *Service) Register(mux *http.ServeMux) {
 	mux.HandleFunc("GET /port", s.list)
+	mux.HandleFunc("GET "+wire.ListenersPath, s.listListeners)
+	mux.HandleFunc("GET "+wire.PortEventsPath, s.events)
 	mux.HandleFunc("GET /port/{port}/in-use", s.inUse)
 	mux.HandleFunc("GET /port/{port}/connect", s.connect)
 }
 
 // Close closes idle connections.
-func (s *Service) Close() { s.transport.CloseIdleConnections() }
+func (s *Service) Close() { s.transport.Close() }
 
 func (s *Service) list(w http.ResponseWriter, r *http.Request) {
 	ports, err := listening()
@@ -97,93 +102,6 @@ func clip(s string) string {
 		return s[:limit] + "…"
 	}
 	return s
-}
-
-// listening returns the TCP ports that something listens on, on any address,
-// sorted.
-func listening() ([]int, error) {
-	ports, err := fromSockDiag()
-	if err != nil {
-		ports, err = fromProc()
-	}
-	if err != nil {
-		return nil, fmt.Errorf("look for listening sockets: %w", err)
-	}
-	slices.Sort(ports)
-	return slices.Compact(ports), nil
-}
-
-// fromSockDiag asks the kernel for the listening sockets alone (sock_diag(7)):
-// fifty times quicker than /proc/net/tcp, for which it walks through the
-// connections of the whole machine.
-func fromSockDiag() ([]int, error) {
-	c, err := nl.Dial(unix.NETLINK_SOCK_DIAG)
-	if err != nil {
-		return nil, err
-	}
-	defer c.Close()
-	ports := []int{}
-	for _, family := range []byte{unix.AF_INET, unix.AF_INET6} {
-		// struct inet_diag_req_v2 of linux/inet_diag.h: family, protocol,
-		// extensions, padding, states, and the id of a socket: any.
-		const listen = 10 // TCP_LISTEN of netinet/tcp.h
-		request := make([]byte, 56)
-		request[0], request[1] = family, unix.IPPROTO_TCP
-		binary.NativeEndian.PutUint32(request[4:], 1<<listen)
-		err := c.Get(nl.Message{Type: unix.SOCK_DIAG_BY_FAMILY, Flags: unix.NLM_F_DUMP, Body: request, What: "list listening sockets"},
-			func(_ uint16, b []byte) error {
-				// struct inet_diag_msg: family, state, timer, retransmissions,
-				// and the id, which begins with the port.
-				if len(b) >= 6 && b[1] == listen {
-					ports = append(ports, int(binary.BigEndian.Uint16(b[4:])))
-				}
-				return nil
-			})
-		// Without IPv6 there is nobody to ask.
-		if err != nil && !(family == unix.AF_INET6 && errors.Is(err, unix.ENOENT)) {
-			return nil, err
-		}
-	}
-	return ports, nil
-}
-
-// fromProc reads /proc, for kernels that have no sock_diag.
-func fromProc() ([]int, error) {
-	ports := []int{}
-	for _, name := range []string{"/proc/net/tcp", "/proc/net/tcp6"} {
-		f, err := os.Open(name)
-		if errors.Is(err, os.ErrNotExist) && name == "/proc/net/tcp6" {
-			continue // no IPv6
-		}
-		if err != nil {
-			return nil, err
-		}
-		ports, err = parse(f, ports)
-		f.Close()
-		if err != nil {
-			return nil, fmt.Errorf("%s: %w", name, err)
-		}
-	}
-	return ports, nil
-}
-
-// parse adds the ports of the sockets in state LISTEN; the format is that of
-// proc_net_tcp in the kernel's documentation.
-func parse(r io.Reader, ports []int) ([]int, error) {
-	const listen = "0A"
-	for scanner := bufio.NewScanner(r); ; {
-		if !scanner.Scan() {
-			return ports, scanner.Err()
-		}
-		fields := strings.Fields(scanner.Text())
-		if len(fields) < 4 || fields[3] != listen {
-			continue
-		}
-		_, hex, ok := strings.Cut(fields[1], ":")
-		if port, err := strconv.ParseUint(hex, 16, 16); ok && err == nil {
-			ports = append(ports, int(port))
-		}
-	}
 }
 
 // dialTimeout is for loopback: whoever listens with a full queue.

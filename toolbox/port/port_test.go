@@ -21,7 +21,7 @@ import (
 func serve(t *testing.T) string {
 	t.Helper()
 	mux := http.NewServeMux()
-	s := port.New(nil)
+	s := port.New(port.Options{})
 	s.Register(mux)
 	h := httptest.NewServer(mux)
 	t.Cleanup(func() { h.Close(); s.Close() })

@@ -3,11 +3,10 @@ package port
 import (
 	"log/slog"
 	"net/http"
-	"net/http/httputil"
-	"net/url"
 	"strconv"
 	"strings"
 
+	"github.com/daytona-go/daytona/internal/portproxy"
 	"github.com/daytona-go/daytona/toolbox/wire"
 )
 
@@ -22,32 +21,16 @@ func (s *Service) ServeProxy(w http.ResponseWriter, r *http.Request) {
 		wire.WriteError(w, r, http.StatusBadRequest, "", err.Error())
 		return
 	}
-	number = strconv.Itoa(port)
-	target = "/" + target
-	proxy := &httputil.ReverseProxy{
-		Transport:     s.transport,
-		FlushInterval: -1, // events must not wait for more
-		Rewrite: func(p *httputil.ProxyRequest) {
-			path, err := url.PathUnescape(target)
-			if err != nil {
-				path = target // cannot be: the server parsed it
-			}
-			p.Out.URL = &url.URL{Scheme: "http", Host: "localhost:" + number, Path: path, RawPath: target, RawQuery: p.In.URL.RawQuery}
-			p.Out.Host = p.In.Host
-			// The caller is the server's own proxy, which has set these.
-			for _, name := range []string{"Forwarded", "X-Forwarded-For", "X-Forwarded-Host", "X-Forwarded-Proto"} {
-				if v, ok := p.In.Header[name]; ok {
-					p.Out.Header[name] = v
-				}
-			}
-		},
-		ErrorHandler: func(w http.ResponseWriter, r *http.Request, err error) {
-			if r.Context().Err() != nil {
-				panic(http.ErrAbortHandler)
-			}
-			writeDialError(w, r, number, err)
-		},
-		ErrorLog: slog.NewLogLogger(s.logger.Handler(), slog.LevelDebug),
+	protocol := r.Header.Get(wire.HeaderProxyProtocol)
+	if protocol != "" && protocol != portproxy.HTTP1 && protocol != portproxy.H2C {
+		wire.WriteError(w, r, http.StatusBadRequest, "", wire.HeaderProxyProtocol+" is "+strconv.Quote(clip(protocol))+"; it must be "+portproxy.HTTP1+" or "+portproxy.H2C)
+		return
+	}
+	r.Header.Del(wire.HeaderProxyProtocol)
+	proxy := &portproxy.Proxy{
+		Transport: s.transport, Port: port, Target: "/" + target, Protocol: protocol, Forwarded: true,
+		Fail: func(w http.ResponseWriter, r *http.Request, err error) { writeDialError(w, r, strconv.Itoa(port), err) },
+		Log:  slog.NewLogLogger(s.logger.Handler(), slog.LevelDebug),
 	}
 	proxy.ServeHTTP(w, r)
 }

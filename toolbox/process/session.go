@@ -557,6 +557,21 @@ func (ss *session) end(grace time.Duration) {
 	})
 }
 
+// FollowEntrypoint passes on the entrypoint's output from its beginning until its
+// end, until done is closed, or until fn returns an error. It returns at once if
+// there is no entrypoint. A slow fn misses what the log does not keep.
+func (s *Service) FollowEntrypoint(done <-chan struct{}, fn func(stderr bool, p []byte) error) error {
+	s.mu.Lock()
+	ss := s.sessions[wire.EntrypointSession]
+	s.mu.Unlock()
+	if ss == nil {
+		return nil
+	}
+	rd := ss.command(wire.EntrypointCommand).log.follow()
+	defer rd.close()
+	return copyLog(rd, done, func(stream byte, p []byte) error { return fn(stream == stderrStream, p) })
+}
+
 // StartEntrypoint runs a program as the command "entrypoint_command" of the
 // reserved session "entrypoint". Its output is logged, it has no input, and
 // nothing but reading can be done with it through the API. It may be called

@@ -38,6 +38,12 @@ type AgentConfig struct {
 	// "Authorization: Bearer", unless they come over a Unix socket, to which
 	// the directory's permissions decide access. Defaults to none.
 	Token string `json:"token,omitempty"`
+	// SigningKey has the agent take requests for a single file by signed URL, in
+	// place of a token; see internal/fileurl. Defaults to none: a signature means
+	// nothing to the agent.
+	SigningKey string `json:"signingKey,omitempty"`
+	// Telemetry is exported if it is given. Defaults to none.
+	Telemetry *TelemetryConfig `json:"telemetry,omitempty"`
 	// Key, if it is set, has the agent listen on AgentPort as well, for those who
 	// prove to know it; see internal/link. Defaults to none.
 	Key string `json:"key,omitempty"`
@@ -46,6 +52,25 @@ type AgentConfig struct {
 	// user and could send signals. Defaults to false: SIGTERM ends it.
 	IgnoreSignals bool `json:"ignoreSignals,omitempty"`
 }
+
+// TelemetryConfig says where an agent sends logs, metrics and spans, by OTLP over
+// HTTP.
+type TelemetryConfig struct {
+	// Endpoint is the collector's base URL, to which /v1/logs, /v1/metrics and
+	// /v1/traces are added.
+	Endpoint string `json:"endpoint"`
+	// Headers of requests to it. The token of POST /init comes with them, as
+	// HeaderSandboxToken. Defaults to none.
+	Headers map[string]string `json:"headers,omitempty"`
+	// Labels are attributes of the resource, besides service.name, which is
+	// "sandbox-" and the sandbox's id. Defaults to none.
+	Labels map[string]string `json:"labels,omitempty"`
+	// MetricInterval, in nanoseconds on the wire, defaults to 30 s.
+	MetricInterval time.Duration `json:"metricInterval,omitempty"`
+}
+
+// HeaderSandboxToken tells a collector whose telemetry it gets.
+const HeaderSandboxToken = "Sandbox-Auth-Token"
 
 // ContainerConfig is what an agent is told that a container engine starts as
 // the container's first process: what has to be done inside, before anything of

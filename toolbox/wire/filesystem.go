@@ -68,3 +68,60 @@ type UploadedFile struct {
 	Path string `json:"path"`
 	Type string `json:"type"`
 }
+
+// Extension: GET WatchPath?path= is a stream of server-sent events about what
+// changes in a directory and, unless recursive=false, in all below it, or of one
+// file. The first is EventReady, once nothing is missed any more. Further
+// parameters: window, how many milliseconds changes are collected for (1 to
+// 10000, default 50), and exclude, any number of them, a shell pattern of names
+// that are left out with all that is below them.
+const WatchPath = "/files/watch"
+
+// Events of WatchPath.
+const (
+	EventReady    = "ready"    // WatchReady
+	EventChanges  = "changes"  // FileChanges
+	EventOverflow = "overflow" // WatchOverflow
+	EventEnd      = "end"      // WatchEnd; the last one
+)
+
+// WatchReady says what is watched.
+type WatchReady struct {
+	Path        string `json:"path"` // absolute
+	Directories int    `json:"directories"`
+}
+
+// FileChanges is what happened in a window of time, in order, several changes
+// of a file as one where that says the same.
+type FileChanges struct {
+	Events []FileChange `json:"events"`
+}
+
+// FileChange is a change. OldPath is of a rename.
+type FileChange struct {
+	Type    string `json:"type"`
+	Path    string `json:"path"`
+	OldPath string `json:"oldPath,omitempty"`
+	IsDir   bool   `json:"isDir,omitempty"`
+}
+
+// Types of a FileChange.
+const (
+	ChangeCreate     = "create"
+	ChangeWrite      = "write"
+	ChangeRemove     = "remove"
+	ChangeRename     = "rename"
+	ChangeAttributes = "attributes"
+)
+
+// WatchOverflow says that changes below a path were lost, and why.
+type WatchOverflow struct {
+	Path   string `json:"path"`
+	Reason string `json:"reason"`
+}
+
+// WatchEnd says why there is no more.
+type WatchEnd struct {
+	Code    string `json:"code"`
+	Message string `json:"message"`
+}

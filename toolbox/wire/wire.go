@@ -70,9 +70,12 @@ const (
 	CodeCommandStart     = "COMMAND_START" // Extension: a command could not be started
 	CodeNotListening     = "NOT_LISTENING" // Extension: nothing listens on the port
 	CodeInvalidBody      = "INVALID_REQUEST_BODY"
-	CodeUnsupported      = "NOT_SUPPORTED" // Extension: with status 501
-	CodeDirectoryInPlace = "DIRECTORY"     // Extension: a directory where a file is wanted
-	CodeNotEmpty         = "NOT_EMPTY"     // Extension: a directory that is not empty
+	CodeUnsupported      = "NOT_SUPPORTED"     // Extension: with status 501
+	CodeDirectoryInPlace = "DIRECTORY"         // Extension: a directory where a file is wanted
+	CodeNotEmpty         = "NOT_EMPTY"         // Extension: a directory that is not empty
+	CodeTooManyWatches   = "TOO_MANY_WATCHES"  // Extension: with status 429
+	CodeInvalidSignature = "INVALID_SIGNATURE" // Extension: of a signed file URL, with status 403
+	CodeURLExpired       = "URL_EXPIRED"       // Extension: of a signed file URL, with status 403
 )
 
 // Source is ErrorResponse.Source of every error of an agent.
@@ -134,6 +137,15 @@ type InitializeRequest struct {
 	Token string `json:"token"`
 }
 
+// Extension: POST SigningKeyPath replaces the key of signed file URLs; an empty
+// one has the agent take none.
+const SigningKeyPath = "/signing-key"
+
+// SigningKeyRequest is the body of SigningKeyPath.
+type SigningKeyRequest struct {
+	Key string `json:"key"`
+}
+
 // UpdateEnvRequest is the body of POST /env.
 type UpdateEnvRequest struct {
 	Set              map[string]string `json:"set,omitempty"`
@@ -153,16 +165,6 @@ type SystemMetrics struct {
 	MemUsed       int64   `json:"memUsed"`
 	Timestamp     string  `json:"timestamp"`
 	TimestampUnix int64   `json:"timestampUnix"`
-}
-
-// PortList is the answer of GET /port.
-type PortList struct {
-	Ports []int `json:"ports"`
-}
-
-// IsPortInUse is the answer of GET /port/{port}/in-use.
-type IsPortInUse struct {
-	IsInUse bool `json:"isInUse"`
 }
 
 // Extension: POST IdleTimeoutPath changes the time without a request after
