@@ -3,12 +3,15 @@ package main
 import (
 	"fmt"
 	"os"
+
+	"github.com/daytona-go/daytona/toolbox/git"
+	"github.com/daytona-go/daytona/toolbox/git/repository"
 )
 
 // helpers are what the agent starts itself again for, as the sandbox's user; see
 // (*process.Spawner).Helper.
 func helpers() map[string]func(args []string) int {
-	return map[string]func(args []string) int{}
+	return map[string]func(args []string) int{git.Helper: repository.Main}
 }
 
 // helper runs one and returns its exit code.
