@@ -327,7 +327,7 @@ func (r *Repository) refs(prefix string) (map[string]plumbing.Hash, error) {
 			return err
 		}
 		name := strings.TrimPrefix(p, r.commonDir+"/")
-		if d.IsDir() || strings.HasSuffix(name, ".lock") || !validRef(name) {
+		if d.IsDir() || !strings.HasPrefix(name, prefix) || strings.HasSuffix(name, ".lock") || !validRef(name) {
 			return nil
 		}
 		if h, err := r.resolve(name, 0); err == nil {

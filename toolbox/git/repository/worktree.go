@@ -333,7 +333,7 @@ func (r *Repository) move(x *index, from, to plumbing.Hash, how int) (pointers i
 				if !inNext {
 					return nil
 				}
-				way, err := r.inTheWay(c, p, n, next, g, x)
+				way, err := r.inTheWay(c, p, n, g, x)
 				if err != nil {
 					return err
 				}
@@ -348,9 +348,9 @@ func (r *Repository) move(x *index, from, to plumbing.Hash, how int) (pointers i
 			if err != nil {
 				return err
 			}
-			if !bad && inNext {
+			if !bad {
 				if st, lerr := c.lstat(p); lerr == nil && modeOf(&st) == modeDir && n.mode != modeModule && e.mode != modeModule {
-					if bad, err = r.inTheWay(c, p, n, next, g, x); err != nil {
+					if bad, err = r.inTheWay(c, p, n, g, x); err != nil {
 						return err
 					}
 				}
@@ -409,7 +409,7 @@ func (r *Repository) move(x *index, from, to plumbing.Hash, how int) (pointers i
 				}
 				continue
 			}
-			if e != nil && !(inOld && e.hash == o.hash && e.mode == o.mode) && !sameIndex {
+			if (e != nil) != inOld && !sameIndex || e != nil && inOld && (e.hash != o.hash || e.mode != o.mode) && !sameIndex {
 				conflicts = append(conflicts, p)
 				continue
 			}
@@ -482,7 +482,7 @@ func sortedKeys(m map[string]struct{}) []string {
 
 // inTheWay says whether something that is not tracked is where a file is to be
 // written: it would be lost.
-func (r *Repository) inTheWay(c *checkout, p string, n treeEntry, next map[string]treeEntry, g *ignores, x *index) (bool, error) {
+func (r *Repository) inTheWay(c *checkout, p string, n treeEntry, g *ignores, x *index) (bool, error) {
 	st, err := c.lstat(p)
 	if err != nil {
 		if e, ok := errors.AsType[errObstructed](err); ok {
@@ -514,12 +514,6 @@ func (r *Repository) inTheWay(c *checkout, p string, n treeEntry, next map[strin
 			return nil
 		})
 		return found, fileError(err)
-	}
-	if n.mode == mode && mode != 0 {
-		hash, err := r.hashFile(p, &st, r.conversion(c.attrs, p), nil)
-		if err == nil && hash == n.hash {
-			return false, nil
-		}
 	}
 	return !r.ignoredAt(g, p), nil
 }
@@ -592,6 +586,16 @@ func matches(specs []pathspec, p string) bool {
 		}
 	}
 	return hit
+}
+
+// unmatched is an error if one of specs was for no path.
+func unmatched(specs []pathspec) error {
+	for _, s := range specs {
+		if !s.found && s.text != "" {
+			return invalid("%q matches no file that git knows", clip(s.text))
+		}
+	}
+	return nil
 }
 
 // Add is git add: what is below the names is in the index as it is in the
@@ -795,6 +799,7 @@ func (r *Repository) Reset(mode, target string, files []string) error {
 		if err != nil {
 			return err
 		}
+		// One that matches nothing is none of the index: there is nothing to do.
 		return r.lockedIndex(func(x *index) error { return r.unstage(x, tree, specs) })
 	}
 	before, err := r.treeOf(head)
@@ -871,11 +876,6 @@ func (r *Repository) unstage(x *index, tree plumbing.Hash, specs []pathspec) err
 			next[e.path] = nil
 		}
 	}
-	for _, s := range specs {
-		if !s.found && s.text != "" {
-			return invalid("%q matches no file that git knows", clip(s.text))
-		}
-	}
 	x.change(next)
 	if len(specs) == 1 && specs[0].text == "" {
 		x.tree, x.undo = cached, nil
@@ -920,7 +920,10 @@ func (r *Repository) Restore(files []string, source string, staged, worktree boo
 	}
 	return r.lockedIndex(func(x *index) error {
 		if staged && !worktree {
-			return r.unstage(x, tree, specs)
+			if err := r.unstage(x, tree, specs); err != nil {
+				return err
+			}
+			return unmatched(specs)
 		}
 		// What the files are to be.
 		want := map[string]treeEntry{}
@@ -951,10 +954,8 @@ func (r *Repository) Restore(files []string, source string, staged, worktree boo
 				matches(specs, x.entries[i].path)
 			}
 		}
-		for _, s := range specs {
-			if !s.found && s.text != "" {
-				return invalid("%q matches no file that git knows", clip(s.text))
-			}
+		if err := unmatched(specs); err != nil {
+			return err
 		}
 		c := r.checkout(x, want, true)
 		s := &scanner{r: r, x: x, fileMode: true, trustCtime: true, attrs: r.worktreeAttributes(x)}
