@@ -1,6 +1,7 @@
 package repository
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -8,9 +9,12 @@ import (
 	"net/http"
 	"net/url"
 	"os"
+	"slices"
 	"strings"
 	"time"
 
+	"github.com/go-git/go-git/v5/plumbing"
+	"github.com/go-git/go-git/v5/plumbing/protocol/packp"
 	"github.com/go-git/go-git/v5/plumbing/storer"
 	"github.com/go-git/go-git/v5/plumbing/transport"
 	"github.com/go-git/go-git/v5/plumbing/transport/client"
@@ -42,7 +46,37 @@ func useTransports(user User) {
 	web := githttp.NewClient(&http.Client{Transport: t})
 	client.InstallProtocol("http", web)
 	client.InstallProtocol("https", web)
-	client.InstallProtocol("file", server.NewClient(local{user}))
+	client.InstallProtocol("file", &localTransport{server.NewClient(local{user}), local{user}})
+}
+
+// localTransport is go-git's server in this process.
+type localTransport struct {
+	transport.Transport
+	local local
+}
+
+func (t *localTransport) NewUploadPackSession(ep *transport.Endpoint, auth transport.AuthMethod) (transport.UploadPackSession, error) {
+	s, err := t.Transport.NewUploadPackSession(ep, auth)
+	if err != nil {
+		return nil, err
+	}
+	from, err := t.local.Load(ep)
+	if err != nil {
+		return nil, err
+	}
+	return &localSession{s, from}, nil
+}
+
+// localSession leaves out what the client has and the server has not: the server
+// would fail.
+type localSession struct {
+	transport.UploadPackSession
+	from storer.Storer
+}
+
+func (s *localSession) UploadPack(ctx context.Context, q *packp.UploadPackRequest) (*packp.UploadPackResponse, error) {
+	q.Haves = slices.DeleteFunc(q.Haves, func(h plumbing.Hash) bool { return s.from.HasEncodedObject(h) != nil })
+	return s.UploadPackSession.UploadPack(ctx, q)
 }
 
 // local finds repositories of this machine.
@@ -166,7 +200,6 @@ func (a *sshAuth) hostKey(config *ssh.ClientConfig) error {
 	}
 	check := db.HostKeyCallback()
 	strict := strings.ToLower(ssh_config.Get(a.host, "StrictHostKeyChecking"))
-	algorithms := false
 	config.HostKeyCallback = func(host string, remote net.Addr, key ssh.PublicKey) error {
 		err := check(host, remote, key)
 		if err == nil || strict == "no" || strict == "off" {
@@ -176,11 +209,10 @@ func (a *sshAuth) hostKey(config *ssh.ClientConfig) error {
 			if strict == "accept-new" {
 				return nil
 			}
-			return failf(403, wire.CodeGitTransport, "the key of the SSH server %s is not known: add it to ~/.ssh/known_hosts (ssh-keyscan prints it)", host)
+			return failf(403, wire.CodeGitAuth, "the key of the SSH server %s is not known: add it to ~/.ssh/known_hosts (ssh-keyscan prints it)", host)
 		}
-		return failf(403, wire.CodeGitTransport, "the key of the SSH server %s is not the one in ~/.ssh/known_hosts: somebody may be in between", host)
+		return failf(403, wire.CodeGitAuth, "the key of the SSH server %s is not the one in ~/.ssh/known_hosts: somebody may be in between", host)
 	}
-	_ = algorithms
 	// The algorithms of the keys that are known, or a server with several would
 	// show one that is not.
 	port := ssh_config.Get(a.host, "Port")
