@@ -152,6 +152,10 @@ func parseIndex(b []byte) (*index, error) {
 		return nil, failf(501, "NOT_SUPPORTED", "the index has version %d; there are 2 to 4", version)
 	}
 	count := int(binary.BigEndian.Uint32(b[8:]))
+	// index.skipHash leaves zeros.
+	if sum := [sha1.Size]byte(b[len(b)-sha1.Size:]); sum != [sha1.Size]byte{} && sum != sha1.Sum(b[:len(b)-sha1.Size]) {
+		return nil, errIndex
+	}
 	body := b[12 : len(b)-sha1.Size]
 	if count > len(body)/62 && version < 4 || count > len(body)/20 {
 		return nil, errIndex
@@ -160,7 +164,7 @@ func parseIndex(b []byte) (*index, error) {
 	// One string for all paths: fewer objects for the collector to look at.
 	text := string(body)
 	at := 0
-	previous := ""
+	previous, nameless := "", false
 	for i := range idx.entries {
 		start := at
 		if len(body)-at < 62 {
@@ -204,7 +208,10 @@ func parseIndex(b []byte) (*index, error) {
 				return nil, errIndex
 			}
 		}
-		if e.path == "" || i > 0 && compareEntries(&idx.entries[i-1], e) >= 0 {
+		// Nameless ones are of a split index, which an extension says below.
+		if e.path == "" {
+			nameless = true
+		} else if i > 0 && compareEntries(&idx.entries[i-1], e) >= 0 {
 			return nil, errIndex
 		}
 		previous = e.path
@@ -229,6 +236,9 @@ func parseIndex(b []byte) (*index, error) {
 			// a sparse one.
 			return nil, failf(501, "NOT_SUPPORTED", "the index has the extension %q, which the agent cannot read: run git update-index --no-split-index, or git sparse-checkout disable", name)
 		}
+	}
+	if nameless {
+		return nil, errIndex
 	}
 	return idx, nil
 }

@@ -25,6 +25,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/go-git/go-billy/v5"
 	"github.com/go-git/go-billy/v5/osfs"
 	"github.com/go-git/go-git/v5/plumbing"
 	"github.com/go-git/go-git/v5/plumbing/cache"
@@ -129,10 +130,35 @@ func Open(dir string, user User) (*Repository, error) {
 }
 
 func (r *Repository) open() {
-	fs := osfs.New(r.commonDir, osfs.WithBoundOS())
+	fs := regularFiles{osfs.New(r.commonDir, osfs.WithBoundOS())}
 	r.store = &store{Storage: filesystem.NewStorageWithOptions(fs, cache.NewObjectLRU(32*cache.MiByte), filesystem.Options{
 		KeepDescriptors: true, LargeObjectThreshold: largeObject,
 	}), repo: r}
+}
+
+// regularFiles opens nothing else: a pipe in a file's place would be waited for,
+// for ever.
+type regularFiles struct{ billy.Filesystem }
+
+func (f regularFiles) check(name string) error {
+	if info, err := f.Stat(name); err == nil && !info.Mode().IsRegular() {
+		return &fs.PathError{Op: "open", Path: name, Err: fs.ErrInvalid}
+	}
+	return nil
+}
+
+func (f regularFiles) Open(name string) (billy.File, error) {
+	if err := f.check(name); err != nil {
+		return nil, err
+	}
+	return f.Filesystem.Open(name)
+}
+
+func (f regularFiles) OpenFile(name string, flag int, perm os.FileMode) (billy.File, error) {
+	if err := f.check(name); err != nil {
+		return nil, err
+	}
+	return f.Filesystem.OpenFile(name, flag, perm)
 }
 
 // largeObject is from which size on, in bytes, an object is not held in memory
