@@ -157,6 +157,10 @@ func (s *Service) get(w http.ResponseWriter, r *http.Request, op string) {
 		q.Limit = n
 	}
 	if op == "get-config" {
+		if query.Get("key") == "" {
+			wire.WriteError(w, r, http.StatusBadRequest, "", "bad request: key is required")
+			return
+		}
 		q.Body, _ = json.Marshal(wire.GitConfigRequest{Key: query.Get("key"), Scope: query.Get("scope")})
 	}
 	s.run(w, r, query.Get("path"), q)

@@ -297,6 +297,7 @@ func TestRequests(t *testing.T) {
 		"remotes":         {"GET", "/git/remotes?path=r", "", 200, `{"remotes":[]}`},
 		"status":          {"GET", "/git/status?path=r", "", 200, `"fileStatus":[]`},
 		"config":          {"GET", "/git/config?key=not.set", "", 200, `{"value":null}`},
+		"no key":          {"GET", "/git/config", "", 400, "key"},
 		"config of scope": {"GET", "/git/config?key=a.b&scope=mine", "", 400, "scope"},
 		"local config":    {"GET", "/git/config?key=a.b&scope=local", "", 400, "path"},
 		"a mode":          {"POST", "/git/reset", `{"path":"r","mode":"harder"}`, 400, "harder"},

@@ -26,7 +26,7 @@ func (e *treeEntry) key() string {
 
 // maxFiles bounds a tree with all that is below it: a few objects can make up
 // more files than any disk holds.
-const maxFiles = 2_000_000
+const maxFiles = 1_000_000
 
 func (r *Repository) tree(hash plumbing.Hash) ([]treeEntry, error) {
 	if hash == emptyTree {
