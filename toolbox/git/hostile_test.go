@@ -220,7 +220,7 @@ func TestConfiguration(t *testing.T) {
 	// Who commits if nobody is named.
 	b.write("new/repo/f", "f")
 	b.ok("add", b.git.Add(ctx, "new/repo", "."))
-	_, err := b.git.Commit(ctx, "new/repo", daytona.Commit{Message: "  s  \n\n\n\nbody \n\n", Committer: "C", CommitterEmail: "c@example.com"})
+	_, err := b.git.Commit(ctx, "new/repo", daytona.Commit{Message: "s  \n\n\n\nbody \n\n", Committer: "C", CommitterEmail: "c@example.com"})
 	b.ok("commit", err)
 	if got := b.sh("new/repo", "git log --format='%an|%ae|%cn|%ce|%B'; git reflog --format=%gs"); got != "Some Body|some@example.com|C|c@example.com|s\n\nbody\n\ncommit (initial): s\n" {
 		t.Errorf("%q", got)

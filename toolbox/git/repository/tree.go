@@ -47,16 +47,16 @@ func parseTree(hash plumbing.Hash, b []byte) ([]treeEntry, error) {
 	for at := 0; at < len(b); {
 		end := bytes.IndexByte(b[at:], 0)
 		if end < 0 || len(b)-at-end-1 < 20 {
-			return nil, fmt.Errorf("tree %s is cut off", hash)
+			return nil, failf(422, "", "tree %s is cut off", hash)
 		}
 		mode, name, ok := strings.Cut(text[at:at+end], " ")
 		if !ok || name == "" {
-			return nil, fmt.Errorf("tree %s has an entry without a name", hash)
+			return nil, failf(422, "", "tree %s has an entry without a name", hash)
 		}
 		e := treeEntry{name: name}
 		for _, c := range mode {
 			if c < '0' || c > '7' || e.mode > 0o7777777 {
-				return nil, fmt.Errorf("tree %s has an entry with the mode %q", hash, clip(mode))
+				return nil, failf(422, "", "tree %s has an entry with the mode %q", hash, clip(mode))
 			}
 			e.mode = e.mode<<3 | uint32(c-'0')
 		}
@@ -71,12 +71,18 @@ func parseTree(hash plumbing.Hash, b []byte) ([]treeEntry, error) {
 		case modeDir, modeLink, modeModule:
 			e.mode &= 0o170000
 		default:
-			return nil, fmt.Errorf("tree %s has an entry with the mode %q", hash, clip(mode))
+			return nil, failf(422, "", "tree %s has an entry with the mode %q", hash, clip(mode))
 		}
 		copy(e.hash[:], b[at+end+1:])
 		at += end + 21
 		if n := len(entries); n > 0 && entries[n-1].key() >= e.key() {
-			return nil, fmt.Errorf("tree %s is not sorted", hash)
+			return nil, failf(422, "", "tree %s is not sorted", hash)
+		}
+		if e.mode == modeDir {
+			// The same name as a file, perhaps a link that leads elsewhere.
+			if i := sort.Search(len(entries), func(i int) bool { return entries[i].key() >= e.name }); i < len(entries) && entries[i].key() == e.name {
+				return nil, failf(422, "", "tree %s has %q twice", hash, clip(e.name))
+			}
 		}
 		entries = append(entries, e)
 	}
@@ -134,8 +140,40 @@ func (r *Repository) flatten(hash plumbing.Hash) ([]treeEntry, *cacheTree, error
 	if hash == plumbing.ZeroHash {
 		return nil, nil, nil
 	}
+	// Counted first: a bomb is told by its few trees, not by its many files.
+	if _, err := r.count(hash, map[plumbing.Hash]int{}, 0); err != nil {
+		return nil, nil, err
+	}
 	t, err := r.flattenInto(&files, hash, "", 0)
 	return files, t, err
+}
+
+// count returns how many files a tree has, or an error if they are too many.
+func (r *Repository) count(hash plumbing.Hash, known map[plumbing.Hash]int, depth int) (int, error) {
+	if n, ok := known[hash]; ok {
+		return n, nil
+	}
+	if depth > maxDepth {
+		return 0, failf(422, "", "the repository has directories nested more than %d deep", maxDepth)
+	}
+	entries, err := r.tree(hash)
+	if err != nil {
+		return 0, err
+	}
+	n := 0
+	for _, e := range entries {
+		more := 1
+		if e.mode == modeDir {
+			if more, err = r.count(e.hash, known, depth+1); err != nil {
+				return 0, err
+			}
+		}
+		if n += more; n > maxFiles {
+			return 0, failf(422, "", "the repository has more than %d files", maxFiles)
+		}
+	}
+	known[hash] = n
+	return n, nil
 }
 
 func (r *Repository) flattenInto(files *[]treeEntry, hash plumbing.Hash, prefix string, depth int) (*cacheTree, error) {
