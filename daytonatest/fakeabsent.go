@@ -23,34 +23,6 @@ func (f fakeFS) Watch(ctx context.Context, _ string, _ *daytona.WatchOptions) (d
 	return nil, f.c.absent(ctx, "watch files")
 }
 
-type noGit struct{ c *fakeConn }
-
-func (g noGit) no(ctx context.Context) error { return g.c.absent(ctx, "git") }
-
-func (g noGit) Clone(ctx context.Context, _, _ string, _ *daytona.CloneOptions) error {
-	return g.no(ctx)
-}
-func (g noGit) Status(ctx context.Context, _ string) (daytona.GitStatus, error) {
-	return daytona.GitStatus{}, g.no(ctx)
-}
-func (g noGit) Add(ctx context.Context, _ string, _ ...string) error { return g.no(ctx) }
-func (g noGit) Commit(ctx context.Context, _ string, _ daytona.Commit) (string, error) {
-	return "", g.no(ctx)
-}
-func (g noGit) Push(ctx context.Context, _ string, _ *daytona.GitCredentials) error {
-	return g.no(ctx)
-}
-func (g noGit) Pull(ctx context.Context, _ string, _ *daytona.GitCredentials) error {
-	return g.no(ctx)
-}
-func (g noGit) Branches(ctx context.Context, _ string) ([]string, error) { return nil, g.no(ctx) }
-func (g noGit) CreateBranch(ctx context.Context, _, _ string) error      { return g.no(ctx) }
-func (g noGit) DeleteBranch(ctx context.Context, _, _ string) error      { return g.no(ctx) }
-func (g noGit) Checkout(ctx context.Context, _, _ string) error          { return g.no(ctx) }
-func (g noGit) Log(ctx context.Context, _ string) ([]daytona.GitCommit, error) {
-	return nil, g.no(ctx)
-}
-
 type noLSP struct{ c *fakeConn }
 
 func (l noLSP) no(ctx context.Context) error { return l.c.absent(ctx, "language server") }

@@ -229,7 +229,7 @@ func checkGit(c *env) {
 	if len(hash) < 40 {
 		c.Errorf("hash = %q", hash)
 	}
-	log, err := g.Log(c.ctx, "repo")
+	log, err := g.Log(c.ctx, "repo", nil)
 	c.try("log", err)
 	if len(log) != 1 || log[0].Hash != hash || log[0].Author != "A B" || log[0].Email != "a@b.example" {
 		c.Errorf("Log = %+v", log)
@@ -244,7 +244,9 @@ func checkGit(c *env) {
 	equal(c, "CreateBranch checks it out", st.Branch, "feature")
 	c.try("checkout", g.Checkout(c.ctx, "repo", "main"))
 	c.try("delete branch", g.DeleteBranch(c.ctx, "repo", "feature"))
-	c.try("clone", g.Clone(c.ctx, "file://"+wd+"/repo", "cloned", nil))
+	cloned, err := g.Clone(c.ctx, "file://"+wd+"/repo", "cloned", nil)
+	c.try("clone", err)
+	equal(c, "what is checked out", cloned, daytona.CloneResult{Hash: hash, Branch: "main"})
 	data, err := sb.FileSystem().ReadFile(c.ctx, "cloned/a.txt")
 	c.try("read from the clone", err)
 	equal(c, "content", string(data), "a")
@@ -254,7 +256,7 @@ func checkGit(c *env) {
 	if err == nil {
 		c.Error("status of what is no repository gave no error")
 	}
-	err = g.Clone(c.ctx, "https://user:s3cr3t@127.0.0.1:1/none.git", "none", &daytona.CloneOptions{Credentials: &daytona.GitCredentials{Username: "u", Password: "p4ssw0rd"}})
+	_, err = g.Clone(c.ctx, "https://user:s3cr3t@127.0.0.1:1/none.git", "none", &daytona.CloneOptions{Credentials: &daytona.GitCredentials{Username: "u", Password: "p4ssw0rd"}})
 	if err == nil {
 		c.Error("clone of nothing gave no error")
 	} else if strings.Contains(err.Error(), "p4ssw0rd") || strings.Contains(err.Error(), "s3cr3t") {

@@ -30,7 +30,6 @@ func harness() *backendtest.Harness {
 		},
 		Leftovers: leftovers,
 		Lacks: map[backendtest.Capability]string{
-			backendtest.Git:         "the agent has no Git yet",
 			backendtest.Interpreter: "the agent has no interpreter yet",
 			"ImageBuilder":          "as root, in programs that import backend/local/build; tested by image/build",
 		},

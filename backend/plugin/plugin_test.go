@@ -109,7 +109,6 @@ func harness() *backendtest.Harness {
 		},
 		Leftovers: leftovers,
 		Lacks: map[backendtest.Capability]string{
-			backendtest.Git:         "the agent has no Git yet",
 			backendtest.Interpreter: "the agent has no interpreter yet",
 		},
 	}

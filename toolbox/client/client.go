@@ -162,7 +162,7 @@ func New(dial func(ctx context.Context) (net.Conn, error), opts *Options) dayton
 
 func (t *toolbox) FileSystem() daytona.FileSystem   { return &fileSystem{t} }
 func (t *toolbox) Process() daytona.Process         { return &process{t} }
-func (t *toolbox) Git() daytona.Git                 { return git{} }
+func (t *toolbox) Git() daytona.Git                 { return git{t} }
 func (t *toolbox) Interpreter() daytona.Interpreter { return interpreter{} }
 func (t *toolbox) ComputerUse() daytona.ComputerUse { return computerUse{} }
 func (t *toolbox) Ports() daytona.Ports             { return ports{t} }
@@ -378,11 +378,21 @@ func decode(ctx context.Context, r request, resp *http.Response, out any) error 
 	if err != nil {
 		return err
 	}
+	if o, ok := out.(*optional); ok {
+		if len(bytes.TrimSpace(b)) == 0 {
+			return nil
+		}
+		out = o.out
+	}
 	if err := json.Unmarshal(b, out); err != nil {
 		return malformed(r.op, r.subject, err)
 	}
 	return nil
 }
+
+// optional is what an answer is decoded into unless it is empty: what the public
+// API does not say, but our agents do.
+type optional struct{ out any }
 
 // readAnswer reads an answer of a bounded size.
 func readAnswer(ctx context.Context, r request, resp *http.Response) ([]byte, error) {

@@ -104,7 +104,7 @@ func kindOf(status int, code string) daytona.Kind {
 		return daytona.KindGone
 	case wire.CodeNoSpace:
 		return daytona.KindNoSpace
-	case wire.CodeNotListening:
+	case wire.CodeNotListening, wire.CodeGitTransport:
 		return daytona.KindUnavailable
 	case wire.CodeUnsupported:
 		return daytona.KindUnsupported

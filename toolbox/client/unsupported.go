@@ -19,40 +19,6 @@ func unsupported(op string) error {
 
 func none[T any](op string) (v T, err error) { return v, unsupported(op) }
 
-type git struct{}
-
-var _ daytona.Git = git{}
-
-func (git) Clone(context.Context, string, string, *daytona.CloneOptions) error {
-	return unsupported("git clone")
-}
-func (git) Status(context.Context, string) (daytona.GitStatus, error) {
-	return none[daytona.GitStatus]("git status")
-}
-func (git) Add(context.Context, string, ...string) error { return unsupported("git add") }
-func (git) Commit(context.Context, string, daytona.Commit) (string, error) {
-	return none[string]("git commit")
-}
-func (git) Push(context.Context, string, *daytona.GitCredentials) error {
-	return unsupported("git push")
-}
-func (git) Pull(context.Context, string, *daytona.GitCredentials) error {
-	return unsupported("git pull")
-}
-func (git) Branches(context.Context, string) ([]string, error) {
-	return none[[]string]("git list branches")
-}
-func (git) CreateBranch(context.Context, string, string) error {
-	return unsupported("git create branch")
-}
-func (git) DeleteBranch(context.Context, string, string) error {
-	return unsupported("git delete branch")
-}
-func (git) Checkout(context.Context, string, string) error { return unsupported("git checkout") }
-func (git) Log(context.Context, string) ([]daytona.GitCommit, error) {
-	return none[[]daytona.GitCommit]("git log")
-}
-
 type lspServer struct{}
 
 var _ daytona.LSPServer = lspServer{}
