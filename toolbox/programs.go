@@ -8,6 +8,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/daytona-go/daytona/toolbox/interpreter"
 	"github.com/daytona-go/daytona/toolbox/process"
 	"github.com/daytona-go/daytona/toolbox/terminal"
 )
@@ -17,6 +18,8 @@ type programs struct {
 	reaper    *process.Reaper
 	processes *process.Service
 	terminals *terminal.Service
+	// interpreters run no process before there is code to run.
+	interpreters *interpreter.Service
 }
 
 func newPrograms(s *Server) (*programs, error) {
@@ -29,6 +32,7 @@ func newPrograms(s *Server) (*programs, error) {
 		Account: s.account, WorkDir: s.workDir, Environ: s.env.Environ, CgroupDir: s.config.CgroupDir, Logger: s.logger, Reaper: reaper,
 	})
 	p.terminals = terminal.New(terminal.Options{Spawner: p.processes.Spawner(), Logger: s.logger})
+	p.interpreters = interpreter.New(interpreter.Options{Spawner: p.processes.Spawner(), Logger: s.logger})
 	if len(s.config.Entrypoint) > 0 {
 		// A sandbox whose entrypoint cannot be started is of use all the same,
 		// and be it to find out why.
@@ -42,10 +46,12 @@ func newPrograms(s *Server) (*programs, error) {
 func (p *programs) Register(mux *http.ServeMux) {
 	p.processes.Register(mux)
 	p.terminals.Register(mux)
+	p.interpreters.Register(mux)
 }
 
 func (p *programs) close() error {
 	p.terminals.Close()
+	p.interpreters.Close()
 	p.processes.Close()
 	p.reaper.Close()
 	return nil

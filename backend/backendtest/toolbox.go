@@ -139,7 +139,7 @@ func checkInterpreter(c *env) {
 		c.Errorf("Err = %+v, want a KeyError", r.Err)
 	}
 	equal(c, "state after an exception", run("print(x)", nil).Stdout, "42\n")
-	ctx, err := in.CreateContext(c.ctx, "/")
+	ctx, err := in.CreateContext(c.ctx, &daytona.InterpreterContextOptions{Dir: "/"})
 	c.try("create a context", err)
 	r = run("import os\nprint(os.getcwd(), 'x' in globals())", &daytona.InterpreterOptions{Context: ctx.ID})
 	equal(c, "another context", r.Stdout, "/ False\n")
