@@ -184,9 +184,9 @@ class Session:
                 os.environ.pop(name, None)
             else:
                 os.environ[name] = value
-        for stream in (sys.stdout, sys.stderr):
+        for name in ("stdout", "stderr"):
             try:
-                stream.flush()
+                getattr(sys, name).flush()
             except Exception:
                 pass
         if os.getpid() != self.channel.pid:

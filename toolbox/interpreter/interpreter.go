@@ -286,24 +286,16 @@ func (s *Service) list(w http.ResponseWriter, r *http.Request) {
 	wire.WriteJSON(w, http.StatusOK, answer)
 }
 
-// existing returns the context that a request's path names, or answers.
-func (s *Service) existing(w http.ResponseWriter, r *http.Request) *scope {
-	s.mu.Lock()
-	c := s.scopes[r.PathValue("id")]
-	s.mu.Unlock()
-	if c == nil {
-		fail(w, r, refuse(http.StatusNotFound, "", "context %.100q not found", r.PathValue("id")))
-	}
-	return c
-}
-
 func (s *Service) delete(w http.ResponseWriter, r *http.Request) {
 	if id := r.PathValue("id"); id == wire.DefaultInterpreterContext || strings.HasPrefix(id, wire.DefaultInterpreterContext+"-") {
 		fail(w, r, refuse(http.StatusBadRequest, "", "the default context cannot be deleted"))
 		return
 	}
-	c := s.existing(w, r)
+	s.mu.Lock()
+	c := s.scopes[r.PathValue("id")]
+	s.mu.Unlock()
 	if c == nil {
+		fail(w, r, refuse(http.StatusNotFound, "", "context %.100q not found", r.PathValue("id")))
 		return
 	}
 	s.remove(c)
@@ -312,8 +304,9 @@ func (s *Service) delete(w http.ResponseWriter, r *http.Request) {
 }
 
 func (s *Service) interrupt(w http.ResponseWriter, r *http.Request) {
-	c := s.existing(w, r)
-	if c == nil {
+	c, err := s.find(r.PathValue("id"), "")
+	if err != nil {
+		fail(w, r, err)
 		return
 	}
 	message := "nothing runs in this context"

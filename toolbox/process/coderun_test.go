@@ -99,7 +99,7 @@ print("dtn_artifact_k39fd2:not json")
 print("a"); print('dtn_artifact_k39fd2:{"type":"chart","value":{"type":"line","title":"T"}}'); print("b")
 print("dtn_artifact_k39fd2:", end="")
 `})
-	if got.Result != "dtn_artifact_k39fd2:not json\na\nb\ndtn_artifact_k39fd2:" || got.Artifacts == nil || len(got.Artifacts.Charts) != 1 || parse[map[string]any](t, got.Artifacts.Charts[0])["title"] != "T" {
+	if got.Result != "dtn_artifact_k39fd2:not json\na\nb\ndtn_artifact_k39fd2:" || got.Artifacts == nil || len(got.Artifacts.Charts) != 1 || parse[map[string]any](t, string(got.Artifacts.Charts[0]))["title"] != "T" {
 		t.Errorf("%+v", got)
 	}
 }
@@ -126,7 +126,7 @@ print("after")
 	var types []string
 	var charts []map[string]any
 	for _, raw := range got.Artifacts.Charts {
-		c := parse[map[string]any](t, raw)
+		c := parse[map[string]any](t, string(raw))
 		charts = append(charts, c)
 		types = append(types, c["type"].(string)+" "+c["title"].(string))
 		if png, _ := c["png"].(string); !strings.HasPrefix(png, "iVBOR") {
