@@ -234,7 +234,7 @@ function compiler() {
   if (compile) return compile;
   const places = [process.cwd(), path.join(path.dirname(process.execPath), "../lib/node_modules")];
   for (const dir of (process.env.PATH ?? "").split(":").filter(Boolean)) {
-    for (const name of ["tsc", "ts-node", "tsx", "esbuild"]) {
+    for (const name of ["tsc", "ts-node", "tsx", "esbuild", "typescript-language-server"]) {
       try {
         places.push(path.dirname(fs.realpathSync(path.join(dir, name))));
       } catch {
