@@ -58,6 +58,8 @@ const (
 	// settleTime is how long the output of an interpreter that has ended is
 	// still read.
 	settleTime = 100 * time.Millisecond
+	// pieceSize is in what pieces output is read and sent, in bytes.
+	pieceSize = 64 << 10
 	// textLimit bounds the fields of an exception in bytes.
 	textLimit = 512 << 10
 )
@@ -194,6 +196,9 @@ func (s *Service) start(language, dir string) (_ *worker, err error) {
 			return nil, fmt.Errorf("make a pipe: %w", err)
 		}
 		theirs = append(theirs, fds[1])
+		// Larger pipes mean fewer wake-ups; the limit of the account's pipes
+		// may refuse.
+		_, _ = unix.FcntlInt(uintptr(fds[1]), unix.F_SETPIPE_SZ, 4*pieceSize)
 		*to = fds[1]
 		f, err := polled(fds[0], "output")
 		if err != nil {
@@ -340,7 +345,7 @@ func (w *worker) copy(i int) {
 	o := w.outputs[i]
 	defer o.file.Close()
 	defer close(o.eof)
-	buf := make([]byte, 32<<10)
+	buf := make([]byte, pieceSize)
 	for {
 		open, _ := process.CopyOutput(o.file, buf, func(p []byte) error {
 			if s := w.current.Load(); s != nil {
