@@ -80,6 +80,7 @@ func startAgent(t testing.TB, env ...string) *agent {
 	t.Cleanup(service.Close)
 	mux := http.NewServeMux()
 	service.Register(mux)
+	processes.Register(mux)
 	l, err := net.Listen("unix", a.socket)
 	if err != nil {
 		t.Fatal(err)
