@@ -30,8 +30,7 @@ func harness() *backendtest.Harness {
 		},
 		Leftovers: leftovers,
 		Lacks: map[backendtest.Capability]string{
-			backendtest.Git:         "the agent has no Git yet",
-			backendtest.Interpreter: "the agent has no interpreter yet",
+			backendtest.Git: "the agent has no Git yet",
 		},
 	}
 	for tool, c := range map[string]backendtest.Capability{"/usr/bin/python3": backendtest.Python, "/usr/bin/node": backendtest.JavaScript} {

@@ -407,6 +407,7 @@ func TestTimeout(t *testing.T) {
 		{"print('begun')\nimport asyncio; await asyncio.sleep(60)", true},
 		{"print('begun')\nwhile True:\n    try: time.sleep(60)\n    except KeyboardInterrupt: break\nwhile True:\n    try: time.sleep(60)\n    except KeyboardInterrupt: break", true},
 		{"print('begun')\nimport time\nwhile True:\n    try: time.sleep(60)\n    except BaseException: pass", false},
+		{"print('begun')\nimport os, resource; resource.setrlimit(resource.RLIMIT_NPROC, (100, 100))\nwhile True:\n    try: os.fork()\n    except BaseException: pass", false},
 		{"print('begun')\nimport os, signal; signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT]); import time; time.sleep(60)", false},
 	} {
 		a.run("x = 1", nil)
