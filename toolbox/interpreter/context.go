@@ -190,9 +190,6 @@ func (c *scope) close() {
 func (s *Service) interpreter(ctx context.Context, language, dir string) (*worker, error) {
 	if language == python {
 		if w := s.takeSpare(); w != nil {
-			if dir == s.spawner.WorkDir() {
-				return w, nil
-			}
 			if _, err := s.spawner.CheckDir(dir); err != nil {
 				w.kill("it is of no use")
 				return nil, err

@@ -158,6 +158,14 @@ class Session:
             self.channel.send({"type": "failed", "text": str(e)})
             return
         os.environ["PWD"] = request["cwd"]
+        site = sys.modules.get("site")
+        try:
+            # It may have come into being since this interpreter has started.
+            packages = site.getusersitepackages() if site.ENABLE_USER_SITE else ""
+            if os.path.isdir(packages) and packages not in sys.path:
+                site.addsitedir(packages)
+        except Exception:
+            pass
         self.channel.send({"type": "ready"})
 
     def run(self, request):
