@@ -272,6 +272,14 @@ class Session:
         trace = e.__traceback__
         while trace is not None and trace.tb_frame.f_code.co_filename == FILE:
             trace = trace.tb_next
+        # An interrupt ends in this file.
+        last, t = None, trace
+        while t is not None:
+            if t.tb_frame.f_code.co_filename != FILE:
+                last = t
+            t = t.tb_next
+        if last is not None:
+            last.tb_next = None
         try:
             value = str(e.code) if isinstance(e, SystemExit) else str(e)
         except Exception:
