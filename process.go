@@ -88,9 +88,8 @@ type CodeOptions struct {
 type CodeResult struct {
 	ExitCode int
 	Output   string
-	// Charts that Python code showed with matplotlib, as the wire's JSON
-	// objects.
-	Charts []map[string]any
+	// Charts are the figures that Python code showed with matplotlib.
+	Charts []Chart
 }
 
 // CommandSpec describes a program to start.

@@ -48,13 +48,14 @@ func (i noInterpreter) no(ctx context.Context) error { return i.c.absent(ctx, "i
 func (i noInterpreter) Run(ctx context.Context, _ string, _ *daytona.InterpreterOptions) (daytona.InterpreterResult, error) {
 	return daytona.InterpreterResult{}, i.no(ctx)
 }
-func (i noInterpreter) CreateContext(ctx context.Context, _ string) (daytona.InterpreterContext, error) {
+func (i noInterpreter) CreateContext(ctx context.Context, _ *daytona.InterpreterContextOptions) (daytona.InterpreterContext, error) {
 	return daytona.InterpreterContext{}, i.no(ctx)
 }
 func (i noInterpreter) Contexts(ctx context.Context) ([]daytona.InterpreterContext, error) {
 	return nil, i.no(ctx)
 }
 func (i noInterpreter) DeleteContext(ctx context.Context, _ string) error { return i.no(ctx) }
+func (i noInterpreter) Interrupt(ctx context.Context, _ string) error     { return i.no(ctx) }
 
 type noComputerUse struct{ c *fakeConn }
 

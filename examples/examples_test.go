@@ -46,6 +46,22 @@ rename final
 $`,
 	"fork": `^pear, fig, apple
 $`,
+	"interpreter": `^6 words
+value: True
+exception: ZeroDivisionError: division by zero, line 2, in ratio
+timeout: true
+still 6
+then InterpreterExited
+context: \('/', False, 'Ada'\)
+$`,
+	"charts": `^(the code failed: ModuleNotFoundError: .*|composite_chart: A composite chart
+  line: Stations, 2 elements
+  bar: Cars, 3 elements
+pie: Budget
+  rent: 162°
+  food: 108°
+  rest: 90°)
+$`,
 	"parallel": `^print\(sum\(i \* i .* right
 print\(sum\(i \^ 2 .* wrong
 print\(sum\(squares\)\) .* broken

@@ -9,6 +9,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/daytona-go/daytona/toolbox/git"
+	"github.com/daytona-go/daytona/toolbox/interpreter"
 	"github.com/daytona-go/daytona/toolbox/process"
 	"github.com/daytona-go/daytona/toolbox/terminal"
 )
@@ -19,6 +20,8 @@ type programs struct {
 	processes *process.Service
 	terminals *terminal.Service
 	git       *git.Service
+	// interpreters run no process before there is code to run.
+	interpreters *interpreter.Service
 }
 
 func newPrograms(s *Server) (*programs, error) {
@@ -32,6 +35,7 @@ func newPrograms(s *Server) (*programs, error) {
 	})
 	p.terminals = terminal.New(terminal.Options{Spawner: p.processes.Spawner(), Logger: s.logger})
 	p.git = git.New(git.Options{Spawner: p.processes.Spawner(), Logger: s.logger})
+	p.interpreters = interpreter.New(interpreter.Options{Spawner: p.processes.Spawner(), Logger: s.logger})
 	if len(s.config.Entrypoint) > 0 {
 		// A sandbox whose entrypoint cannot be started is of use all the same,
 		// and be it to find out why.
@@ -46,11 +50,13 @@ func (p *programs) Register(mux *http.ServeMux) {
 	p.processes.Register(mux)
 	p.terminals.Register(mux)
 	p.git.Register(mux)
+	p.interpreters.Register(mux)
 }
 
 func (p *programs) close() error {
 	p.git.Close()
 	p.terminals.Close()
+	p.interpreters.Close()
 	p.processes.Close()
 	p.reaper.Close()
 	return nil

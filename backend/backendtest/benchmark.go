@@ -31,7 +31,8 @@ import (
 //   - x_dockerload: "docker load" of the same image;
 //   - x_grep and x_rg: grep -rI and ripgrep over the same tree, in the same
 //     sandbox;
-//   - x_pty: cat behind a pseudo-terminal of the host.
+//   - x_pty: cat behind a pseudo-terminal of the host;
+//   - x_python: a bare "python3 -c 1+1" on the host.
 //
 // Times are reported as ms/p50 and ms/p95; ratios as p50 over the peer's p50,
 // so that less than 1 is faster than the peer.
@@ -54,6 +55,8 @@ func RunBenchmarks(b *testing.B, h *Harness) {
 	b.Run("Command", func(b *testing.B) {
 		e.with(b).exec(b, func(p daytona.Process) error { return p.Command(b.Context(), "true").Run() })
 	})
+	b.Run("InterpreterRun", func(b *testing.B) { e.with(b).interpreterRun(b) })
+	b.Run("InterpreterContext", func(b *testing.B) { e.with(b).interpreterContext(b) })
 	b.Run("ExecParallel", func(b *testing.B) { e.with(b).execParallel(b) })
 	b.Run("StopStart", func(b *testing.B) { e.with(b).stopStart(b) })
 	b.Run("Delete", func(b *testing.B) { e.with(b).delete(b) })
@@ -292,6 +295,55 @@ func (e *bench) exec(b *testing.B, run func(p daytona.Process) error) {
 		docker.run()
 	}
 	peers["docker"] = docker.p50()
+	e.report(times, peers)
+}
+
+// interpreter makes a sandbox whose interpreter has been used once.
+func (e *bench) interpreter() (daytona.Interpreter, map[string]time.Duration) {
+	e.Helper()
+	if why := e.h.Lacks[Interpreter]; why != "" {
+		e.Skip(why)
+	}
+	in := e.create().Interpreter()
+	e.one(in, nil)
+	return in, map[string]time.Duration{"python": e.peer(20, "python3", "-c", "1+1")}
+}
+
+// one runs 1+1.
+func (e *bench) one(in daytona.Interpreter, o *daytona.InterpreterOptions) {
+	e.Helper()
+	r, err := in.Run(e.Context(), "1+1", o)
+	e.must(err)
+	if len(r.Results) != 1 || r.Results[0].Text() != "2" {
+		e.Fatalf("1+1 is %+v", r)
+	}
+}
+
+func (e *bench) interpreterRun(b *testing.B) {
+	in, peers := e.interpreter()
+	var times []time.Duration
+	for b.Loop() {
+		begin := time.Now()
+		e.one(in, nil)
+		times = append(times, time.Since(begin))
+	}
+	e.report(times, peers)
+}
+
+// interpreterContext measures a new context with its first run.
+func (e *bench) interpreterContext(b *testing.B) {
+	in, peers := e.interpreter()
+	var times []time.Duration
+	for b.Loop() {
+		begin := time.Now()
+		c, err := in.CreateContext(b.Context(), nil)
+		e.must(err)
+		e.one(in, &daytona.InterpreterOptions{Context: c.ID})
+		times = append(times, time.Since(begin))
+		e.must(in.DeleteContext(b.Context(), c.ID))
+		// The next one is kept ready; users are slower than this loop.
+		time.Sleep(100 * time.Millisecond)
+	}
 	e.report(times, peers)
 }
 

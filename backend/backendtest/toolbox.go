@@ -11,6 +11,7 @@ import (
 	"net/http/httptest"
 	"slices"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/daytona-go/daytona"
@@ -167,6 +168,17 @@ func checkMetrics(c *env) {
 	})
 }
 
+// firstWrite closes a channel when something is written.
+type firstWrite struct {
+	done chan struct{}
+	once sync.Once
+}
+
+func (w *firstWrite) Write(p []byte) (int, error) {
+	w.once.Do(func() { close(w.done) })
+	return len(p), nil
+}
+
 func checkInterpreter(c *env) {
 	in := c.create().Interpreter()
 	run := func(code string, o *daytona.InterpreterOptions) daytona.InterpreterResult {
@@ -183,7 +195,7 @@ func checkInterpreter(c *env) {
 		c.Errorf("Err = %+v, want a KeyError", r.Err)
 	}
 	equal(c, "state after an exception", run("print(x)", nil).Stdout, "42\n")
-	ctx, err := in.CreateContext(c.ctx, "/")
+	ctx, err := in.CreateContext(c.ctx, &daytona.InterpreterContextOptions{Dir: "/"})
 	c.try("create a context", err)
 	r = run("import os\nprint(os.getcwd(), 'x' in globals())", &daytona.InterpreterOptions{Context: ctx.ID})
 	equal(c, "another context", r.Stdout, "/ False\n")
@@ -196,6 +208,39 @@ func checkInterpreter(c *env) {
 	c.try("contexts", err)
 	if !slices.ContainsFunc(list, func(i daytona.InterpreterContext) bool { return i.ID == ctx.ID }) {
 		c.Errorf("Contexts() = %+v, lacks %s", list, ctx.ID)
+	}
+	r = run("display({'a': 1})\n6 * 7", nil)
+	if len(r.Results) != 2 || r.Results[0].Text() != "{'a': 1}" || r.Results[1].Text() != "42" || r.Stdout != "" {
+		c.Errorf("results: %+v", r)
+	}
+	r = run("import subprocess, sys\nsubprocess.run([sys.executable, '-c', 'print(7)'], stdout=1)\nimport os; os._exit(3)", nil)
+	if r.Stdout != "7\n" || r.Err == nil || r.Err.Name != daytona.InterpreterExited {
+		c.Errorf("code that ends its interpreter: %+v %+v", r, r.Err)
+	}
+	equal(c, "state after that", run("print('x' in globals())", nil).Stdout, "False\n")
+	begun := make(chan struct{})
+	stopped := make(chan daytona.InterpreterResult, 1)
+	go func() {
+		r, _ := in.Run(c.ctx, "x = 1\nprint('begun')\nwhile True: pass", &daytona.InterpreterOptions{Stdout: &firstWrite{done: begun}})
+		stopped <- r
+	}()
+	select {
+	case <-begun:
+	case r := <-stopped:
+		c.Fatalf("a run that never ends: %+v", r)
+	}
+	c.try("interrupt", in.Interrupt(c.ctx, daytona.DefaultInterpreterContext))
+	if r := <-stopped; !r.Interrupted || r.Err == nil || r.Err.Name != "KeyboardInterrupt" {
+		c.Errorf("an interrupted run: %+v %+v", r, r.Err)
+	}
+	equal(c, "state after an interrupt", run("print(x)", nil).Stdout, "1\n")
+	if c.has(JavaScript) {
+		js := &daytona.InterpreterOptions{Language: "javascript"}
+		run("const x = await Promise.resolve(41)", js)
+		r = run("console.log(x); x + 1", js)
+		if r.Stdout != "41\n" || len(r.Results) != 1 || r.Results[0].Text() != "42" {
+			c.Errorf("JavaScript: %+v %+v", r, r.Err)
+		}
 	}
 	begin := time.Now()
 	_, err = in.Run(c.ctx, "while True: pass", &daytona.InterpreterOptions{Timeout: time.Second})

@@ -103,9 +103,8 @@ func harness() *backendtest.Harness {
 		},
 		Slow: 3,
 		Lacks: map[backendtest.Capability]string{
-			backendtest.Interpreter: "the agent has no interpreter yet",
-			backendtest.Disk:        "overlayfs gives containers no limit of their own",
-			backendtest.UserLimits:  "without user namespaces the users of all containers are the same to the kernel",
+			backendtest.Disk:       "overlayfs gives containers no limit of their own",
+			backendtest.UserLimits: "without user namespaces the users of all containers are the same to the kernel",
 		},
 	}
 }

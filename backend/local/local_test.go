@@ -30,8 +30,7 @@ func harness() *backendtest.Harness {
 		},
 		Leftovers: leftovers,
 		Lacks: map[backendtest.Capability]string{
-			backendtest.Interpreter: "the agent has no interpreter yet",
-			"ImageBuilder":          "as root, in programs that import backend/local/build; tested by image/build",
+			"ImageBuilder": "as root, in programs that import backend/local/build; tested by image/build",
 		},
 	}
 	for tool, c := range map[string]backendtest.Capability{"/usr/bin/python3": backendtest.Python, "/usr/bin/node": backendtest.JavaScript} {

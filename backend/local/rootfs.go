@@ -48,7 +48,7 @@ var hostRoots = []string{"/bin", "/sbin", "/lib", "/lib32", "/lib64", "/libx32"}
 // hold a secret or name a user, host or network.
 var hostEtc = []string{
 	"alternatives", "ca-certificates", "ca-certificates.conf", "debian_version", "fonts", "ld.so.cache", "ld.so.conf",
-	"ld.so.conf.d", "locale.alias", "locale.conf", "localtime", "magic", "mime.types", "os-release", "perl",
+	"ld.so.conf.d", "locale.alias", "locale.conf", "localtime", "magic", "matplotlibrc", "mime.types", "os-release", "perl",
 	"pki/ca-trust/extracted", "pki/tls/certs", "protocols", "python3", "python3.11", "python3.12", "python3.13",
 	"rpc", "services", "shells", "ssl/certs", "ssl/openssl.cnf", "terminfo", "timezone", "xattr.conf",
 }

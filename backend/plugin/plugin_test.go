@@ -108,9 +108,7 @@ func harness() *backendtest.Harness {
 			return plugin.New(ctx, self(serveLocal, url.Values{"dir": {state}}))
 		},
 		Leftovers: leftovers,
-		Lacks: map[backendtest.Capability]string{
-			backendtest.Interpreter: "the agent has no interpreter yet",
-		},
+		Lacks:     map[backendtest.Capability]string{},
 	}
 	for tool, c := range map[string]backendtest.Capability{"python3": backendtest.Python, "node": backendtest.JavaScript} {
 		if !inSandbox(tool) {

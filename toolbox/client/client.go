@@ -163,7 +163,7 @@ func New(dial func(ctx context.Context) (net.Conn, error), opts *Options) dayton
 func (t *toolbox) FileSystem() daytona.FileSystem   { return &fileSystem{t} }
 func (t *toolbox) Process() daytona.Process         { return &process{t} }
 func (t *toolbox) Git() daytona.Git                 { return git{t} }
-func (t *toolbox) Interpreter() daytona.Interpreter { return interpreter{} }
+func (t *toolbox) Interpreter() daytona.Interpreter { return &interpreter{t} }
 func (t *toolbox) ComputerUse() daytona.ComputerUse { return computerUse{} }
 func (t *toolbox) Ports() daytona.Ports             { return ports{t} }
 

@@ -2,8 +2,11 @@ package client
 
 import (
 	"bytes"
+	"encoding/json"
 	"io/fs"
 	"testing"
+
+	"github.com/daytona-go/daytona"
 )
 
 // FuzzDemux checks that the outcome does not depend on where frames are split,
@@ -76,4 +79,42 @@ func TestParseModeIsInverse(t *testing.T) {
 			}
 		}
 	}
+}
+
+// FuzzRun checks that whatever an agent says about a run is taken or refused,
+// within bounds.
+func FuzzRun(f *testing.F) {
+	for _, s := range []string{
+		`{"type":"stdout","text":"o"}`, `{"type":"error","name":"E","value":"v","traceback":"t"}`, `{"type":"result","data":{"text/plain":"1","image/png":"iVBO"}}`,
+		`{"type":"chart","chart":{"type":"composite_chart","png":"iVBO","elements":[{"type":"pie","elements":[{"label":"a","angle":1}]},{"points":[[1,2]]}]}}`,
+		`{"type":"control","text":"interrupted"}`, `{"type":"refused","name":"NOT_FOUND","text":"x"}`, `{"type":"result","data":{"a":{}}}`, `null`,
+	} {
+		f.Add([]byte(s))
+	}
+	f.Fuzz(func(t *testing.T, b []byte) {
+		r := run{op: "op", o: &daytona.InterpreterOptions{}}
+		if r.take(b) != nil {
+			return
+		}
+		got := r.result()
+		for _, d := range got.Results {
+			if len(d) > maxForms {
+				t.Errorf("%d forms", len(d))
+			}
+		}
+		// A chart is what it was once it is written and read again.
+		for _, c := range got.Charts {
+			first, err := json.Marshal(c)
+			if err != nil {
+				t.Fatal(err)
+			}
+			again, err := decodeChart("op", first)
+			if err != nil {
+				t.Fatalf("%s: %v", first, err)
+			}
+			if second, _ := json.Marshal(again); !bytes.Equal(first, second) {
+				t.Errorf("%s became %s", first, second)
+			}
+		}
+	})
 }

@@ -56,7 +56,13 @@ func (p *process) RunCode(ctx context.Context, code string, opts *daytona.CodeOp
 	}
 	result := daytona.CodeResult{ExitCode: out.ExitCode, Output: out.Result}
 	if out.Artifacts != nil {
-		result.Charts = out.Artifacts.Charts
+		for _, raw := range out.Artifacts.Charts {
+			c, err := decodeChart(op, raw)
+			if err != nil {
+				return result, err
+			}
+			result.Charts = append(result.Charts, c)
+		}
 	}
 	return result, nil
 }

@@ -41,23 +41,6 @@ func (lspServer) Completions(context.Context, string, daytona.Position) (daytona
 	return none[daytona.CompletionList]("complete")
 }
 
-type interpreter struct{}
-
-var _ daytona.Interpreter = interpreter{}
-
-func (interpreter) Run(context.Context, string, *daytona.InterpreterOptions) (daytona.InterpreterResult, error) {
-	return none[daytona.InterpreterResult]("run code in interpreter")
-}
-func (interpreter) CreateContext(context.Context, string) (daytona.InterpreterContext, error) {
-	return none[daytona.InterpreterContext]("create interpreter context")
-}
-func (interpreter) Contexts(context.Context) ([]daytona.InterpreterContext, error) {
-	return none[[]daytona.InterpreterContext]("list interpreter contexts")
-}
-func (interpreter) DeleteContext(context.Context, string) error {
-	return unsupported("delete interpreter context")
-}
-
 type computerUse struct{}
 
 var _ daytona.ComputerUse = computerUse{}

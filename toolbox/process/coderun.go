@@ -18,16 +18,18 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/daytona-go/daytona/toolbox/chart"
 	"github.com/daytona-go/daytona/toolbox/wire"
 )
 
 // artifactPrefix begins a line of output that is a chart.
 const artifactPrefix = "dtn_artifact_k39fd2:"
 
-// chartsWrapper is the Python program that runs code which uses matplotlib.
+// runCode is the Python program that runs code which uses matplotlib; it
+// begins with [chart.Source].
 //
-//go:embed charts.py
-var chartsWrapper string
+//go:embed runcode.py
+var runCode string
 
 var importsMatplotlib = regexp.MustCompile(`(?m)^[^#\n]*\b(import|from)\s+([\w., ]*,\s*)?matplotlib\b`)
 
@@ -107,7 +109,7 @@ func (s *Service) python(_ context.Context, req *wire.CodeRunRequest) (*program,
 	if importsMatplotlib.MatchString(code) {
 		p.charts = true
 		// Base64, because no quoting of one language is quite that of another.
-		code = strings.Replace(chartsWrapper, "__CODE__", base64.StdEncoding.EncodeToString([]byte(code)), 1)
+		code = chart.Source + strings.Replace(runCode, "__CODE__", base64.StdEncoding.EncodeToString([]byte(code)), 1)
 	}
 	var err error
 	p.stdin, err = memoryFile("code", code)

@@ -99,7 +99,7 @@ print("dtn_artifact_k39fd2:not json")
 print("a"); print('dtn_artifact_k39fd2:{"type":"chart","value":{"type":"line","title":"T"}}'); print("b")
 print("dtn_artifact_k39fd2:", end="")
 `})
-	if got.Result != "dtn_artifact_k39fd2:not json\na\nb\ndtn_artifact_k39fd2:" || got.Artifacts == nil || len(got.Artifacts.Charts) != 1 || got.Artifacts.Charts[0]["title"] != "T" {
+	if got.Result != "dtn_artifact_k39fd2:not json\na\nb\ndtn_artifact_k39fd2:" || got.Artifacts == nil || len(got.Artifacts.Charts) != 1 || parse[map[string]any](t, string(got.Artifacts.Charts[0]))["title"] != "T" {
 		t.Errorf("%+v", got)
 	}
 }
@@ -124,7 +124,10 @@ print("after")
 		t.Fatalf("%d %s", got.ExitCode, got.Result)
 	}
 	var types []string
-	for _, c := range got.Artifacts.Charts {
+	var charts []map[string]any
+	for _, raw := range got.Artifacts.Charts {
+		c := parse[map[string]any](t, string(raw))
+		charts = append(charts, c)
 		types = append(types, c["type"].(string)+" "+c["title"].(string))
 		if png, _ := c["png"].(string); !strings.HasPrefix(png, "iVBOR") {
 			t.Errorf("%v has no png: %.20s", c["type"], png)
@@ -134,17 +137,17 @@ print("after")
 		t.Fatalf("charts: %s", s)
 	}
 	elements := func(i int) string {
-		b, _ := json.Marshal(got.Artifacts.Charts[i]["elements"])
+		b, _ := json.Marshal(charts[i]["elements"])
 		return string(b)
 	}
 	for i, want := range []string{
-		`[{"label":"L","points":[[1,4],[2,5],[3,null]]}]`,
+		`[{"label":"L","points":[[1,4],[2,5]]}]`,
 		`[{"label":"S","points":[[1,3],[2,4]]}]`,
 		`"label":"a","value":"3"`,
 		`"label":"q"`,
 		`"median":3,"min":1,"outliers":[50]`,
 		`"type":"bar"`,
-		`2026-01-02`,
+		`[[1767225600,1],[1767312000,2]]`,
 	} {
 		if e := elements(i); !strings.Contains(e, want) {
 			t.Errorf("chart %d: %s lacks %s", i, e, want)

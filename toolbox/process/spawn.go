@@ -334,6 +334,21 @@ func (s *Spawner) resolveDir(dir string) string {
 	return filepath.Join(s.workDir, dir)
 }
 
+// CheckDir returns the absolute path of a directory that programs are to run
+// in: relative to the Spawner's, and with the account's rights. The error is a
+// *[DirError].
+func (s *Spawner) CheckDir(dir string) (string, error) {
+	dir = s.resolveDir(dir)
+	fd, err := s.openDir(dir)
+	if err != nil {
+		return "", err
+	}
+	if fd >= 0 {
+		unix.Close(fd)
+	}
+	return dir, nil
+}
+
 // openDir opens a directory with the account's rights, and refuses anything
 // that leads through procfs: /proc/self/fd/N would be a descriptor of the
 // agent (CVE-2024-21626), /proc/N/root another process's world. It returns -1

@@ -50,7 +50,7 @@ type CodeRunResponse struct {
 
 // CodeRunArtifacts are the charts that the code showed.
 type CodeRunArtifacts struct {
-	Charts []map[string]any `json:"charts,omitempty"`
+	Charts []json.RawMessage `json:"charts,omitempty"`
 }
 
 // CreateSessionRequest is the body of POST /process/session.

@@ -63,10 +63,9 @@ func New(image, transport string) *backendtest.Harness {
 		},
 		Slow: 3,
 		Lacks: map[backendtest.Capability]string{
-			backendtest.Interpreter: "the agent has no interpreter yet",
-			backendtest.Disk:        "overlay2 on ext4 gives containers no limit",
-			backendtest.UserLimits:  "without user namespaces the users of all containers are the same to the kernel",
-			"NetworkPolicer":        "the agent puts the policy in force when the container starts, and gives up the right to change it",
+			backendtest.Disk:       "overlay2 on ext4 gives containers no limit",
+			backendtest.UserLimits: "without user namespaces the users of all containers are the same to the kernel",
+			"NetworkPolicer":       "the agent puts the policy in force when the container starts, and gives up the right to change it",
 		},
 	}
 }

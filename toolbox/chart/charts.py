@@ -1,10 +1,9 @@
-# Runs a program that uses matplotlib. Each figure that it shows is printed as
-# one line: a prefix and a JSON object that describes the chart.
-import base64 as _b64, sys as _sys
-
-
-def _daytona_setup():
-    import io, json, math, os
+# Describes the figures that a program shows with matplotlib: setup(emit) makes
+# matplotlib call emit with an object that JSON has for each, and returns what
+# does that for one figure. The numbers are finite ones and nothing else:
+# clients refuse what is not.
+def setup(emit):
+    import base64, io, math, os
 
     os.environ["MPLBACKEND"] = "Agg"
     try:
@@ -33,17 +32,36 @@ def _daytona_setup():
             return v.isoformat()
         return str(v)
 
-    def ticks(axis):
-        labels = [t.get_text() for t in axis.get_ticklabels()]
-        places = axis.get_ticklocs()
-        if isinstance(axis.get_major_formatter(), dates.DateFormatter) or isinstance(
-            axis.get_converter() if hasattr(axis, "get_converter") else axis.converter,
-            dates._SwitchableDateConverter,
-        ):
-            return [dates.num2date(t).isoformat() for t in places], labels
-        return [plain(t) for t in places], labels
+    def has_dates(axis):
+        converter = axis.get_converter() if hasattr(axis, "get_converter") else axis.converter
+        return isinstance(axis.get_major_formatter(), (dates.DateFormatter, dates.AutoDateFormatter, dates.ConciseDateFormatter)) or (
+            converter is not None and type(converter).__module__ == "matplotlib.dates"
+        )
 
-    def scale(name):
+    def number(v, axis=None):
+        """A finite number, or None. Dates are seconds since 1970."""
+        try:
+            v = float(v)
+            if axis is not None and has_dates(axis):
+                v = dates.num2date(v).timestamp()
+        except (TypeError, ValueError, OverflowError):
+            return None
+        if not math.isfinite(v):
+            return None
+        return int(v) if v == int(v) and abs(v) < 1 << 53 else v
+
+    def numbers(vs, axis=None):
+        return [n for n in (number(v, axis) for v in vs) if n is not None]
+
+    def ticks(axis):
+        pairs = zip(axis.get_ticklocs(), axis.get_ticklabels())
+        pairs = [(number(at, axis), label.get_text()) for at, label in pairs]
+        return [at for at, _ in pairs if at is not None], [label for at, label in pairs if at is not None]
+
+    def scale(axis):
+        if has_dates(axis):
+            return "datetime"
+        name = axis.get_scale()
         return name if name in ("linear", "log", "symlog", "logit", "function", "functionlog", "asinh") else "unknown"
 
     def head(ax, kind):
@@ -57,24 +75,32 @@ def _daytona_setup():
             "y_label": ax.get_ylabel() or None,
             "x_ticks": x_ticks,
             "x_tick_labels": x_tick_labels,
-            "x_scale": scale(ax.get_xscale()),
+            "x_scale": scale(ax.xaxis),
             "y_ticks": y_ticks,
             "y_tick_labels": y_tick_labels,
-            "y_scale": scale(ax.get_yscale()),
+            "y_scale": scale(ax.yaxis),
         }
 
-    def points(xs, ys):
-        return [[plain(x), plain(y)] for x, y in zip(list(xs), list(ys))]
+    def named(label):
+        # What matplotlib calls what nobody has named begins so.
+        label = str(label)
+        return "" if label.startswith("_") else label
+
+    def points(ax, pairs):
+        # A point without a place is a gap.
+        pairs = ([number(x, ax.xaxis), number(y, ax.yaxis)] for x, y in pairs)
+        return [p for p in pairs if None not in p]
 
     def line(ax):
-        elements = [{"label": l.get_label(), "points": points(l.get_xdata(), l.get_ydata())} for l in ax.get_lines()]
+        # Not as they were given, which may be names or dates.
+        elements = [
+            {"label": named(l.get_label()), "points": points(ax, zip(l.get_xdata(orig=False), l.get_ydata(orig=False)))}
+            for l in ax.get_lines()
+        ]
         return {**head(ax, "line"), **axes2d(ax), "elements": elements}
 
     def scatter(ax):
-        elements = [
-            {"label": str(c.get_label()), "points": [[plain(x), plain(y)] for x, y in c.get_offsets().tolist()]}
-            for c in ax.collections
-        ]
+        elements = [{"label": named(c.get_label()), "points": points(ax, c.get_offsets().tolist())} for c in ax.collections]
         return {**head(ax, "scatter"), **axes2d(ax), "elements": elements}
 
     def bar(ax):
@@ -89,7 +115,7 @@ def _daytona_setup():
                 centre = r.get_y() + r.get_height() / 2 if horizontal else r.get_x() + r.get_width() / 2
                 value = r.get_width() if horizontal else r.get_height()
                 label = names.get(round(float(centre), 6)) or str(plain(centre))
-                elements.append({"label": label, "group": str(box.get_label()), "value": str(plain(value))})
+                elements.append({"label": label, "group": named(box.get_label()), "value": str(plain(value))})
         return {
             **head(ax, "bar"),
             "x_label": ax.get_xlabel() or None,
@@ -105,7 +131,7 @@ def _daytona_setup():
             label = w.get_label() or ""
             if label.startswith("_"):
                 label = texts[i] if i < len(texts) else ""
-            elements.append({"label": label, "angle": plain(float(angle)), "radius": plain(float(w.r))})
+            elements.append({"label": label, "angle": number(angle), "radius": number(w.r)})
         return {**head(ax, "pie"), "elements": elements}
 
     def box(ax):
@@ -116,12 +142,12 @@ def _daytona_setup():
             elements.append(
                 {
                     "label": str(label) if label not in (None, "") else (labels[i] if i < len(labels) else str(i + 1)),
-                    "min": plain(stat["whislo"]),
-                    "first_quartile": plain(stat["q1"]),
-                    "median": plain(stat["med"]),
-                    "third_quartile": plain(stat["q3"]),
-                    "max": plain(stat["whishi"]),
-                    "outliers": [plain(f) for f in stat.get("fliers", [])],
+                    "min": number(stat["whislo"]),
+                    "first_quartile": number(stat["q1"]),
+                    "median": number(stat["med"]),
+                    "third_quartile": number(stat["q3"]),
+                    "max": number(stat["whishi"]),
+                    "outliers": numbers(stat.get("fliers", [])),
                 }
             )
         return {
@@ -155,7 +181,7 @@ def _daytona_setup():
 
     Axes.bxp = bxp
 
-    def emit(figure):
+    def present(figure):
         buffer = io.BytesIO()
         figure.savefig(buffer, format="png")
         charts = []
@@ -173,46 +199,14 @@ def _daytona_setup():
             chart = {"type": "composite_chart", "title": title, "elements": charts}
         else:
             chart = {"type": "unknown", "title": None}
-        chart["png"] = base64_text(buffer.getvalue())
-        _sys.stdout.flush()
-        text = json.dumps({"type": "chart", "value": chart}, default=str)
-        _sys.stdout.write("dtn_artifact_k39fd2:" + text + "\n")
-        _sys.stdout.flush()
-
-    def base64_text(b):
-        return _b64.b64encode(b).decode("ascii")
+        chart["png"] = base64.b64encode(buffer.getvalue()).decode("ascii")
+        emit(chart)
 
     def show(*args, **kwargs):
         for number in plt.get_fignums():
-            emit(plt.figure(number))
+            present(plt.figure(number))
         plt.close("all")
 
     plt.show = show
-    matplotlib.figure.Figure.show = lambda self, *a, **k: emit(self)
-
-
-def _daytona_run():
-    import linecache, types
-
-    code = _b64.b64decode("__CODE__").decode("utf-8", "surrogateescape")
-    _daytona_setup()
-    name = "<stdin>"
-    linecache.cache[name] = (len(code), None, code.splitlines(True), name)
-    main = types.ModuleType("__main__")
-    main.__builtins__ = __builtins__
-    _sys.modules["__main__"] = main
-    try:
-        exec(compile(code, name, "exec"), main.__dict__)
-    except SystemExit:
-        raise
-    except BaseException as e:
-        # Show the program's frames, not this one's.
-        tb = e.__traceback__.tb_next if e.__traceback__ else None
-        if isinstance(e, KeyboardInterrupt):
-            raise
-        _sys.excepthook(type(e), e.with_traceback(tb), tb)
-        _sys.stderr.flush()
-        _sys.exit(1)
-
-
-_daytona_run()
+    matplotlib.figure.Figure.show = lambda self, *a, **k: present(self)
+    return present
