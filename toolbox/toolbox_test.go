@@ -239,7 +239,7 @@ func TestOperations(t *testing.T) {
 		if status >= 400 && !strings.HasPrefix(h.Get("Content-Type"), "application/json") && !strings.HasPrefix(h.Get("Content-Type"), "text/plain") {
 			t.Errorf("%s %s: %d with content type %s", method, path, status, h.Get("Content-Type"))
 		}
-		missing := strings.HasPrefix(path, "/git/") || strings.HasPrefix(path, "/lsp/") || strings.HasPrefix(path, "/computeruse/") || strings.HasPrefix(path, "/process/interpreter/")
+		missing := strings.HasPrefix(path, "/git/") || strings.HasPrefix(path, "/computeruse/") || strings.HasPrefix(path, "/process/interpreter/")
 		if missing != (status == 501) || missing && !bytes.Contains(b, []byte(`"code":"NOT_SUPPORTED"`)) {
 			t.Errorf("%s %s: %d %s", method, path, status, b)
 		}

@@ -53,28 +53,6 @@ func (git) Log(context.Context, string) ([]daytona.GitCommit, error) {
 	return none[[]daytona.GitCommit]("git log")
 }
 
-type lspServer struct{}
-
-var _ daytona.LSPServer = lspServer{}
-
-func (lspServer) Start(context.Context) error { return unsupported("start language server") }
-func (lspServer) Stop(context.Context) error  { return unsupported("stop language server") }
-func (lspServer) DidOpen(context.Context, string) error {
-	return unsupported("open document in language server")
-}
-func (lspServer) DidClose(context.Context, string) error {
-	return unsupported("close document in language server")
-}
-func (lspServer) DocumentSymbols(context.Context, string) ([]daytona.Symbol, error) {
-	return none[[]daytona.Symbol]("list document symbols")
-}
-func (lspServer) WorkspaceSymbols(context.Context, string) ([]daytona.Symbol, error) {
-	return none[[]daytona.Symbol]("list workspace symbols")
-}
-func (lspServer) Completions(context.Context, string, daytona.Position) (daytona.CompletionList, error) {
-	return none[daytona.CompletionList]("complete")
-}
-
 type interpreter struct{}
 
 var _ daytona.Interpreter = interpreter{}
