@@ -52,11 +52,11 @@ type noLSP struct{ c *fakeConn }
 func (l noLSP) no(ctx context.Context) error { return l.c.absent(ctx, "language server") }
 
 func (l noLSP) Start(ctx context.Context, _ *daytona.LSPOptions) error { return l.no(ctx) }
-func (l noLSP) Stop(ctx context.Context) error                          { return l.no(ctx) }
-func (l noLSP) DidOpen(ctx context.Context, _ string) error             { return l.no(ctx) }
-func (l noLSP) DidChange(ctx context.Context, _, _ string) error        { return l.no(ctx) }
-func (l noLSP) DidClose(ctx context.Context, _ string) error            { return l.no(ctx) }
-func (l noLSP) FilesChanged(ctx context.Context, _ ...string) error     { return l.no(ctx) }
+func (l noLSP) Stop(ctx context.Context) error                         { return l.no(ctx) }
+func (l noLSP) DidOpen(ctx context.Context, _ string) error            { return l.no(ctx) }
+func (l noLSP) DidChange(ctx context.Context, _, _ string) error       { return l.no(ctx) }
+func (l noLSP) DidClose(ctx context.Context, _ string) error           { return l.no(ctx) }
+func (l noLSP) FilesChanged(ctx context.Context, _ ...string) error    { return l.no(ctx) }
 func (l noLSP) DocumentSymbols(ctx context.Context, _ string) ([]daytona.Symbol, error) {
 	return nil, l.no(ctx)
 }

@@ -13,6 +13,7 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
+	"unicode"
 
 	"github.com/sourcegraph/jsonrpc2"
 	"golang.org/x/sys/unix"
@@ -114,12 +115,19 @@ func (t *tail) Write(p []byte) (int, error) {
 	return len(p), nil
 }
 
-// String is the last lines, on one.
+// String is the last lines, on one, without what would mean something to a
+// terminal.
 func (t *tail) String() string {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	lines := strings.FieldsFunc(string(bytes.TrimSpace(t.buf)), func(r rune) bool { return r == '\n' || r == '\r' })
-	return clip(strings.Join(lines[max(0, len(lines)-8):], " | "), 1<<10)
+	text := strings.Join(lines[max(0, len(lines)-8):], " | ")
+	return clip(strings.Map(func(r rune) rune {
+		if unicode.IsControl(r) {
+			return ' '
+		}
+		return r
+	}, text[max(0, len(text)-1<<10):]), 2<<10)
 }
 
 // launch starts a server's program and connects to it. It does not introduce

@@ -20,6 +20,7 @@ import (
 	"github.com/sourcegraph/jsonrpc2"
 	"golang.org/x/sys/unix"
 
+	"github.com/daytona-go/daytona/toolbox/process"
 	"github.com/daytona-go/daytona/toolbox/wire"
 )
 
@@ -478,6 +479,9 @@ func (s *server) repeat(ctx context.Context, c *connection, method string, param
 // startFailed words an error of the program's start.
 func startFailed(err error) error {
 	if _, ok := errors.AsType[unknownLanguage](err); ok {
+		return &apiError{http.StatusBadRequest, "", err}
+	}
+	if _, ok := errors.AsType[*process.DirError](err); ok {
 		return &apiError{http.StatusBadRequest, "", err}
 	}
 	code := wire.CodeLSPFailed
