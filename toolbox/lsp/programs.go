@@ -10,15 +10,24 @@ import (
 	"github.com/daytona-go/daytona/toolbox/process"
 )
 
-// known are the programs that serve a language, the first that there is.
-func known(language string) [][]string {
+// candidate is a program that serves a language, and what it is told at its
+// start unless a client says something else.
+type candidate struct {
+	argv    []string
+	options string // JSON
+}
+
+// known are the programs that serve a language: the first that there is.
+func known(language string) []candidate {
 	switch language {
 	case "python":
-		return [][]string{{"pylsp"}, {"pyright-langserver", "--stdio"}, {"basedpyright-langserver", "--stdio"}}
+		return []candidate{{argv: []string{"pylsp"}}, {argv: []string{"pyright-langserver", "--stdio"}}, {argv: []string{"basedpyright-langserver", "--stdio"}}}
 	case "typescript", "javascript", "typescriptreact", "javascriptreact":
-		return [][]string{{"typescript-language-server", "--stdio"}, {"vtsls", "--stdio"}}
+		// While a project is being read, its second server would answer, that
+		// knows of no types: that there are no completions, say.
+		return []candidate{{[]string{"typescript-language-server", "--stdio"}, `{"tsserver":{"useSyntaxServer":"never"}}`}, {argv: []string{"vtsls", "--stdio"}}}
 	case "go":
-		return [][]string{{"gopls"}}
+		return []candidate{{argv: []string{"gopls"}}}
 	}
 	return nil
 }
@@ -46,35 +55,35 @@ func (l unknownLanguage) Error() string {
 
 // program chooses the program of a language in a project: what is asked for,
 // what the sandbox's environment says, or what is there of those known.
-func program(spawner *process.Spawner, language, dir string, command []string, envs map[string]string) ([]string, error) {
+func program(spawner *process.Spawner, language, dir string, command []string, envs map[string]string) (candidate, error) {
 	if len(command) > 0 {
-		return command, nil
+		return candidate{argv: command}, nil
 	}
 	env := spawner.Environ(envs, dir)
 	prefix := variable(language) + "="
 	for _, e := range env {
 		if value, ok := strings.CutPrefix(e, prefix); ok {
 			if command := strings.Fields(value); len(command) > 0 {
-				return command, nil
+				return candidate{argv: command}, nil
 			}
 		}
 	}
 	candidates := known(language)
 	if candidates == nil {
-		return nil, unknownLanguage(language)
+		return candidate{}, unknownLanguage(language)
 	}
 	var names []string
 	for _, c := range candidates {
-		_, err := process.LookPath(c[0], dir, env)
+		_, err := process.LookPath(c.argv[0], dir, env)
 		if err == nil {
 			return c, nil
 		}
 		if !errors.Is(err, fs.ErrNotExist) {
-			return nil, err
+			return candidate{}, err
 		}
-		names = append(names, c[0])
+		names = append(names, c.argv[0])
 	}
-	return nil, &process.StartError{Program: names[0], Dir: dir, Err: fs.ErrNotExist,
+	return candidate{}, &process.StartError{Program: names[0], Dir: dir, Err: fs.ErrNotExist,
 		Reason: fmt.Sprintf("no language server for %s is in the sandbox's PATH (%s): install one, or give the command of another", language, strings.Join(names, ", "))}
 }
 

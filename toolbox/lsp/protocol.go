@@ -233,8 +233,9 @@ func completions(raw json.RawMessage) (wire.LSPCompletionList, error) {
 		return out, err
 	}
 	for _, item := range items {
-		// What the API has no field for is inserted all the same.
-		if item.InsertText == "" && item.TextEdit != nil {
+		// The API has no field for an edit. One that only takes more of the line
+		// along (the dot before a name) is left to the label.
+		if item.InsertText == "" && item.TextEdit != nil && !strings.HasSuffix(item.TextEdit.NewText, item.Label) {
 			item.InsertText = item.TextEdit.NewText
 		}
 		out.Items = append(out.Items, item.LSPCompletionItem)

@@ -68,7 +68,6 @@ type server struct {
 	service *Service
 	key     key
 	options wire.LSPStartRequest
-	argv    []string // of the present run, or the last one
 	// ctx ends when the server is stopped.
 	ctx  context.Context
 	stop context.CancelFunc
@@ -166,11 +165,14 @@ func (s *server) connection(ctx context.Context) (*connection, error) {
 // launch starts the program and introduces the agent and the documents.
 func (s *server) launch() (*connection, error) {
 	o, opts := s.service.options, s.options
-	argv, err := program(o.Spawner, s.key.language, s.key.dir, opts.Command, opts.Envs)
+	chosen, err := program(o.Spawner, s.key.language, s.key.dir, opts.Command, opts.Envs)
 	if err != nil {
 		return nil, startFailed(err)
 	}
-	s.argv = argv
+	argv, initial := chosen.argv, opts.InitializationOptions
+	if initial == nil && chosen.options != "" {
+		initial = json.RawMessage(chosen.options)
+	}
 	c, err := launch(o.Spawner, s.service.logger, argv, s.key.dir, opts.Envs, opts.Settings, o.WriteTimeout)
 	if err != nil {
 		return nil, startFailed(err)
@@ -186,7 +188,7 @@ func (s *server) launch() (*connection, error) {
 		<-c.done
 		return refuse(http.StatusInternalServerError, wire.CodeLSPFailed, "start language server %q: it %s", strings.Join(argv, " "), c.reason)
 	}
-	raw, err := c.request(s.ctx, "initialize", initializeParams(s.key.dir, opts.InitializationOptions), o.StartTimeout)
+	raw, err := c.request(s.ctx, "initialize", initializeParams(s.key.dir, initial), o.StartTimeout)
 	if err != nil {
 		return nil, failed("was not initialized", err)
 	}
