@@ -39,6 +39,11 @@ size as asked for: true, exit code 7
 $`,
 	"ports": `^200 OK: Hello from the inside
 $`,
+	"lsp": `^(there is no language server for Python in the sandbox|line 1: class Circle
+(line .*\n)*completion: area(\(radius\))?
+(.*\n)*7:23: error: undefined name 'sqaure'
+(.*\n)*renamed in 2 places)
+$`,
 	"fork": `^pear, fig, apple
 $`,
 	"parallel": `^print\(sum\(i \* i .* right

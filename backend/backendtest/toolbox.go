@@ -21,6 +21,7 @@ func toolboxChecks() []check {
 		{name: "DialPortServer", needs: []Capability{Ports, Python, Sessions}, run: checkDialPortServer},
 		{name: "Metrics", needs: []Capability{Metrics}, run: checkMetrics},
 		{name: "Interpreter", needs: []Capability{Interpreter, Python}, limit: 2 * time.Minute, run: checkInterpreter},
+		{name: "LanguageServer", needs: []Capability{LSP, Python, Shell}, limit: 2 * time.Minute, run: checkLanguageServer},
 		{name: "Git", needs: []Capability{Git, Shell}, run: checkGit},
 	}
 }
