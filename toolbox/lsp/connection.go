@@ -193,8 +193,11 @@ func (c *connection) watch(exited <-chan process.Status, errs *os.File, drained 
 		ended = true
 	case <-c.rpc.DisconnectNotify():
 		// If it ends by itself, its exit code says more than that its output
-		// ended.
-		if errors.Is(c.stream.cause(), io.EOF) {
+		// ended, or its input.
+		c.mu.Lock()
+		killed := c.killed != ""
+		c.mu.Unlock()
+		if _, bad := errors.AsType[*frameError](c.stream.cause()); !bad && !killed {
 			select {
 			case status = <-exited:
 				ended = true

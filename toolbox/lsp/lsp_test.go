@@ -502,6 +502,61 @@ func TestBeyond(t *testing.T) {
 	p.want(400, "uris", "did-change-files", nil)
 }
 
+// TestRights: a server is the sandbox's user's, and so is what is read for it.
+func TestRights(t *testing.T) {
+	if os.Getuid() != 0 {
+		t.Skip("needs root, to be another user")
+	}
+	user, err := account.Lookup("65534:65534")
+	if err != nil {
+		t.Fatal(err)
+	}
+	a := startAgent(t, lsp.Options{})
+	spawner, err := process.NewSpawner(process.Options{Account: user, WorkDir: a.home, Environ: func() []string { return a.env }})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer spawner.Close()
+	service := lsp.New(lsp.Options{Spawner: spawner})
+	defer service.Close()
+	mux := http.NewServeMux()
+	service.Register(mux)
+	srv := httptest.NewServer(mux)
+	defer srv.Close()
+	a.url = srv.URL
+	p := a.project(map[string]string{"secret": "s", "server.py": `import sys, json, os
+open("been", "w")
+while True:
+    n = 0
+    while (line := sys.stdin.buffer.readline()) != b"\r\n":
+        n = int(line.split(b":")[1])
+    m = json.loads(sys.stdin.buffer.read(n))
+    if "id" in m:
+        b = json.dumps({"id": m["id"], "result": {"capabilities": {"hoverProvider": True}}}).encode()
+        sys.stdout.buffer.write(b"Content-Length: %d\r\n\r\n" % len(b) + b)
+        sys.stdout.buffer.flush()
+`})
+	for dir := p.dir; dir != "/"; dir = filepath.Dir(dir) {
+		if dir == os.TempDir() {
+			break
+		}
+		if err := os.Chmod(dir, 0o777); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := os.Chmod(filepath.Join(p.dir, "secret"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	p.want(200, "", "start", object{"command": []string{"/usr/bin/python3", "server.py"}})
+	var st unix.Stat_t
+	if err := unix.Stat(filepath.Join(p.dir, "been"), &st); err != nil || st.Uid != 65534 {
+		t.Errorf("the server ran as %d, %v", st.Uid, err)
+	}
+	p.want(400, wire.CodeFileAccessDenied, "did-open", object{"uri": "file://secret"})
+	p.want(400, wire.CodeFileAccessDenied, "hover", object{"uri": "file://secret"})
+	p.want(200, "", "did-open", object{"uri": "file://server.py"})
+}
+
 // TestEnvironment: a variable of the sandbox names the program of a language.
 func TestEnvironment(t *testing.T) {
 	a := startAgent(t, lsp.Options{})

@@ -179,7 +179,7 @@ func (s *server) launch() (*connection, error) {
 	}
 	failed := func(what string, err error) error {
 		if s.ctx.Err() != nil {
-			go c.end("was stopped")
+			c.end("was stopped")
 			return errNotStarted
 		}
 		if err != errLost {
