@@ -177,7 +177,7 @@ func (p *project) wantDocuments(want ...string) {
 }
 
 // short are limits that broken servers reach soon.
-var short = lsp.Options{RequestTimeout: 700 * time.Millisecond, WriteTimeout: 500 * time.Millisecond, DiagnosticsTimeout: 2 * time.Second}
+var short = lsp.Options{RequestTimeout: 2 * time.Second, WriteTimeout: 2 * time.Second, DiagnosticsTimeout: 4 * time.Second}
 
 // TestMisbehaviour has a server do all that it must not. The agent answers, and
 // the next request finds a server, with the documents open.
@@ -192,7 +192,7 @@ func TestMisbehaviour(t *testing.T) {
 	}
 	wants := map[int]want{
 		fine: {200, "fine", 1}, ignore: {504, "it hangs, and is replaced", 2}, hang: {504, "it hangs, and is replaced", 2},
-		deaf: {504, "within 700ms", 2}, crash: {503, "ended with exit code 3; its last words:  [31mI crash", 3},
+		deaf: {504, "within 2s", 2}, crash: {503, "ended with exit code 3; its last words:  [31mI crash", 3},
 		flood: {200, "fine", 1}, floodErrors: {200, "fine", 1},
 		tooLong: {504, "LSP_TIMEOUT", 2}, tooShort: {503, "broke the protocol", 3}, huge: {503, "a message of 1073741824 bytes", 3},
 		negative: {503, `the Content-Length \"-1\"`, 3}, twice: {503, "two Content-Lengths", 3}, noLength: {503, "without Content-Length", 3},
@@ -218,7 +218,7 @@ func TestMisbehaviour(t *testing.T) {
 				t.Errorf("%d %s; want %d with %q", status, body, w.status, w.text)
 			}
 			if what == deaf { // it is busy, not hung, until it has missed three
-				for _, text := range []string{"within 700ms", "it hangs, and is replaced"} {
+				for _, text := range []string{"within 2s", "it hangs, and is replaced"} {
 					if status, body := p.hover(fine); status != 504 || !strings.Contains(body, text) {
 						t.Errorf("%d %s; want %q", status, body, text)
 					}
