@@ -27,10 +27,12 @@ type noLSP struct{ c *fakeConn }
 
 func (l noLSP) no(ctx context.Context) error { return l.c.absent(ctx, "language server") }
 
-func (l noLSP) Start(ctx context.Context) error              { return l.no(ctx) }
-func (l noLSP) Stop(ctx context.Context) error               { return l.no(ctx) }
-func (l noLSP) DidOpen(ctx context.Context, _ string) error  { return l.no(ctx) }
-func (l noLSP) DidClose(ctx context.Context, _ string) error { return l.no(ctx) }
+func (l noLSP) Start(ctx context.Context, _ *daytona.LSPOptions) error { return l.no(ctx) }
+func (l noLSP) Stop(ctx context.Context) error                         { return l.no(ctx) }
+func (l noLSP) DidOpen(ctx context.Context, _ string) error            { return l.no(ctx) }
+func (l noLSP) DidChange(ctx context.Context, _, _ string) error       { return l.no(ctx) }
+func (l noLSP) DidClose(ctx context.Context, _ string) error           { return l.no(ctx) }
+func (l noLSP) FilesChanged(ctx context.Context, _ ...string) error    { return l.no(ctx) }
 func (l noLSP) DocumentSymbols(ctx context.Context, _ string) ([]daytona.Symbol, error) {
 	return nil, l.no(ctx)
 }
@@ -39,6 +41,30 @@ func (l noLSP) WorkspaceSymbols(ctx context.Context, _ string) ([]daytona.Symbol
 }
 func (l noLSP) Completions(ctx context.Context, _ string, _ daytona.Position) (daytona.CompletionList, error) {
 	return daytona.CompletionList{}, l.no(ctx)
+}
+func (l noLSP) Diagnostics(ctx context.Context, _ string) (daytona.DiagnosticList, error) {
+	return daytona.DiagnosticList{}, l.no(ctx)
+}
+func (l noLSP) Hover(ctx context.Context, _ string, _ daytona.Position) (daytona.Hover, error) {
+	return daytona.Hover{}, l.no(ctx)
+}
+func (l noLSP) Definition(ctx context.Context, _ string, _ daytona.Position) ([]daytona.Location, error) {
+	return nil, l.no(ctx)
+}
+func (l noLSP) References(ctx context.Context, _ string, _ daytona.Position, _ bool) ([]daytona.Location, error) {
+	return nil, l.no(ctx)
+}
+func (l noLSP) Rename(ctx context.Context, _ string, _ daytona.Position, _ string) (daytona.WorkspaceEdit, error) {
+	return daytona.WorkspaceEdit{}, l.no(ctx)
+}
+func (l noLSP) Format(ctx context.Context, _ string, _ *daytona.FormatOptions) (daytona.WorkspaceEdit, error) {
+	return daytona.WorkspaceEdit{}, l.no(ctx)
+}
+func (l noLSP) CodeActions(ctx context.Context, _ string, _ daytona.Range, _ ...string) ([]daytona.CodeAction, error) {
+	return nil, l.no(ctx)
+}
+func (l noLSP) Execute(ctx context.Context, _ daytona.LSPCommand) (daytona.WorkspaceEdit, error) {
+	return daytona.WorkspaceEdit{}, l.no(ctx)
 }
 
 type noInterpreter struct{ c *fakeConn }

@@ -44,6 +44,11 @@ create a
 rename final
 (open .*\n)*open 8000 python3
 $`,
+	"lsp": `^(there is no language server for Python in the sandbox|line 1: class Circle
+(line .*\n)*completion: area(\(radius\))?
+(.*\n)*7:23: error: undefined name 'sqaure'
+(.*\n)*renamed in 2 places)
+$`,
 	"fork": `^pear, fig, apple
 $`,
 	"interpreter": `^6 words

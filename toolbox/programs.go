@@ -10,6 +10,7 @@ import (
 
 	"github.com/daytona-go/daytona/toolbox/git"
 	"github.com/daytona-go/daytona/toolbox/interpreter"
+	"github.com/daytona-go/daytona/toolbox/lsp"
 	"github.com/daytona-go/daytona/toolbox/process"
 	"github.com/daytona-go/daytona/toolbox/terminal"
 )
@@ -22,6 +23,7 @@ type programs struct {
 	git       *git.Service
 	// interpreters run no process before there is code to run.
 	interpreters *interpreter.Service
+	languages    *lsp.Service
 }
 
 func newPrograms(s *Server) (*programs, error) {
@@ -36,6 +38,7 @@ func newPrograms(s *Server) (*programs, error) {
 	p.terminals = terminal.New(terminal.Options{Spawner: p.processes.Spawner(), Logger: s.logger})
 	p.git = git.New(git.Options{Spawner: p.processes.Spawner(), Logger: s.logger})
 	p.interpreters = interpreter.New(interpreter.Options{Spawner: p.processes.Spawner(), Logger: s.logger})
+	p.languages = lsp.New(lsp.Options{Spawner: p.processes.Spawner(), Logger: s.logger})
 	if len(s.config.Entrypoint) > 0 {
 		// A sandbox whose entrypoint cannot be started is of use all the same,
 		// and be it to find out why.
@@ -51,10 +54,12 @@ func (p *programs) Register(mux *http.ServeMux) {
 	p.terminals.Register(mux)
 	p.git.Register(mux)
 	p.interpreters.Register(mux)
+	p.languages.Register(mux)
 }
 
 func (p *programs) close() error {
 	p.git.Close()
+	p.languages.Close()
 	p.terminals.Close()
 	p.interpreters.Close()
 	p.processes.Close()

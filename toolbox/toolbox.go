@@ -194,7 +194,7 @@ func (s *Server) register() {
 	})
 	s.mux.HandleFunc("POST "+wire.ShutdownPath, s.shutDown)
 	for prefix, what := range map[string]string{
-		"/lsp/": "language servers", "/computeruse/": "computer use",
+		"/computeruse/": "computer use",
 	} {
 		s.mux.HandleFunc(prefix, func(w http.ResponseWriter, r *http.Request) {
 			wire.WriteError(w, r, http.StatusNotImplemented, wire.CodeUnsupported, "this agent does not have "+what)

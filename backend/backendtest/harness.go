@@ -129,6 +129,7 @@ const (
 	Terminals   Capability = "terminals"   // PTYs, and commands with a TTY
 	Interpreter Capability = "interpreter" // Sandbox.Interpreter
 	Git         Capability = "git"         // Sandbox.Git, with git in the image
+	LSP         Capability = "lsp"         // Sandbox.LSPServer
 	Ports       Capability = "ports"       // DialPort and Ports
 	AgentAPI    Capability = "agent-api"   // Toolbox.Dial to the agent's HTTP API
 	Metrics     Capability = "metrics"     // Sandbox.Metrics
@@ -152,7 +153,7 @@ const (
 )
 
 var capabilities = []Capability{
-	Shell, Programs, Python, JavaScript, TypeScript, Sessions, Terminals, Interpreter, Git, Ports,
+	Shell, Programs, Python, JavaScript, TypeScript, Sessions, Terminals, Interpreter, Git, LSP, Ports,
 	AgentAPI, Metrics, Symlinks, Ownership, Users, Streaming, Images, Registries, TarImages, Persistence, Timers,
 	Entrypoint, CPU, Memory, Processes, Disk, UserLimits, Network, Isolation,
 }

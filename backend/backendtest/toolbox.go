@@ -25,6 +25,7 @@ func toolboxChecks() []check {
 		{name: "Ports", needs: []Capability{Ports, Python, Sessions}, run: checkPorts},
 		{name: "Metrics", needs: []Capability{Metrics}, run: checkMetrics},
 		{name: "Interpreter", needs: []Capability{Interpreter, Python}, limit: 2 * time.Minute, run: checkInterpreter},
+		{name: "LanguageServer", needs: []Capability{LSP, Python, Shell}, limit: 2 * time.Minute, run: checkLanguageServer},
 		{name: "Git", needs: []Capability{Git, Shell}, run: checkGit},
 	}
 }

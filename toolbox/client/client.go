@@ -167,7 +167,9 @@ func (t *toolbox) Interpreter() daytona.Interpreter { return &interpreter{t} }
 func (t *toolbox) ComputerUse() daytona.ComputerUse { return computerUse{} }
 func (t *toolbox) Ports() daytona.Ports             { return ports{t} }
 
-func (t *toolbox) LSPServer(language, projectPath string) daytona.LSPServer { return lspServer{} }
+func (t *toolbox) LSPServer(language, projectPath string) daytona.LSPServer {
+	return &lspServer{t, wire.LSPServer{LanguageID: language, PathToProject: projectPath}}
+}
 
 func (t *toolbox) HomeDir(ctx context.Context) (string, error) {
 	return t.directory(ctx, "get home directory", "/user-home-dir")

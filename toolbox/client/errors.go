@@ -108,6 +108,12 @@ func kindOf(status int, code string) daytona.Kind {
 		return daytona.KindUnavailable
 	case wire.CodeUnsupported:
 		return daytona.KindUnsupported
+	case wire.CodeLSPNotStarted:
+		return daytona.KindState
+	case wire.CodeLSPNotFound:
+		return daytona.KindNotFound
+	case wire.CodeLSPFailed:
+		return daytona.KindUnavailable
 	}
 	if code == wire.CodeCommandStart && status == http.StatusUnprocessableEntity {
 		return daytona.KindInvalid // the program is at fault, not the agent

@@ -578,7 +578,6 @@ func TestInvalidArguments(t *testing.T) {
 func TestUnsupported(t *testing.T) {
 	tb := serve(t, http.NotFoundHandler(), nil)
 	for name, err := range map[string]error{
-		"lsp":   tb.LSPServer("python", "x").Start(t.Context()),
 		"start": tb.ComputerUse().Start(t.Context()),
 	} {
 		if !errors.Is(err, errors.ErrUnsupported) || !errors.Is(err, daytona.ErrUnsupported) {

@@ -19,28 +19,6 @@ func unsupported(op string) error {
 
 func none[T any](op string) (v T, err error) { return v, unsupported(op) }
 
-type lspServer struct{}
-
-var _ daytona.LSPServer = lspServer{}
-
-func (lspServer) Start(context.Context) error { return unsupported("start language server") }
-func (lspServer) Stop(context.Context) error  { return unsupported("stop language server") }
-func (lspServer) DidOpen(context.Context, string) error {
-	return unsupported("open document in language server")
-}
-func (lspServer) DidClose(context.Context, string) error {
-	return unsupported("close document in language server")
-}
-func (lspServer) DocumentSymbols(context.Context, string) ([]daytona.Symbol, error) {
-	return none[[]daytona.Symbol]("list document symbols")
-}
-func (lspServer) WorkspaceSymbols(context.Context, string) ([]daytona.Symbol, error) {
-	return none[[]daytona.Symbol]("list workspace symbols")
-}
-func (lspServer) Completions(context.Context, string, daytona.Position) (daytona.CompletionList, error) {
-	return none[daytona.CompletionList]("complete")
-}
-
 type computerUse struct{}
 
 var _ daytona.ComputerUse = computerUse{}
