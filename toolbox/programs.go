@@ -8,6 +8,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/daytona-go/daytona/toolbox/computeruse"
 	"github.com/daytona-go/daytona/toolbox/process"
 	"github.com/daytona-go/daytona/toolbox/terminal"
 )
@@ -17,6 +18,7 @@ type programs struct {
 	reaper    *process.Reaper
 	processes *process.Service
 	terminals *terminal.Service
+	desktop   *computeruse.Service
 }
 
 func newPrograms(s *Server) (*programs, error) {
@@ -29,6 +31,7 @@ func newPrograms(s *Server) (*programs, error) {
 		Account: s.account, WorkDir: s.workDir, Environ: s.env.Environ, CgroupDir: s.config.CgroupDir, Logger: s.logger, Reaper: reaper,
 	})
 	p.terminals = terminal.New(terminal.Options{Spawner: p.processes.Spawner(), Logger: s.logger})
+	p.desktop = computeruse.New(computeruse.Options{Spawner: p.processes.Spawner(), Env: s.env, Logger: s.logger})
 	if len(s.config.Entrypoint) > 0 {
 		// A sandbox whose entrypoint cannot be started is of use all the same,
 		// and be it to find out why.
@@ -42,9 +45,11 @@ func newPrograms(s *Server) (*programs, error) {
 func (p *programs) Register(mux *http.ServeMux) {
 	p.processes.Register(mux)
 	p.terminals.Register(mux)
+	p.desktop.Register(mux)
 }
 
 func (p *programs) close() error {
+	p.desktop.Close()
 	p.terminals.Close()
 	p.processes.Close()
 	p.reaper.Close()
@@ -57,6 +62,7 @@ const terminateGrace = 5 * time.Second
 
 // terminate ends all processes of the sandbox, if the agent is its init.
 func (p *programs) terminate() {
+	p.desktop.Close() // it would start its programs again
 	if os.Getpid() != 1 {
 		return
 	}

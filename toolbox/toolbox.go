@@ -180,7 +180,7 @@ func (s *Server) register() {
 	})
 	s.mux.HandleFunc("POST "+wire.ShutdownPath, s.shutDown)
 	for prefix, what := range map[string]string{
-		"/git/": "git", "/lsp/": "language servers", "/process/interpreter/": "the code interpreter", "/computeruse/": "computer use",
+		"/git/": "git", "/lsp/": "language servers", "/process/interpreter/": "the code interpreter",
 	} {
 		s.mux.HandleFunc(prefix, func(w http.ResponseWriter, r *http.Request) {
 			wire.WriteError(w, r, http.StatusNotImplemented, wire.CodeUnsupported, "this agent does not have "+what)

@@ -3,12 +3,17 @@ package main
 import (
 	"fmt"
 	"os"
+
+	"github.com/daytona-go/daytona/toolbox/computeruse/desktop"
 )
 
 // helpers are what the agent starts itself again for, as the sandbox's user; see
 // (*process.Spawner).Helper.
 func helpers() map[string]func(args []string) int {
-	return map[string]func(args []string) int{}
+	return map[string]func(args []string) int{
+		desktop.HelperName: desktop.Main,
+		desktop.VNCName:    desktop.VNCMain,
+	}
 }
 
 // helper runs one and returns its exit code.
