@@ -177,7 +177,7 @@ func (a *agent) refused(method, path string, body any, status int, code, part st
 
 func startDesktop(t testing.TB, vars map[string]string) *agent {
 	t.Helper()
-	want(t, "Xvfb", "icewm-session", "x11vnc", "dbus-daemon")
+	want(t, "Xvfb", "icewm", "x11vnc", "dbus-daemon")
 	a := newAgent(t, vars)
 	ok[wire.DesktopChange](a, "POST", "/start", nil)
 	return a
@@ -443,7 +443,7 @@ func TestRefusedInput(t *testing.T) {
 
 // TestLife starts, kills, restarts and stops the desktop's programs.
 func TestLife(t *testing.T) {
-	want(t, "Xvfb", "icewm-session", "x11vnc", "dbus-daemon")
+	want(t, "Xvfb", "icewm", "x11vnc", "dbus-daemon")
 	a := newAgent(t, nil)
 	display := a.env.Get("DISPLAY")
 	status := func() string { return ok[wire.DesktopStatus](a, "GET", "/process-status", nil).Status }

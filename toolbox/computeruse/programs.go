@@ -1,7 +1,6 @@
 package computeruse
 
 import (
-	"bytes"
 	"cmp"
 	"context"
 	"errors"
@@ -40,11 +39,17 @@ const (
 // the window manager, whichever it is, as xfce4.
 var names = []string{"xvfb", "dbus", "xfce4", "x11vnc", "novnc"}
 
-// managers are the window managers and desktops that are looked for, first come
-// first served: those that an image has on purpose before the light ones.
-var managers = [][]string{
-	{"startxfce4"}, {"mate-session"}, {"lxqt-session"}, {"startlxde"}, {"icewm-session"}, {"icewm"},
-	{"openbox-session"}, {"openbox"}, {"fluxbox"}, {"jwm"}, {"xfwm4"}, {"metacity"}, {"twm"},
+// managers are the sessions and window managers that are looked for, first come
+// first served: those that an image has on purpose before the light ones. When a
+// session ends, so does all that it started; programs started from the menu of a
+// window manager do not end with that.
+var managers = []struct {
+	args    []string
+	session bool
+}{
+	{[]string{"startxfce4"}, true}, {[]string{"mate-session"}, true}, {[]string{"lxqt-session"}, true}, {[]string{"startlxde"}, true},
+	{[]string{"icewm", "--replace"}, false}, {[]string{"openbox", "--replace"}, false}, {[]string{"xfwm4", "--replace"}, false},
+	{[]string{"metacity", "--replace"}, false}, {[]string{"fluxbox"}, false}, {[]string{"jwm"}, false}, {[]string{"twm"}, false},
 }
 
 // programs are what makes up a desktop.
@@ -173,9 +178,11 @@ type managed struct {
 	spec     func() (*process.Spec, error)
 	// after, if not nil, must be open for it to be started.
 	after *gate
-	// ready, if not nil, is opened when the program writes a line to its
+	// ready, if not nil, is opened when the program writes to its
 	// descriptor 3, and shut when it ends.
 	ready *gate
+	// leaves says that what it started lives on when it ends by itself.
+	leaves bool
 	// missing says what the sandbox lacks for it; it is not started then.
 	missing string
 
@@ -305,17 +312,16 @@ func (m *managed) live(ctx context.Context, p *process.Process, told *os.File) {
 	var wg sync.WaitGroup
 	if told != nil {
 		wg.Go(func() {
-			line := make([]byte, 64)
-			if n, _ := told.Read(line); n > 0 && bytes.IndexByte(line[:n], '\n') >= 0 {
+			// The display's number, which is known.
+			if n, _ := told.Read(make([]byte, 1)); n > 0 {
 				m.ready.set(true)
 			}
 		})
 	}
 	stop := context.AfterFunc(ctx, func() { p.Terminate(stopGrace) })
 	status := p.Wait()
-	if !stop() {
-		// Under way; it is to be over before anything else is ended.
-		p.Terminate(0)
+	if stopped := !stop(); stopped || !m.leaves {
+		p.KillTree()
 	}
 	if told != nil {
 		_ = told.SetReadDeadline(time.Now())
@@ -457,16 +463,17 @@ func (s *Service) define(run *session, c settings) error {
 			return &process.Spec{Args: []string{"dbus-daemon", "--session", "--nofork", "--nopidfile", "--nosyslog", "--address=unix:path=" + socket}, Env: run.env}, nil
 		})
 	}
-	manager, missing := []string(nil), "a window manager (icewm, openbox, …)"
-	for _, args := range managers {
-		if s.lookPath(args[0]) == "" {
-			manager, missing = args, ""
+	manager, missing, leaves := []string(nil), "a window manager (icewm, openbox, …)", false
+	for _, m := range managers {
+		if s.lookPath(m.args[0]) == "" {
+			manager, missing, leaves = m.args, "", !m.session
 			break
 		}
 	}
 	add("xfce4", missing, run.ready, nil, plain(manager...))
+	run.find("xfce4").leaves = leaves
 	add("x11vnc", s.lookPath("x11vnc"), run.ready, nil, plain("x11vnc", "-display", c.display, "-rfbport", strconv.Itoa(c.vnc), "-localhost", "-no6",
-		"-forever", "-shared", "-nopw", "-norc", "-quiet", "-repeat", "-noipv6", "-nobonjour"))
+		"-forever", "-shared", "-nopw", "-norc", "-quiet", "-repeat", "-noipv6"))
 	web := cmp.Or(s.env.Get("NO_VNC_DIR"), desktop.WebRoot())
 	missing = ""
 	if web == "" {
