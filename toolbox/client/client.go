@@ -159,7 +159,7 @@ func (t *toolbox) FileSystem() daytona.FileSystem   { return &fileSystem{t} }
 func (t *toolbox) Process() daytona.Process         { return &process{t} }
 func (t *toolbox) Git() daytona.Git                 { return git{} }
 func (t *toolbox) Interpreter() daytona.Interpreter { return interpreter{} }
-func (t *toolbox) ComputerUse() daytona.ComputerUse { return computerUse{} }
+func (t *toolbox) ComputerUse() daytona.ComputerUse { return computerUse{t} }
 
 func (t *toolbox) LSPServer(language, projectPath string) daytona.LSPServer { return lspServer{} }
 

@@ -106,8 +106,10 @@ func kindOf(status int, code string) daytona.Kind {
 		return daytona.KindNoSpace
 	case wire.CodeNotListening:
 		return daytona.KindUnavailable
-	case wire.CodeUnsupported:
+	case wire.CodeUnsupported, wire.CodeFFmpegNotFound:
 		return daytona.KindUnsupported
+	case wire.CodeDesktopStopped:
+		return daytona.KindState
 	}
 	if code == wire.CodeCommandStart && status == http.StatusUnprocessableEntity {
 		return daytona.KindInvalid // the program is at fault, not the agent

@@ -578,9 +578,8 @@ func TestInvalidArguments(t *testing.T) {
 func TestUnsupported(t *testing.T) {
 	tb := serve(t, http.NotFoundHandler(), nil)
 	for name, err := range map[string]error{
-		"git":   tb.Git().Add(t.Context(), "x"),
-		"lsp":   tb.LSPServer("python", "x").Start(t.Context()),
-		"start": tb.ComputerUse().Start(t.Context()),
+		"git": tb.Git().Add(t.Context(), "x"),
+		"lsp": tb.LSPServer("python", "x").Start(t.Context()),
 	} {
 		if !errors.Is(err, errors.ErrUnsupported) || !errors.Is(err, daytona.ErrUnsupported) {
 			t.Errorf("%s: %v", name, err)
