@@ -5,14 +5,15 @@ import (
 	"os"
 
 	"github.com/daytona-go/daytona/toolbox/computeruse/desktop"
+	"github.com/daytona-go/daytona/toolbox/computeruse/display"
 )
 
 // helpers are what the agent starts itself again for, as the sandbox's user; see
 // (*process.Spawner).Helper.
 func helpers() map[string]func(args []string) int {
 	return map[string]func(args []string) int{
-		desktop.HelperName: desktop.Main,
-		desktop.VNCName:    desktop.VNCMain,
+		display.Helper:    func([]string) int { return desktop.Main(os.Getenv) },
+		display.WebHelper: desktop.WebMain,
 	}
 }
 

@@ -3,7 +3,7 @@
 // recordings of what is on the screen.
 //
 // Everything that looks at the desktop or touches it is done by helpers
-// (package desktop), to which requests are passed on: one of them lives while
+// (package desktop, which this one does not know), to which requests are passed on: one of them lives while
 // there is something to do and for a minute after, and is ended with all that it
 // holds when a request takes too long. Programs and helpers run as the sandbox's
 // account.
@@ -29,7 +29,7 @@ import (
 	"sync"
 	"time"
 
-	"github.com/daytona-go/daytona/toolbox/computeruse/desktop"
+	"github.com/daytona-go/daytona/toolbox/computeruse/display"
 	"github.com/daytona-go/daytona/toolbox/environment"
 	"github.com/daytona-go/daytona/toolbox/process"
 	"github.com/daytona-go/daytona/toolbox/wire"
@@ -122,7 +122,7 @@ func (s *Service) Register(mux *http.ServeMux) {
 		mux.HandleFunc("POST /computeruse/"+name, s.forward(30*time.Second, true))
 	}
 	// The text is typed within TypingLimit, or refused.
-	mux.HandleFunc("POST /computeruse/keyboard/type", s.forward(desktop.TypingLimit+time.Minute, true))
+	mux.HandleFunc("POST /computeruse/keyboard/type", s.forward(display.TypingLimit+time.Minute, true))
 	for _, pattern := range []string{
 		"GET /computeruse/a11y/tree", "POST /computeruse/a11y/find", "POST /computeruse/a11y/node/focus",
 		"POST /computeruse/a11y/node/invoke", "POST /computeruse/a11y/node/value",
@@ -226,7 +226,7 @@ func (s *Service) settings() (settings, error) {
 		c.display = strings.TrimSuffix(d, ".0")
 	}
 	var err error
-	if c.number, err = desktop.ParseDisplay(c.display); err != nil || c.number > 999 {
+	if c.number, err = display.Parse(c.display); err != nil || c.number > 999 {
 		return c, wrong("DISPLAY", "want :N, a display of the sandbox itself")
 	}
 	if v := s.env.Get("VNC_RESOLUTION"); v != "" {

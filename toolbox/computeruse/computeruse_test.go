@@ -26,6 +26,7 @@ import (
 	"github.com/daytona-go/daytona/toolbox/account"
 	"github.com/daytona-go/daytona/toolbox/computeruse"
 	"github.com/daytona-go/daytona/toolbox/computeruse/desktop"
+	"github.com/daytona-go/daytona/toolbox/computeruse/display"
 	"github.com/daytona-go/daytona/toolbox/environment"
 	"github.com/daytona-go/daytona/toolbox/process"
 	"github.com/daytona-go/daytona/toolbox/wire"
@@ -35,10 +36,10 @@ import (
 func TestMain(m *testing.M) {
 	if len(os.Args) > 2 && os.Args[1] == process.HelperCommand {
 		switch os.Args[2] {
-		case desktop.HelperName:
-			os.Exit(desktop.Main(os.Args[3:]))
-		case desktop.VNCName:
-			os.Exit(desktop.VNCMain(os.Args[3:]))
+		case display.Helper:
+			os.Exit(desktop.Main(os.Getenv))
+		case display.WebHelper:
+			os.Exit(desktop.WebMain(os.Args[3:]))
 		}
 	}
 	os.Exit(m.Run())
@@ -108,8 +109,8 @@ func (a *agent) must(err error) {
 // freeDisplay is one that nobody has.
 func freeDisplay(t testing.TB) string {
 	for n := 60 + os.Getpid()%500; n < 900; n++ {
-		_, lock := os.Lstat(fmt.Sprintf("/tmp/.X%d-lock", n))
-		_, socket := os.Lstat(desktop.SocketPath(n))
+		_, lock := os.Lstat(display.Lock(n))
+		_, socket := os.Lstat(display.Socket(n))
 		if os.IsNotExist(lock) && os.IsNotExist(socket) {
 			return fmt.Sprintf(":%d", n)
 		}
@@ -445,7 +446,7 @@ func TestRefusedInput(t *testing.T) {
 func TestLife(t *testing.T) {
 	want(t, "Xvfb", "icewm", "x11vnc", "dbus-daemon")
 	a := newAgent(t, nil)
-	display := a.env.Get("DISPLAY")
+	where := a.env.Get("DISPLAY")
 	status := func() string { return ok[wire.DesktopStatus](a, "GET", "/process-status", nil).Status }
 	if s := status(); s != "inactive" {
 		t.Errorf("before the start: %s", s)
@@ -544,17 +545,17 @@ func TestLife(t *testing.T) {
 	if s := status(); s != "inactive" {
 		t.Errorf("after the stop: %s", s)
 	}
-	if a.env.Get("DBUS_SESSION_BUS_ADDRESS") != "" || a.env.Get("DISPLAY") != display {
+	if a.env.Get("DBUS_SESSION_BUS_ADDRESS") != "" || a.env.Get("DISPLAY") != where {
 		t.Errorf("the environment after the stop: %q", a.env.Environ())
 	}
-	n, err := desktop.ParseDisplay(display)
+	n, err := display.Parse(where)
 	a.must(err)
-	if _, err := os.Lstat(desktop.SocketPath(n)); !os.IsNotExist(err) {
+	if _, err := os.Lstat(display.Socket(n)); !os.IsNotExist(err) {
 		t.Errorf("the X server's socket: %v", err)
 	}
 	// What a killed X server left is no hindrance: here its lock names a process
 	// that lives.
-	a.must(os.WriteFile(fmt.Sprintf("/tmp/.X%d-lock", n), fmt.Appendf(nil, "%10d\n", os.Getpid()), 0o444))
+	a.must(os.WriteFile(display.Lock(n), fmt.Appendf(nil, "%10d\n", os.Getpid()), 0o444))
 	ok[wire.DesktopChange](a, "POST", "/start", nil)
 	ok[wire.Screenshot](a, "GET", "/screenshot", nil)
 }

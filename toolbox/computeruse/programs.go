@@ -17,7 +17,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"github.com/daytona-go/daytona/toolbox/computeruse/desktop"
+	"github.com/daytona-go/daytona/toolbox/computeruse/display"
 	"github.com/daytona-go/daytona/toolbox/process"
 	"github.com/daytona-go/daytona/toolbox/wire"
 )
@@ -474,13 +474,13 @@ func (s *Service) define(run *session, c settings) error {
 	run.find("xfce4").leaves = leaves
 	add("x11vnc", s.lookPath("x11vnc"), run.ready, nil, plain("x11vnc", "-display", c.display, "-rfbport", strconv.Itoa(c.vnc), "-localhost", "-no6",
 		"-forever", "-shared", "-nopw", "-norc", "-quiet", "-repeat", "-noipv6"))
-	web := cmp.Or(s.env.Get("NO_VNC_DIR"), desktop.WebRoot())
+	web := cmp.Or(s.env.Get("NO_VNC_DIR"), display.WebRoot())
 	missing = ""
 	if web == "" {
 		missing = "noVNC"
 	}
 	add("novnc", missing, nil, nil, func() (*process.Spec, error) {
-		return s.spawner.Helper(desktop.VNCName, "--listen", "127.0.0.1:"+strconv.Itoa(c.web), "--vnc", "127.0.0.1:"+strconv.Itoa(c.vnc), "--web", web), nil
+		return s.spawner.Helper(display.WebHelper, "127.0.0.1:"+strconv.Itoa(c.web), "127.0.0.1:"+strconv.Itoa(c.vnc), web), nil
 	})
 	return nil
 }
@@ -489,7 +489,7 @@ func (s *Service) define(run *session, c settings) error {
 // what one left that did not end by itself: its number may be another program's
 // by now, which keeps the next one from starting.
 func (s *Service) clearDisplay(ctx context.Context, c settings) error {
-	socket, lock := desktop.SocketPath(c.number), "/tmp/.X"+strconv.Itoa(c.number)+"-lock"
+	socket, lock := display.Socket(c.number), display.Lock(c.number)
 	dialer := net.Dialer{Timeout: time.Second}
 	conn, err := dialer.DialContext(ctx, "unix", socket)
 	if err == nil {

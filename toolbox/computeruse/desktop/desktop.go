@@ -25,25 +25,24 @@ import (
 
 	"github.com/jezek/xgb"
 
+	"github.com/daytona-go/daytona/toolbox/computeruse/display"
 	"github.com/daytona-go/daytona/toolbox/wire"
 )
-
-// HelperName is what the agent's program dispatches to [Main] on.
-const HelperName = "desktop"
 
 // bodyLimit of a request, in bytes.
 const bodyLimit = 1 << 20
 
 // Main answers the agent's requests, HTTP on the socket that is standard input,
-// until its end. DISPLAY and DBUS_SESSION_BUS_ADDRESS say where the desktop is.
-func Main([]string) int {
+// until its end. The variables DISPLAY and DBUS_SESSION_BUS_ADDRESS say where the
+// desktop is. It returns the exit code.
+func Main(getenv func(string) string) int {
 	xgb.Logger = log.New(io.Discard, "", 0) // the same is in the errors
 	conn, err := net.FileConn(os.Stdin)
 	if err != nil {
 		fmt.Fprintln(os.Stderr, "daytona-agent: helper desktop: standard input is no socket:", err)
 		return 2
 	}
-	Serve(conn, os.Getenv)
+	Serve(conn, getenv)
 	return 0
 }
 
@@ -131,7 +130,7 @@ func Handler(getenv func(string) string) http.Handler {
 	x("POST /computeruse/keyboard/hotkey", withBody((*screen).hotkey))
 	x("GET /computeruse/display/info", func(s *screen, _ *http.Request) (any, error) { return s.displays(), nil })
 	x("GET /computeruse/display/windows", func(s *screen, _ *http.Request) (any, error) { return s.windows() })
-	x("GET "+ManagerPath, func(s *screen, _ *http.Request) (any, error) { return struct{}{}, s.awaitManager() })
+	x("GET "+display.ManagerPath, func(s *screen, _ *http.Request) (any, error) { return struct{}{}, s.awaitManager() })
 
 	a11y := func(pattern string, f func(b *bus, r *http.Request) (any, error)) {
 		mux.HandleFunc(pattern, func(w http.ResponseWriter, r *http.Request) {

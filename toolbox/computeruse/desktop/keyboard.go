@@ -10,6 +10,7 @@ import (
 
 	"github.com/jezek/xgb/xproto"
 
+	"github.com/daytona-go/daytona/toolbox/computeruse/display"
 	"github.com/daytona-go/daytona/toolbox/wire"
 )
 
@@ -18,8 +19,6 @@ const (
 	// pause between them.
 	textLimit  = 64 << 10
 	delayLimit = 10 * time.Second
-	// TypingLimit is how long that may take in all.
-	TypingLimit = 10 * time.Minute
 	// chordLimit is how many keys may be held at once.
 	chordLimit = 8
 	// settleTime is given to programs to notice that the keyboard has other
@@ -182,8 +181,8 @@ func (s *screen) typeText(req *wire.KeyboardTypeRequest) (any, error) {
 		return nil, bad("text has %d characters, more than %d: type it in parts, or write a file", n, textLimit)
 	case req.Delay < 0 || req.Delay > int(delayLimit/time.Millisecond):
 		return nil, bad("delay %d: must be from 0 to %d milliseconds", req.Delay, delayLimit/time.Millisecond)
-	case time.Duration(n)*delay > TypingLimit:
-		return nil, bad("%d characters with %v between them take longer than %v: type them in parts", n, delay, TypingLimit)
+	case time.Duration(n)*delay > display.TypingLimit:
+		return nil, bad("%d characters with %v between them take longer than %v: type them in parts", n, delay, display.TypingLimit)
 	}
 	var syms []xproto.Keysym
 	text := strings.ReplaceAll(req.Text, "\r\n", "\n")

@@ -7,20 +7,15 @@ import (
 	"image"
 	"net"
 	"net/http"
-	"strconv"
-	"strings"
 	"time"
 
 	"github.com/jezek/xgb"
 	"github.com/jezek/xgb/xproto"
 	"github.com/jezek/xgb/xtest"
 
+	"github.com/daytona-go/daytona/toolbox/computeruse/display"
 	"github.com/daytona-go/daytona/toolbox/wire"
 )
-
-// ManagerPath is a route for the agent alone: its answer comes when the window
-// manager is there.
-const ManagerPath = "/window-manager"
 
 // screen is the connection to the X server that one request has.
 type screen struct {
@@ -32,30 +27,17 @@ type screen struct {
 	stop   func() bool
 }
 
-// ParseDisplay returns N of a DISPLAY of this machine, ":N" or ":N.0".
-func ParseDisplay(display string) (int, error) {
-	digits, ok := strings.CutPrefix(strings.TrimSuffix(display, ".0"), ":")
-	n, err := strconv.ParseUint(digits, 10, 16)
-	if !ok || err != nil || digits[0] == '+' {
-		return 0, fmt.Errorf("DISPLAY is %q: want :N, a display of the sandbox itself", display)
-	}
-	return int(n), nil
-}
-
-// SocketPath is where the X server of display n listens.
-func SocketPath(n int) string { return "/tmp/.X11-unix/X" + strconv.Itoa(n) }
-
 // open connects to the X server. The connection ends with ctx.
-func open(ctx context.Context, display string) (*screen, error) {
-	n, err := ParseDisplay(display)
+func open(ctx context.Context, name string) (*screen, error) {
+	n, err := display.Parse(name)
 	if err != nil {
 		return nil, bad("%v", err)
 	}
 	gone := func(err error) error {
-		return &refusal{http.StatusServiceUnavailable, wire.CodeDesktopStopped, fmt.Sprintf("the X server of display %s does not answer: %v", display, err)}
+		return &refusal{http.StatusServiceUnavailable, wire.CodeDesktopStopped, fmt.Sprintf("the X server of display %s does not answer: %v", name, err)}
 	}
 	dialer := net.Dialer{Timeout: 5 * time.Second}
-	socket, err := dialer.DialContext(ctx, "unix", SocketPath(n))
+	socket, err := dialer.DialContext(ctx, "unix", display.Socket(n))
 	if err != nil {
 		return nil, gone(err)
 	}

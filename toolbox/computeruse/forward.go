@@ -15,7 +15,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"github.com/daytona-go/daytona/toolbox/computeruse/desktop"
+	"github.com/daytona-go/daytona/toolbox/computeruse/display"
 	"github.com/daytona-go/daytona/toolbox/process"
 	"github.com/daytona-go/daytona/toolbox/wire"
 )
@@ -77,7 +77,7 @@ func (h *helpers) launch(ctx context.Context) (net.Conn, error) {
 	if err != nil {
 		return nil, err
 	}
-	spec := h.s.spawner.Helper(desktop.HelperName)
+	spec := h.s.spawner.Helper(display.Helper)
 	spec.Env, spec.Stdin = run.env, fds[1]
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -167,7 +167,7 @@ func (h *helpers) ask(ctx context.Context, run *session, method, target string, 
 
 // awaitManager returns when the desktop has a window manager.
 func (h *helpers) awaitManager(ctx context.Context, run *session) error {
-	resp, err := h.ask(ctx, run, http.MethodGet, desktop.ManagerPath, nil, 0)
+	resp, err := h.ask(ctx, run, http.MethodGet, display.ManagerPath, nil, 0)
 	if err != nil {
 		return err
 	}

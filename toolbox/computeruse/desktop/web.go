@@ -3,7 +3,6 @@ package desktop
 import (
 	"context"
 	_ "embed"
-	"flag"
 	"fmt"
 	"io"
 	"log"
@@ -18,9 +17,6 @@ import (
 
 	"github.com/coder/websocket"
 )
-
-// VNCName is what the agent's program dispatches to [VNCMain] on.
-const VNCName = "novnc"
 
 // vncBuffer is the size of the pieces in which a connection's bytes are passed
 // on, vncMessage what a browser may send at once.
@@ -37,39 +33,25 @@ var vncPage []byte
 //go:embed vnc.js
 var vncScript []byte
 
-// webRoots are where noVNC is looked for: Debian's package, what is unpacked by
-// hand, and npm's.
-var webRoots = []string{"/usr/share/novnc", "/opt/noVNC", "/opt/novnc", "/usr/local/lib/node_modules/@novnc/novnc"}
-
-// WebRoot is the directory of noVNC that there is; "" if there is none.
-func WebRoot() string {
-	for _, dir := range webRoots {
-		if info, err := os.Stat(filepath.Join(dir, "core", "rfb.js")); err == nil && info.Mode().IsRegular() {
-			return dir
-		}
-	}
-	return ""
-}
-
-// VNCMain serves the page that shows the desktop in a browser, and carries the
-// VNC protocol between its WebSocket and the VNC server.
-func VNCMain(args []string) int {
-	flags := flag.NewFlagSet(VNCName, flag.ContinueOnError)
-	listen := flags.String("listen", "127.0.0.1:6080", "where to listen")
-	vnc := flags.String("vnc", "127.0.0.1:5901", "where the VNC server listens")
-	web := flags.String("web", WebRoot(), "the directory of noVNC")
-	if flags.Parse(args) != nil {
+// WebMain serves the page that shows the desktop in a browser, and carries the
+// VNC protocol between its WebSocket and the VNC server. Its arguments are where
+// to listen, where the VNC server listens, and noVNC's directory. It returns the
+// exit code.
+func WebMain(args []string) int {
+	if len(args) != 3 {
+		fmt.Fprintln(os.Stderr, "novnc: want three arguments: where to listen, where the VNC server listens, the directory of noVNC")
 		return 2
 	}
+	listen, vnc, web := args[0], args[1], args[2]
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, os.Interrupt)
 	defer stop()
-	l, err := net.Listen("tcp", *listen)
+	l, err := net.Listen("tcp", listen)
 	if err != nil {
 		fmt.Fprintln(os.Stderr, "novnc:", err)
 		return 1
 	}
-	fmt.Printf("noVNC from %s on http://%s for the VNC server on %s\n", *web, l.Addr(), *vnc)
-	server := &http.Server{Handler: VNCHandler(*web, *vnc), ReadHeaderTimeout: 30 * time.Second, IdleTimeout: 2 * time.Minute,
+	fmt.Printf("noVNC from %s on http://%s for the VNC server on %s\n", web, l.Addr(), vnc)
+	server := &http.Server{Handler: WebHandler(web, vnc), ReadHeaderTimeout: 30 * time.Second, IdleTimeout: 2 * time.Minute,
 		MaxHeaderBytes: 64 << 10, ErrorLog: log.New(os.Stderr, "", log.LstdFlags)}
 	context.AfterFunc(ctx, func() { server.Close() })
 	if err := server.Serve(l); ctx.Err() == nil {
@@ -79,10 +61,10 @@ func VNCMain(args []string) int {
 	return 0
 }
 
-// VNCHandler serves noVNC from a directory, and the VNC server at an address
+// WebHandler serves noVNC from a directory, and the VNC server at an address
 // under /websockify. Where the directory has no page of its own, as npm's
 // package has none, there is a small one.
-func VNCHandler(web, vnc string) http.Handler {
+func WebHandler(web, vnc string) http.Handler {
 	mux := http.NewServeMux()
 	files := http.FileServer(http.Dir(web))
 	static := func(kind string, body []byte) http.HandlerFunc {
