@@ -47,7 +47,7 @@ func Lock(n int) string { return "/tmp/.X" + strconv.Itoa(n) + "-lock" }
 // WebRoot is the directory of noVNC that there is: Debian's package, what is
 // unpacked by hand, or npm's. It is "" if there is none.
 func WebRoot() string {
-	for _, dir := range []string{"/usr/share/novnc", "/opt/noVNC", "/opt/novnc", "/usr/local/lib/node_modules/novnc"} {
+	for _, dir := range []string{"/usr/share/novnc", "/opt/noVNC", "/opt/novnc", "/usr/local/lib/node_modules/@novnc/novnc"} {
 		if info, err := os.Stat(filepath.Join(dir, "core", "rfb.js")); err == nil && info.Mode().IsRegular() {
 			return dir
 		}
