@@ -224,7 +224,7 @@ func TestOperations(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer f.Close()
-	a := start(t, "unix", toolbox.Config{})
+	a := start(t, "unix", toolbox.Config{Env: map[string]string{"DISPLAY": fmt.Sprintf(":%d", 60+os.Getpid()%500), "DAYTONA_RECORDINGS_DIR": t.TempDir()}})
 	n := 0
 	for scanner := bufio.NewScanner(f); scanner.Scan(); {
 		method, path, ok := strings.Cut(scanner.Text(), " ")
@@ -239,7 +239,7 @@ func TestOperations(t *testing.T) {
 		if status >= 400 && !strings.HasPrefix(h.Get("Content-Type"), "application/json") && !strings.HasPrefix(h.Get("Content-Type"), "text/plain") {
 			t.Errorf("%s %s: %d with content type %s", method, path, status, h.Get("Content-Type"))
 		}
-		missing := strings.HasPrefix(path, "/git/") || strings.HasPrefix(path, "/lsp/") || strings.HasPrefix(path, "/computeruse/") || strings.HasPrefix(path, "/process/interpreter/")
+		missing := strings.HasPrefix(path, "/git/") || strings.HasPrefix(path, "/lsp/") || strings.HasPrefix(path, "/process/interpreter/")
 		if missing != (status == 501) || missing && !bytes.Contains(b, []byte(`"code":"NOT_SUPPORTED"`)) {
 			t.Errorf("%s %s: %d %s", method, path, status, b)
 		}

@@ -11,7 +11,6 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
-	"regexp"
 	"slices"
 	"strings"
 	"sync"
@@ -38,12 +37,42 @@ const (
 	stampLayout = "20060102_150405"
 )
 
-var (
-	filmLabel = regexp.MustCompile(`^[A-Za-z0-9 _-][A-Za-z0-9 ._-]{0,99}$`)
-	filmID    = regexp.MustCompile(`^[A-Za-z0-9-]{1,64}$`)
-	// filmName is ID_LABEL_TIME.mp4.
-	filmName = regexp.MustCompile(`^([A-Za-z0-9-]{1,64})_(.{1,100})_(\d{8}_\d{6})\.mp4$`)
-)
+// validLabel says whether a label may be part of a file's name.
+func validLabel(label string) bool {
+	for _, c := range []byte(label) {
+		if !alphanumeric(c) && !strings.ContainsRune(" ._-", rune(c)) {
+			return false
+		}
+	}
+	return label != "" && len(label) <= 100 && label[0] != '.'
+}
+
+func alphanumeric(c byte) bool { return 'a' <= c|0x20 && c|0x20 <= 'z' || '0' <= c && c <= '9' }
+
+// parseName takes the name of a recording's file apart: ID_LABEL_TIME.mp4.
+func parseName(name string) (id string, start time.Time, ok bool) {
+	rest, ok := strings.CutSuffix(name, ".mp4")
+	if !ok || len(rest) > 200 || len(rest) < len(stampLayout) {
+		return "", start, false
+	}
+	stamp := rest[len(rest)-len(stampLayout):]
+	id, label, ok := strings.Cut(rest[:len(rest)-len(stamp)], "_")
+	label, under := strings.CutSuffix(label, "_")
+	if !ok || !under || !validID(id) || !validLabel(label) {
+		return "", start, false
+	}
+	start, err := time.Parse(stampLayout, stamp)
+	return id, start, err == nil
+}
+
+func validID(id string) bool {
+	for _, c := range []byte(id) {
+		if !alphanumeric(c) && c != '-' {
+			return false
+		}
+	}
+	return id != "" && len(id) <= 64
+}
 
 // films are the recordings. What is not under way is known by its file alone, so
 // that it outlives the agent.
@@ -106,7 +135,7 @@ func (f *films) serveStart(w http.ResponseWriter, r *http.Request) {
 }
 
 func (f *films) start(ctx context.Context, label string) (none wire.Recording, err error) {
-	if label != "" && !filmLabel.MatchString(label) {
+	if label != "" && !validLabel(label) {
 		return none, &refusal{http.StatusBadRequest, "", "bad request: label: want 1 to 100 letters, digits, spaces, dots, underscores and hyphens, and no dot at the beginning", "invalid_label"}
 	}
 	if f.s.lookPath("ffmpeg") != "" {
@@ -259,8 +288,9 @@ func (f *films) serveStop(w http.ResponseWriter, r *http.Request) {
 func (f *films) list(want func(id string) bool) ([]wire.Recording, error) {
 	dir := f.dir()
 	type file struct {
-		name string
-		info fs.FileInfo
+		id, name string
+		start    time.Time
+		info     fs.FileInfo
 	}
 	var files []file
 	err := f.s.spawner.Account().Do(func() error {
@@ -271,12 +301,12 @@ func (f *films) list(want func(id string) bool) ([]wire.Recording, error) {
 		defer d.Close()
 		names, err := d.Readdirnames(-1)
 		for _, name := range names {
-			m := filmName.FindStringSubmatch(name)
-			if m == nil || !want(m[1]) || len(files) == filmsListed {
+			id, start, ok := parseName(name)
+			if !ok || !want(id) || len(files) == filmsListed {
 				continue
 			}
 			if info, err := os.Lstat(filepath.Join(dir, name)); err == nil && info.Mode().IsRegular() {
-				files = append(files, file{name, info})
+				files = append(files, file{id, name, start, info})
 			}
 		}
 		return err
@@ -288,13 +318,8 @@ func (f *films) list(want func(id string) bool) ([]wire.Recording, error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	for _, x := range files {
-		m := filmName.FindStringSubmatch(x.name)
-		start, err := time.Parse(stampLayout, m[3])
-		if err != nil {
-			continue
-		}
-		size := x.info.Size()
-		made := wire.Recording{ID: m[1], FileName: x.name, FilePath: filepath.Join(dir, x.name), Status: "completed", SizeBytes: &size}
+		start, size := x.start, x.info.Size()
+		made := wire.Recording{ID: x.id, FileName: x.name, FilePath: filepath.Join(dir, x.name), Status: "completed", SizeBytes: &size}
 		if now := f.active[made.ID]; now != nil {
 			made.Status, made.StartTime = "recording", now.start.Format(time.RFC3339Nano)
 			list = append(list, made)
@@ -318,7 +343,7 @@ func (f *films) list(want func(id string) bool) ([]wire.Recording, error) {
 }
 
 func (f *films) find(id string) (wire.Recording, error) {
-	if filmID.MatchString(id) {
+	if validID(id) {
 		list, err := f.list(func(other string) bool { return other == id })
 		if err != nil {
 			return wire.Recording{}, err

@@ -68,11 +68,17 @@ type ref struct {
 // id is how callers name an object.
 func (r ref) id() string { return r.Name + string(r.Path) }
 
-var uniqueName = regexp.MustCompile(`^:[0-9]{1,10}\.[0-9]{1,10}$`)
+// uniqueName says whether a bus name is one that the bus has given, ":N.N".
+func uniqueName(name string) bool {
+	digits := func(s string) bool { return s != "" && len(s) <= 10 && strings.Trim(s, "0123456789") == "" }
+	rest, ok := strings.CutPrefix(name, ":")
+	a, b, dot := strings.Cut(rest, ".")
+	return ok && dot && digits(a) && digits(b)
+}
 
 func parseID(id string) (ref, error) {
 	i := strings.IndexByte(id, '/')
-	if i < 0 || len(id) > 1024 || !uniqueName.MatchString(id[:i]) || !dbus.ObjectPath(id[i:]).IsValid() {
+	if i < 0 || len(id) > 1024 || !uniqueName(id[:i]) || !dbus.ObjectPath(id[i:]).IsValid() {
 		return ref{}, notThere("node %.100q: no such id; take one of a node that the tree has now", id)
 	}
 	return ref{id[:i], dbus.ObjectPath(id[i:])}, nil

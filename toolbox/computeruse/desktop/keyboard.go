@@ -251,7 +251,7 @@ func (s *screen) press(req *wire.KeyboardPressRequest) (any, error) {
 	}
 	names := make([]string, 0, len(req.Modifiers)+1)
 	for _, name := range req.Modifiers {
-		if _, ok := modifiers[strings.ToLower(name)]; !ok {
+		if _, ok := modifiers()[strings.ToLower(name)]; !ok {
 			return nil, bad("modifier %.100q: there are ctrl, alt, shift, cmd and altgr", name)
 		}
 		names = append(names, name)
