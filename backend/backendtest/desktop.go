@@ -61,7 +61,8 @@ func checkComputerUse(c *env) {
 	if c.sh(sb, "command -v xterm && command -v icewm || true") != "" {
 		c.startInBackground(sb, `exec xterm -geometry 40x10+200+150 -bg '#123456' -cr '#123456' -title 'the terminal' -e sh -c 'read line; echo "$line" >typed; exec sleep 1000'`)
 		var window daytona.Window
-		c.eventually(20*time.Second, "the terminal's window", func() error {
+		// What makes fonts ready the first time takes a while.
+		c.eventually(time.Minute, "the terminal's window", func() error {
 			windows, err := desktop.Windows(c.ctx)
 			if err != nil {
 				return err

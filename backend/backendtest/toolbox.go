@@ -22,7 +22,7 @@ func toolboxChecks() []check {
 		{name: "Metrics", needs: []Capability{Metrics}, run: checkMetrics},
 		{name: "Interpreter", needs: []Capability{Interpreter, Python}, limit: 2 * time.Minute, run: checkInterpreter},
 		{name: "Git", needs: []Capability{Git, Shell}, run: checkGit},
-		{name: "ComputerUse", needs: []Capability{ComputerUse, Shell}, limit: 2 * time.Minute, run: checkComputerUse},
+		{name: "ComputerUse", needs: []Capability{ComputerUse, Shell}, limit: 4 * time.Minute, run: checkComputerUse},
 	}
 }
 
