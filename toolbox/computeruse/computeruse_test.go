@@ -69,7 +69,18 @@ func want(t testing.TB, programs ...string) {
 
 func newAgent(t testing.TB, vars map[string]string) *agent {
 	t.Helper()
-	a := &agent{TB: t, dir: t.TempDir(), vnc: freePort(t), web: freePort(t)}
+	return newAgentAs(t, account.Current(), vars)
+}
+
+func newAgentAs(t testing.TB, as *account.Account, vars map[string]string) *agent {
+	t.Helper()
+	// Not t.TempDir, whose parents are this user's alone.
+	dir, err := os.MkdirTemp("", "desktop-test-")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { os.RemoveAll(dir) })
+	a := &agent{TB: t, dir: dir, vnc: freePort(t), web: freePort(t)}
 	web := filepath.Join(a.dir, "novnc")
 	a.must(os.MkdirAll(filepath.Join(web, "core"), 0o755))
 	a.must(os.WriteFile(filepath.Join(web, "core", "rfb.js"), []byte("export default class RFB {}\n"), 0o644))
@@ -80,11 +91,13 @@ func newAgent(t testing.TB, vars map[string]string) *agent {
 	for name, value := range vars {
 		all[name] = value
 	}
-	var err error
+	if as.UID != os.Getuid() {
+		a.must(os.Chown(dir, as.UID, as.GID))
+	}
 	a.env, err = environment.New(all)
 	a.must(err)
 	logger := slog.New(slog.NewTextHandler(t.Output(), nil))
-	a.spawner, err = process.NewSpawner(process.Options{Account: account.Current(), WorkDir: a.dir, Environ: a.env.Environ, Logger: logger})
+	a.spawner, err = process.NewSpawner(process.Options{Account: as, WorkDir: a.dir, Environ: a.env.Environ, Logger: logger})
 	a.must(err)
 	a.service = computeruse.New(computeruse.Options{Spawner: a.spawner, Env: a.env, Logger: logger})
 	mux := http.NewServeMux()

@@ -13,6 +13,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -191,6 +192,8 @@ type managed struct {
 	failed   chan struct{}
 	failOnce sync.Once
 
+	// asked says that its end has been asked for.
+	asked atomic.Bool
 	// kick holds a wish that it be started without a pause.
 	kick chan struct{}
 
@@ -333,7 +336,11 @@ func (m *managed) live(ctx context.Context, p *process.Process, told *os.File) {
 	close(m.gone)
 	m.mu.Unlock()
 	if ctx.Err() == nil {
-		m.logger.Warn("a program of the desktop has ended and is started again", "name", m.name, "code", status.Code, "signal", status.Signal)
+		level := slog.LevelWarn
+		if m.asked.Swap(false) {
+			level = slog.LevelInfo
+		}
+		m.logger.Log(ctx, level, "a program of the desktop has ended and is started again", "name", m.name, "code", status.Code, "signal", status.Signal)
 		how := fmt.Sprintf("exit code %d", status.Code)
 		if status.Signal != "" {
 			how = status.Signal
@@ -361,6 +368,7 @@ func (m *managed) restart(ctx context.Context) error {
 	p, gone := m.proc, m.gone
 	m.mu.Unlock()
 	if p != nil {
+		m.asked.Store(true)
 		if err := p.Signal(unix.SIGTERM); err != nil && !errors.Is(err, os.ErrProcessDone) {
 			return fmt.Errorf("end process %s: %w", m.name, err)
 		}
