@@ -107,7 +107,7 @@ func TestLSPWords(t *testing.T) {
 		daytona.SymbolKind(5).String(): "class", daytona.SymbolKind(26).String(): "type-parameter", daytona.SymbolKind(27).String(): "27",
 		daytona.CompletionKind(2).String(): "method", daytona.CompletionKind(0).String(): "0", daytona.SeverityError.String(): "error",
 		daytona.Diagnostic{Range: daytona.Range{Start: at(1, 2)}, Severity: daytona.SeverityHint, Message: "m"}.String(): "2:3: hint: m",
-		daytona.Location{URI: "file:///a%20b"}.Path(): "/a b",
+		daytona.Location{URI: "file:///a%20b"}.Path():                                                                    "/a b",
 	} {
 		if got != want {
 			t.Errorf("%q, want %q", got, want)

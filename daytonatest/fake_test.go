@@ -44,6 +44,7 @@ func harness(wrap func(*daytonatest.Fake) daytona.Backend) *backendtest.Harness 
 			backendtest.Interpreter: noPrograms,
 			backendtest.Git:         noPrograms,
 			backendtest.LSP:         noPrograms,
+			backendtest.ComputerUse: noPrograms,
 			backendtest.Entrypoint:  noPrograms,
 			backendtest.Terminals:   "the fake has no terminals",
 			backendtest.AgentAPI:    "the fake has no agent",

@@ -87,9 +87,31 @@ type noComputerUse struct{ c *fakeConn }
 
 func (u noComputerUse) no(ctx context.Context) error { return u.c.absent(ctx, "computer use") }
 
-func (u noComputerUse) Start(ctx context.Context) error            { return u.no(ctx) }
-func (u noComputerUse) Stop(ctx context.Context) error             { return u.no(ctx) }
-func (u noComputerUse) Status(ctx context.Context) (string, error) { return "", u.no(ctx) }
+func (u noComputerUse) Start(ctx context.Context) error { return u.no(ctx) }
+func (u noComputerUse) Stop(ctx context.Context) error  { return u.no(ctx) }
+func (u noComputerUse) Status(ctx context.Context) (daytona.DesktopStatus, error) {
+	return daytona.DesktopUnknown, u.no(ctx)
+}
+func (u noComputerUse) ProcessRunning(ctx context.Context, _ string) (bool, error) {
+	return false, u.no(ctx)
+}
+func (u noComputerUse) RestartProcess(ctx context.Context, _ string) error { return u.no(ctx) }
+func (u noComputerUse) ProcessLogs(ctx context.Context, _ string) (_, _ string, err error) {
+	return "", "", u.no(ctx)
+}
+func (u noComputerUse) Hotkey(ctx context.Context, _ string) error { return u.no(ctx) }
+func (u noComputerUse) AccessibilityTree(ctx context.Context, _ daytona.AccessibilityScope, _ int) (daytona.AccessibilityTree, error) {
+	return daytona.AccessibilityTree{}, u.no(ctx)
+}
+func (u noComputerUse) FindAccessible(ctx context.Context, _ daytona.AccessibilityQuery) (daytona.AccessibilityMatches, error) {
+	return daytona.AccessibilityMatches{}, u.no(ctx)
+}
+func (u noComputerUse) FocusNode(ctx context.Context, _ string) error       { return u.no(ctx) }
+func (u noComputerUse) InvokeNode(ctx context.Context, _, _ string) error   { return u.no(ctx) }
+func (u noComputerUse) SetNodeValue(ctx context.Context, _, _ string) error { return u.no(ctx) }
+func (u noComputerUse) Recording(ctx context.Context, _ string) (daytona.Recording, error) {
+	return daytona.Recording{}, u.no(ctx)
+}
 func (u noComputerUse) Screenshot(ctx context.Context, _ image.Rectangle, _ *daytona.ScreenshotOptions) (daytona.Screenshot, error) {
 	return daytona.Screenshot{}, u.no(ctx)
 }

@@ -67,6 +67,9 @@ pie: Budget
   food: 108°
   rest: 90°)
 $`,
+	"desktop": `^window: Example
+written: Grüße vom Desktop
+$`,
 	"parallel": `^print\(sum\(i \* i .* right
 print\(sum\(i \^ 2 .* wrong
 print\(sum\(squares\)\) .* broken
@@ -80,6 +83,13 @@ func TestExamples(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			if why := noLocal(t); why != "" {
 				t.Skip(why)
+			}
+			if name == "desktop" {
+				for _, program := range []string{"Xvfb", "icewm", "xterm"} {
+					if _, err := exec.LookPath(program); err != nil {
+						t.Skipf("this machine has no %s", program)
+					}
+				}
 			}
 			check(t, bin, name, nil)
 		})

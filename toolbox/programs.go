@@ -8,6 +8,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/daytona-go/daytona/toolbox/computeruse"
 	"github.com/daytona-go/daytona/toolbox/git"
 	"github.com/daytona-go/daytona/toolbox/interpreter"
 	"github.com/daytona-go/daytona/toolbox/lsp"
@@ -24,6 +25,7 @@ type programs struct {
 	// interpreters run no process before there is code to run.
 	interpreters *interpreter.Service
 	languages    *lsp.Service
+	desktop      *computeruse.Service
 }
 
 func newPrograms(s *Server) (*programs, error) {
@@ -39,6 +41,7 @@ func newPrograms(s *Server) (*programs, error) {
 	p.git = git.New(git.Options{Spawner: p.processes.Spawner(), Logger: s.logger})
 	p.interpreters = interpreter.New(interpreter.Options{Spawner: p.processes.Spawner(), Logger: s.logger})
 	p.languages = lsp.New(lsp.Options{Spawner: p.processes.Spawner(), Logger: s.logger})
+	p.desktop = computeruse.New(computeruse.Options{Spawner: p.processes.Spawner(), Env: s.env, Logger: s.logger})
 	if len(s.config.Entrypoint) > 0 {
 		// A sandbox whose entrypoint cannot be started is of use all the same,
 		// and be it to find out why.
@@ -55,11 +58,13 @@ func (p *programs) Register(mux *http.ServeMux) {
 	p.git.Register(mux)
 	p.interpreters.Register(mux)
 	p.languages.Register(mux)
+	p.desktop.Register(mux)
 }
 
 func (p *programs) close() error {
 	p.git.Close()
 	p.languages.Close()
+	p.desktop.Close()
 	p.terminals.Close()
 	p.interpreters.Close()
 	p.processes.Close()
@@ -73,6 +78,7 @@ const terminateGrace = 5 * time.Second
 
 // terminate ends all processes of the sandbox, if the agent is its init.
 func (p *programs) terminate() {
+	p.desktop.Close() // it would start its programs again
 	if os.Getpid() != 1 {
 		return
 	}

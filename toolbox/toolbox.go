@@ -193,13 +193,6 @@ func (s *Server) register() {
 		wire.WriteJSON(w, http.StatusOK, s.activity.now())
 	})
 	s.mux.HandleFunc("POST "+wire.ShutdownPath, s.shutDown)
-	for prefix, what := range map[string]string{
-		"/computeruse/": "computer use",
-	} {
-		s.mux.HandleFunc(prefix, func(w http.ResponseWriter, r *http.Request) {
-			wire.WriteError(w, r, http.StatusNotImplemented, wire.CodeUnsupported, "this agent does not have "+what)
-		})
-	}
 }
 
 // initialize replaces the token that requests must bear.

@@ -120,40 +120,41 @@ type Capability string
 
 // The capabilities that [Harness.Lacks] may name.
 const (
-	Shell       Capability = "shell"       // a full POSIX shell with coreutils and /proc
-	Programs    Capability = "programs"    // running an uploaded static Linux binary
-	Python      Capability = "python"      // python3
-	JavaScript  Capability = "javascript"  // node
-	TypeScript  Capability = "typescript"  // a way to run TypeScript
-	Sessions    Capability = "sessions"    // Process.CreateSession
-	Terminals   Capability = "terminals"   // PTYs, and commands with a TTY
-	Interpreter Capability = "interpreter" // Sandbox.Interpreter
-	Git         Capability = "git"         // Sandbox.Git, with git in the image
-	LSP         Capability = "lsp"         // Sandbox.LSPServer
-	Ports       Capability = "ports"       // DialPort and Ports
-	AgentAPI    Capability = "agent-api"   // Toolbox.Dial to the agent's HTTP API
-	Metrics     Capability = "metrics"     // Sandbox.Metrics
-	Symlinks    Capability = "symlinks"    // symbolic links
-	Ownership   Capability = "ownership"   // permission bits are enforced between users
-	Users       Capability = "users"       // Spec.User other than the default
-	Streaming   Capability = "streaming"   // transfers in bounded memory of this process
-	Images      Capability = "images"      // Spec.Image is looked up
-	Registries  Capability = "registries"  // Spec.Image of a registry, with the credentials of the current user
-	TarImages   Capability = "tar-images"  // Spec.Image = "tar:/file"
-	Persistence Capability = "persistence" // Spec.Persistent and adoption by another Backend
-	Timers      Capability = "timers"      // TTL, AutoStop, AutoDelete
-	Entrypoint  Capability = "entrypoint"  // Spec.Entrypoint
-	CPU         Capability = "cpu"         // Resources.CPU
-	Memory      Capability = "memory"      // Resources.Memory
-	Processes   Capability = "processes"   // Resources.Processes
-	Disk        Capability = "disk"        // Resources.Disk
-	UserLimits  Capability = "user-limits" // the kernel's limits per user (inotify instances) are each sandbox's own
-	Network     Capability = "network"     // isolation from host, neighbours and private ranges
-	Isolation   Capability = "isolation"   // a boundary at all; without it RunSecurity refuses to run
+	Shell       Capability = "shell"        // a full POSIX shell with coreutils and /proc
+	Programs    Capability = "programs"     // running an uploaded static Linux binary
+	Python      Capability = "python"       // python3
+	JavaScript  Capability = "javascript"   // node
+	TypeScript  Capability = "typescript"   // a way to run TypeScript
+	Sessions    Capability = "sessions"     // Process.CreateSession
+	Terminals   Capability = "terminals"    // PTYs, and commands with a TTY
+	Interpreter Capability = "interpreter"  // Sandbox.Interpreter
+	Git         Capability = "git"          // Sandbox.Git, with git in the image
+	LSP         Capability = "lsp"          // Sandbox.LSPServer
+	ComputerUse Capability = "computer-use" // Sandbox.ComputerUse
+	Ports       Capability = "ports"        // DialPort and Ports
+	AgentAPI    Capability = "agent-api"    // Toolbox.Dial to the agent's HTTP API
+	Metrics     Capability = "metrics"      // Sandbox.Metrics
+	Symlinks    Capability = "symlinks"     // symbolic links
+	Ownership   Capability = "ownership"    // permission bits are enforced between users
+	Users       Capability = "users"        // Spec.User other than the default
+	Streaming   Capability = "streaming"    // transfers in bounded memory of this process
+	Images      Capability = "images"       // Spec.Image is looked up
+	Registries  Capability = "registries"   // Spec.Image of a registry, with the credentials of the current user
+	TarImages   Capability = "tar-images"   // Spec.Image = "tar:/file"
+	Persistence Capability = "persistence"  // Spec.Persistent and adoption by another Backend
+	Timers      Capability = "timers"       // TTL, AutoStop, AutoDelete
+	Entrypoint  Capability = "entrypoint"   // Spec.Entrypoint
+	CPU         Capability = "cpu"          // Resources.CPU
+	Memory      Capability = "memory"       // Resources.Memory
+	Processes   Capability = "processes"    // Resources.Processes
+	Disk        Capability = "disk"         // Resources.Disk
+	UserLimits  Capability = "user-limits"  // the kernel's limits per user (inotify instances) are each sandbox's own
+	Network     Capability = "network"      // isolation from host, neighbours and private ranges
+	Isolation   Capability = "isolation"    // a boundary at all; without it RunSecurity refuses to run
 )
 
 var capabilities = []Capability{
-	Shell, Programs, Python, JavaScript, TypeScript, Sessions, Terminals, Interpreter, Git, LSP, Ports,
+	Shell, Programs, Python, JavaScript, TypeScript, Sessions, Terminals, Interpreter, Git, LSP, ComputerUse, Ports,
 	AgentAPI, Metrics, Symlinks, Ownership, Users, Streaming, Images, Registries, TarImages, Persistence, Timers,
 	Entrypoint, CPU, Memory, Processes, Disk, UserLimits, Network, Isolation,
 }

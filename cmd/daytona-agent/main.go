@@ -8,6 +8,7 @@ import (
 
 	"github.com/daytona-go/daytona/internal/boot"
 	"github.com/daytona-go/daytona/toolbox/process"
+	"github.com/daytona-go/daytona/toolbox/reexec"
 )
 
 // version is set by the linker.
@@ -41,7 +42,9 @@ func run(args []string) int {
 		go func() { code <- serve(args) }()
 		return <-code
 	case process.HelperCommand: // by itself
-		return helper(args)
+		// Not on the first thread, which main keeps to itself.
+		go reexec.Main(os.Args[1:])
+		select {}
 	case "version":
 		fmt.Println(version)
 		return 0

@@ -81,6 +81,24 @@ var node = npmPackage{
 	bin: map[string]string{"node": "bin/node"},
 }
 
+var npm = npmPackage{
+	name: "npm", version: "11.21.2",
+	integrity: map[string]string{"": "7HPApk+AflMUavSseL1Pm6CnYqMIHk53x+KmuhqmTDqPkjPMgxIpTPcTqsE91EKNw4gFBJV9fnXiSdGm1DXq9A=="},
+	bin:       map[string]string{"npm": "bin/npm-cli.js", "npx": "bin/npx-cli.js"},
+}
+
+var typescript = npmPackage{
+	name: "typescript", version: "5.9.3",
+	integrity: map[string]string{"": "jl1vZzPDinLr9eUt3J/t7V6FgNEw9QjvBPdysz9KfQDD41fQrC2Y4vKQdiaUpFT4bXlb1RHhLpp8wtm6M5TgSw=="},
+	bin:       map[string]string{"tsc": "bin/tsc", "tsserver": "bin/tsserver"},
+}
+
+var typescriptServer = npmPackage{
+	name: "typescript-language-server", version: "5.1.2",
+	integrity: map[string]string{"": "6V2mfQesAlyQRC5lCoMFOvWITNw70+jcK/bXRMNXVeD89XPJGf30Qft73BToWfGD54d6/55mqsCV4zFOFDLbOQ=="},
+	bin:       map[string]string{"typescript-language-server": "lib/cli.mjs"},
+}
+
 // variants in the order of their size.
 var variants = []variant{
 	{
@@ -98,21 +116,23 @@ var variants = []variant{
 			"python3-venv", "ripgrep", "rsync", "tree", "unzip", "wget", "xz-utils", "zip",
 		},
 		npm: []npmPackage{
-			node,
+			node, npm, typescript, typescriptServer,
+		},
+	},
+	{
+		// With what computer use needs; see docs/computer-use.md.
+		name: "desktop",
+		debian: []string{
+			"at-spi2-core", "build-essential", "ca-certificates", "curl", "dbus", "ffmpeg", "file", "fonts-dejavu-core",
+			"git", "icewm", "iproute2", "jq", "less", "mousepad", "nano", "openssh-client", "procps", "psmisc", "python3",
+			"python3-dev", "python3-pip", "python3-pylsp", "python3-venv", "ripgrep", "rsync", "tree", "unzip", "wget",
+			"x11vnc", "xterm", "xvfb", "xz-utils", "zip",
+		},
+		npm: []npmPackage{
+			node, npm, typescript, typescriptServer,
 			{
-				name: "npm", version: "11.21.2",
-				integrity: map[string]string{"": "7HPApk+AflMUavSseL1Pm6CnYqMIHk53x+KmuhqmTDqPkjPMgxIpTPcTqsE91EKNw4gFBJV9fnXiSdGm1DXq9A=="},
-				bin:       map[string]string{"npm": "bin/npm-cli.js", "npx": "bin/npx-cli.js"},
-			},
-			{
-				name: "typescript", version: "5.9.3",
-				integrity: map[string]string{"": "jl1vZzPDinLr9eUt3J/t7V6FgNEw9QjvBPdysz9KfQDD41fQrC2Y4vKQdiaUpFT4bXlb1RHhLpp8wtm6M5TgSw=="},
-				bin:       map[string]string{"tsc": "bin/tsc", "tsserver": "bin/tsserver"},
-			},
-			{
-				name: "typescript-language-server", version: "5.1.2",
-				integrity: map[string]string{"": "6V2mfQesAlyQRC5lCoMFOvWITNw70+jcK/bXRMNXVeD89XPJGf30Qft73BToWfGD54d6/55mqsCV4zFOFDLbOQ=="},
-				bin:       map[string]string{"typescript-language-server": "lib/cli.mjs"},
+				name: "@novnc/novnc", version: "1.7.0",
+				integrity: map[string]string{"": "ucEJOx4T2avIRCleodk7YobZj5O2Ga2AeLfQ69A/yjG9HHba2+PDgwSkN3FttrmG+70ZGx21sElNFouK13RzyA=="},
 			},
 		},
 	},
@@ -141,7 +161,7 @@ func main() {
 
 func run(ctx context.Context, args []string) error {
 	flags := flag.NewFlagSet("sandbox", flag.ContinueOnError)
-	name := flags.String("variant", "default", "which image: slim or default")
+	name := flags.String("variant", "default", "which image: slim, default or desktop")
 	out := flags.String("o", "", "the layout's directory (default dist/image/VARIANT)")
 	cache := flags.String("cache", "", "where finished layouts are kept (default the user's cache directory, daytona/images)")
 	mirror := flags.String("mirror", "", "the Debian mirror (default: what /etc/apt names, else deb.debian.org)")
@@ -159,7 +179,7 @@ func run(ctx context.Context, args []string) error {
 	}
 	i := slices.IndexFunc(variants, func(v variant) bool { return v.name == *name })
 	if i < 0 {
-		return fmt.Errorf("-variant %q: there are slim and default", *name)
+		return fmt.Errorf("-variant %q: there are slim, default and desktop", *name)
 	}
 	b := builder{variant: variants[i], mirror: *mirror, registry: strings.TrimRight(*registry, "/")}
 	if *out == "" {
@@ -324,7 +344,7 @@ func (b *builder) add(ctx context.Context, w *tar.Writer, p npmPackage) error {
 		return fmt.Errorf("not available for %s", runtime.GOARCH)
 	}
 	name := strings.ReplaceAll(p.name, "$ARCH", arch)
-	archive, err := b.download(ctx, fmt.Sprintf("%s/%s/-/%s-%s.tgz", b.registry, name, name, p.version), sum)
+	archive, err := b.download(ctx, fmt.Sprintf("%s/%s/-/%s-%s.tgz", b.registry, name, path.Base(name), p.version), sum)
 	if err != nil {
 		return err
 	}

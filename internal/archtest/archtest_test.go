@@ -246,6 +246,8 @@ func (r *rule) broken(self, dep string, p *pkg) string {
 		return ""
 	}
 	switch {
+	case p != nil && p.Standard && under(dep, "image"):
+		// Go's own, not the tree of this module that is called the same.
 	case under(dep, r.forbidden...):
 		return "which it must not need"
 	case r.others != nil && p != nil && !p.Standard && !under(dep, r.others...):

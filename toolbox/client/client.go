@@ -164,7 +164,7 @@ func (t *toolbox) FileSystem() daytona.FileSystem   { return &fileSystem{t} }
 func (t *toolbox) Process() daytona.Process         { return &process{t} }
 func (t *toolbox) Git() daytona.Git                 { return git{t} }
 func (t *toolbox) Interpreter() daytona.Interpreter { return &interpreter{t} }
-func (t *toolbox) ComputerUse() daytona.ComputerUse { return computerUse{} }
+func (t *toolbox) ComputerUse() daytona.ComputerUse { return computerUse{t} }
 func (t *toolbox) Ports() daytona.Ports             { return ports{t} }
 
 func (t *toolbox) LSPServer(language, projectPath string) daytona.LSPServer {

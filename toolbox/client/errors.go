@@ -106,7 +106,7 @@ func kindOf(status int, code string) daytona.Kind {
 		return daytona.KindNoSpace
 	case wire.CodeNotListening, wire.CodeGitTransport:
 		return daytona.KindUnavailable
-	case wire.CodeUnsupported:
+	case wire.CodeUnsupported, wire.CodeFFmpegNotFound:
 		return daytona.KindUnsupported
 	case wire.CodeLSPNotStarted:
 		return daytona.KindState
@@ -114,6 +114,8 @@ func kindOf(status int, code string) daytona.Kind {
 		return daytona.KindNotFound
 	case wire.CodeLSPFailed:
 		return daytona.KindUnavailable
+	case wire.CodeDesktopStopped:
+		return daytona.KindState
 	}
 	if code == wire.CodeCommandStart && status == http.StatusUnprocessableEntity {
 		return daytona.KindInvalid // the program is at fault, not the agent

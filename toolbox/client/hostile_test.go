@@ -574,14 +574,3 @@ func TestInvalidArguments(t *testing.T) {
 		t.Run(name, func(t *testing.T) { wantKind(t, err, daytona.KindInvalid) })
 	}
 }
-
-func TestUnsupported(t *testing.T) {
-	tb := serve(t, http.NotFoundHandler(), nil)
-	for name, err := range map[string]error{
-		"start": tb.ComputerUse().Start(t.Context()),
-	} {
-		if !errors.Is(err, errors.ErrUnsupported) || !errors.Is(err, daytona.ErrUnsupported) {
-			t.Errorf("%s: %v", name, err)
-		}
-	}
-}

@@ -17,15 +17,13 @@ import (
 	"github.com/daytona-go/daytona/toolbox/account"
 	"github.com/daytona-go/daytona/toolbox/client"
 	"github.com/daytona-go/daytona/toolbox/git"
-	"github.com/daytona-go/daytona/toolbox/git/repository"
 	"github.com/daytona-go/daytona/toolbox/process"
+	"github.com/daytona-go/daytona/toolbox/reexec"
 )
 
 // This program is also its own helper.
 func TestMain(m *testing.M) {
-	if len(os.Args) > 2 && os.Args[1] == process.HelperCommand && os.Args[2] == git.Helper {
-		os.Exit(repository.Main(os.Args[3:]))
-	}
+	reexec.Main(os.Args[1:])
 	os.Exit(m.Run())
 }
 

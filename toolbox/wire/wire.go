@@ -70,7 +70,7 @@ const (
 	CodeCommandStart     = "COMMAND_START" // Extension: a command could not be started
 	CodeNotListening     = "NOT_LISTENING" // Extension: nothing listens on the port
 	CodeInvalidBody      = "INVALID_REQUEST_BODY"
-	CodeUnsupported      = "NOT_SUPPORTED"     // Extension: with status 501
+	CodeUnsupported      = "NOT_SUPPORTED"     // Extension: with status 501, or 503 where the sandbox lacks a program
 	CodeDirectoryInPlace = "DIRECTORY"         // Extension: a directory where a file is wanted
 	CodeNotEmpty         = "NOT_EMPTY"         // Extension: a directory that is not empty
 	CodeTooManyWatches   = "TOO_MANY_WATCHES"  // Extension: with status 429
