@@ -7,6 +7,7 @@ import (
 	"runtime"
 
 	"github.com/daytona-go/daytona/internal/boot"
+	"github.com/daytona-go/daytona/toolbox/process"
 )
 
 // version is set by the linker.
@@ -39,6 +40,8 @@ func run(args []string) int {
 		code := make(chan int)
 		go func() { code <- serve(args) }()
 		return <-code
+	case process.HelperCommand: // by itself
+		return helper(args)
 	case "version":
 		fmt.Println(version)
 		return 0

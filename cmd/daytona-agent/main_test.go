@@ -201,7 +201,7 @@ func TestErrors(t *testing.T) {
 	bin := build(t)
 	for name, args := range map[string][]string{
 		"command": {"dance"}, "flag": {"serve", "--nope"}, "argument": {"serve", "x"}, "no descriptor": {"serve", "--config-fd", "99"},
-		"relay without a socket": {"relay"}, "address": {"serve", "--config-fd", "-1", "--listen", "ftp://x"}, "reachable without token": {"serve", "--config-fd", "-1", "--listen", "tcp://:0"},
+		"relay without a socket": {"relay"}, "helper without a name": {"helper"}, "helper": {"helper", "nope"}, "address": {"serve", "--config-fd", "-1", "--listen", "ftp://x"}, "reachable without token": {"serve", "--config-fd", "-1", "--listen", "tcp://:0"},
 	} {
 		out, err := exec.Command(bin, args...).CombinedOutput()
 		if err == nil || len(out) == 0 {
