@@ -9,6 +9,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/daytona-go/daytona/toolbox/process"
+	"github.com/daytona-go/daytona/toolbox/ssh"
 	"github.com/daytona-go/daytona/toolbox/terminal"
 )
 
@@ -17,6 +18,7 @@ type programs struct {
 	reaper    *process.Reaper
 	processes *process.Service
 	terminals *terminal.Service
+	ssh       *ssh.Service
 }
 
 func newPrograms(s *Server) (*programs, error) {
@@ -29,6 +31,7 @@ func newPrograms(s *Server) (*programs, error) {
 		Account: s.account, WorkDir: s.workDir, Environ: s.env.Environ, CgroupDir: s.config.CgroupDir, Logger: s.logger, Reaper: reaper,
 	})
 	p.terminals = terminal.New(terminal.Options{Spawner: p.processes.Spawner(), Logger: s.logger})
+	p.ssh = ssh.New(ssh.Options{Spawner: p.processes.Spawner(), Active: func() func() { return s.activity.begin() }, Logger: s.logger})
 	if len(s.config.Entrypoint) > 0 {
 		// A sandbox whose entrypoint cannot be started is of use all the same,
 		// and be it to find out why.
@@ -42,9 +45,11 @@ func newPrograms(s *Server) (*programs, error) {
 func (p *programs) Register(mux *http.ServeMux) {
 	p.processes.Register(mux)
 	p.terminals.Register(mux)
+	p.ssh.Register(mux)
 }
 
 func (p *programs) close() error {
+	p.ssh.Close()
 	p.terminals.Close()
 	p.processes.Close()
 	p.reaper.Close()

@@ -3,12 +3,16 @@ package main
 import (
 	"fmt"
 	"os"
+
+	"github.com/daytona-go/daytona/toolbox/ssh"
 )
 
 // helpers are what the agent starts itself again for, as the sandbox's user; see
 // (*process.Spawner).Helper.
 func helpers() map[string]func(args []string) int {
-	return map[string]func(args []string) int{}
+	return map[string]func(args []string) int{
+		ssh.HelperName: ssh.Helper,
+	}
 }
 
 // helper runs one and returns its exit code.
