@@ -98,16 +98,21 @@ func (c *connection) dial(ch ssh.NewChannel, network, address string) {
 
 // join copies both ways; each direction ends by itself.
 func (c *connection) join(channel ssh.Channel, requests <-chan *ssh.Request, conn net.Conn) {
-	gone := make(chan struct{})
+	gone, copied := make(chan struct{}), make(chan struct{})
 	go func() {
-		// Closed by the client, the channel takes nothing any more, and the
-		// program may have nothing to say: end both.
+		defer close(gone)
 		ssh.DiscardRequests(requests)
+		// Closed by the client, the channel takes nothing any more, and the
+		// program may have nothing to say. What the client said last it gets.
+		select {
+		case <-copied:
+		case <-time.After(dialTime):
+		}
 		conn.Close()
-		close(gone)
 	}()
 	var wg sync.WaitGroup
 	wg.Go(func() {
+		defer close(copied)
 		_, err := io.Copy(conn, channel)
 		if half, ok := conn.(interface{ CloseWrite() error }); ok && err == nil {
 			_ = half.CloseWrite()

@@ -235,7 +235,14 @@ func (s *session) signal(name string) bool {
 
 // files serves the subsystem sftp.
 func (s *session) files() {
-	server, err := sftp.NewServer(s.ch, sftp.WithServerWorkingDirectory(s.c.spawner.WorkDir()))
+	// Relative paths, and the targets of links, are those of this process: it
+	// is in the working directory. The server would close the channel before
+	// the exit status is told.
+	stream := struct {
+		io.ReadWriter
+		io.Closer
+	}{s.ch, io.NopCloser(nil)}
+	server, err := sftp.NewServer(stream)
 	code := uint32(0)
 	if err == nil {
 		err = server.Serve()
