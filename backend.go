@@ -93,6 +93,7 @@ type Toolbox interface {
 	LSPServer(language, projectPath string) LSPServer
 	Interpreter() Interpreter
 	ComputerUse() ComputerUse
+	SSH() SSH
 
 	// HomeDir is the home directory of the sandbox's user.
 	HomeDir(ctx context.Context) (string, error)

@@ -135,6 +135,8 @@ type Sandbox interface {
 	LSPServer(language, projectPath string) LSPServer
 	Interpreter() Interpreter
 	ComputerUse() ComputerUse
+	// SSH is the way in for OpenSSH's programs.
+	SSH() SSH
 
 	// HomeDir is the home directory of the sandbox's user.
 	HomeDir(ctx context.Context) (string, error)
@@ -335,6 +337,7 @@ func (s *sandbox) Process() Process         { return s.toolbox.Process() }
 func (s *sandbox) Git() Git                 { return s.toolbox.Git() }
 func (s *sandbox) Interpreter() Interpreter { return s.toolbox.Interpreter() }
 func (s *sandbox) ComputerUse() ComputerUse { return s.toolbox.ComputerUse() }
+func (s *sandbox) SSH() SSH                 { return s.toolbox.SSH() }
 
 func (s *sandbox) LSPServer(language, projectPath string) LSPServer {
 	return s.toolbox.LSPServer(language, projectPath)
