@@ -11,6 +11,7 @@ import (
 	"github.com/daytona-go/daytona/toolbox/process"
 	"github.com/daytona-go/daytona/toolbox/ssh"
 	"github.com/daytona-go/daytona/toolbox/terminal"
+	"github.com/daytona-go/daytona/toolbox/webterminal"
 )
 
 // programs are the parts of the agent that run something.
@@ -19,6 +20,7 @@ type programs struct {
 	processes *process.Service
 	terminals *terminal.Service
 	ssh       *ssh.Service
+	web       *webterminal.Service
 }
 
 func newPrograms(s *Server) (*programs, error) {
@@ -31,6 +33,7 @@ func newPrograms(s *Server) (*programs, error) {
 		Account: s.account, WorkDir: s.workDir, Environ: s.env.Environ, CgroupDir: s.config.CgroupDir, Logger: s.logger, Reaper: reaper,
 	})
 	p.terminals = terminal.New(terminal.Options{Spawner: p.processes.Spawner(), Logger: s.logger})
+	p.web = webterminal.New(webterminal.Options{Spawner: p.processes.Spawner(), Logger: s.logger})
 	p.ssh = ssh.New(ssh.Options{Spawner: p.processes.Spawner(), Active: func() func() { return s.activity.begin() }, Logger: s.logger})
 	if len(s.config.Entrypoint) > 0 {
 		// A sandbox whose entrypoint cannot be started is of use all the same,
@@ -46,10 +49,12 @@ func (p *programs) Register(mux *http.ServeMux) {
 	p.processes.Register(mux)
 	p.terminals.Register(mux)
 	p.ssh.Register(mux)
+	p.web.Register(mux)
 }
 
 func (p *programs) close() error {
 	p.ssh.Close()
+	p.web.Close()
 	p.terminals.Close()
 	p.processes.Close()
 	p.reaper.Close()

@@ -27,6 +27,7 @@ import (
 	"github.com/daytona-go/daytona/toolbox/filesystem"
 	"github.com/daytona-go/daytona/toolbox/port"
 	"github.com/daytona-go/daytona/toolbox/system"
+	"github.com/daytona-go/daytona/toolbox/webterminal"
 	"github.com/daytona-go/daytona/toolbox/wire"
 )
 
@@ -309,6 +310,10 @@ func (s *Server) serveHTTP(w http.ResponseWriter, r *http.Request) {
 	if r.Header.Get(wire.HeaderSkipActivity) != "true" {
 		defer s.activity.begin()()
 	}
+	if strings.HasPrefix(r.URL.Path+"/", webterminal.Prefix) {
+		s.programs.web.ServeProxy(out, r)
+		return
+	}
 	// Not through the mux, which would redirect to a cleaned path.
 	if strings.HasPrefix(r.URL.Path, "/proxy/") {
 		s.ports.ServeProxy(out, r)
@@ -400,6 +405,18 @@ func (s *Server) Serve(ctx context.Context, l net.Listener) error {
 		IdleTimeout:       2 * time.Minute,
 		MaxHeaderBytes:    256 << 10, // terminals get their environment in a header
 		ErrorLog:          slog.NewLogLogger(s.logger.Handler(), slog.LevelWarn),
+	}
+	if s.config.SSHAddress != "" {
+		ssh, err := net.Listen("tcp", s.config.SSHAddress)
+		if err != nil {
+			return fmt.Errorf("agent configuration: listen for SSH: %w", err)
+		}
+		defer ssh.Close()
+		go func() {
+			if err := s.programs.ssh.Serve(ctx, ssh.(*net.TCPListener)); err != nil {
+				s.logger.Error("no more SSH connections", "error", err)
+			}
+		}()
 	}
 	done := make(chan error, 1)
 	go func() { done <- server.Serve(l) }()

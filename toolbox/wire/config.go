@@ -38,6 +38,11 @@ type AgentConfig struct {
 	// "Authorization: Bearer", unless they come over a Unix socket, to which
 	// the directory's permissions decide access. Defaults to none.
 	Token string `json:"token,omitempty"`
+	// SSHAddress, an address and a port such as ":22220", is where the agent
+	// speaks SSH as well, for gateways of the public API: any public key and
+	// SSHPassword log in. Only who may use the sandbox may be able to reach it.
+	// Defaults to none: SSH goes over SSHPath.
+	SSHAddress string `json:"sshAddress,omitempty"`
 	// Key, if it is set, has the agent listen on AgentPort as well, for those who
 	// prove to know it; see internal/link. Defaults to none.
 	Key string `json:"key,omitempty"`
