@@ -64,8 +64,10 @@ type session struct {
 	pty     *ptyRequest
 	begun   bool
 
-	// done is closed when the program and its output have ended.
-	done chan struct{}
+	// done is closed when the program and its output have ended, ready when
+	// the program has started, or could not.
+	done, ready chan struct{}
+	readied     sync.Once
 
 	mu      sync.Mutex
 	hungUp  bool
@@ -75,7 +77,7 @@ type session struct {
 }
 
 func newSession(c *connection, ch ssh.Channel) *session {
-	s := &session{c: c, ch: ch, env: make(map[string]string), done: make(chan struct{})}
+	s := &session{c: c, ch: ch, env: make(map[string]string), done: make(chan struct{}), ready: make(chan struct{})}
 	c.note(s)
 	return s
 }
@@ -94,6 +96,7 @@ func (s *session) serve(requests <-chan *ssh.Request) {
 			// After the reply: a client does not expect output before it.
 			go func() {
 				defer close(s.done)
+				defer s.isReady()
 				then()
 			}()
 		}
@@ -106,6 +109,8 @@ func (s *session) serve(requests <-chan *ssh.Request) {
 		<-s.done
 	}
 }
+
+func (s *session) isReady() { s.readied.Do(func() { close(s.ready) }) }
 
 // hangUp tells the program that nobody is there any more.
 func (s *session) hangUp() {
@@ -171,6 +176,12 @@ func (s *session) request(kind string, payload []byte) (ok bool, then func()) {
 		if ssh.Unmarshal(payload, &m) != nil {
 			return false, nil
 		}
+		if s.pty != nil && !s.begun {
+			// Not yet there: it will have this size.
+			s.pty.Cols, s.pty.Rows = m.Cols, m.Rows
+			return true, nil
+		}
+		s.await()
 		s.mu.Lock()
 		defer s.mu.Unlock()
 		if s.master == nil {
@@ -185,6 +196,7 @@ func (s *session) request(kind string, payload []byte) (ok bool, then func()) {
 		return s.signal(m.Name), nil
 	case "eow@openssh.com":
 		// The client takes no more output: the program is to notice.
+		s.await()
 		s.mu.Lock()
 		defer s.mu.Unlock()
 		if s.stdout != nil && s.master == nil {
@@ -222,6 +234,7 @@ func (s *session) signal(name string) bool {
 	if err != nil {
 		return false
 	}
+	s.await()
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	switch {
@@ -233,8 +246,16 @@ func (s *session) signal(name string) bool {
 	return s.process.Signal(sig) == nil
 }
 
+// await waits for the start of a program that has been asked for.
+func (s *session) await() {
+	if s.begun {
+		<-s.ready
+	}
+}
+
 // files serves the subsystem sftp.
 func (s *session) files() {
+	s.isReady()
 	// Relative paths, and the targets of links, are those of this process: it
 	// is in the working directory. The server would close the channel before
 	// the exit status is told.
@@ -305,6 +326,7 @@ func (s *session) started(p *process.Process, stdout, master *os.File) {
 	s.process, s.stdout, s.master = p, stdout, master
 	late := s.hungUp
 	s.mu.Unlock()
+	s.isReady()
 	if late {
 		s.hangUp()
 	}
