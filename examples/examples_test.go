@@ -39,6 +39,9 @@ size as asked for: true, exit code 7
 $`,
 	"ports": `^200 OK: Hello from the inside
 $`,
+	"ssh": `^a sandbox says: HELLO
+a server inside says: hello through SSH
+$`,
 	"fork": `^pear, fig, apple
 $`,
 	"parallel": `^print\(sum\(i \* i .* right

@@ -19,6 +19,8 @@ func toolboxChecks() []check {
 		{name: "Dial", needs: []Capability{AgentAPI}, run: checkDial},
 		{name: "DialPort", needs: []Capability{Ports}, run: checkDialPort},
 		{name: "DialPortServer", needs: []Capability{Ports, Python, Sessions}, run: checkDialPortServer},
+		{name: "SSH", needs: []Capability{AgentAPI, Shell}, limit: time.Minute, run: checkSSH},
+		{name: "WebTerminal", needs: []Capability{AgentAPI, Ports}, run: checkWebTerminal},
 		{name: "Metrics", needs: []Capability{Metrics}, run: checkMetrics},
 		{name: "Interpreter", needs: []Capability{Interpreter, Python}, limit: 2 * time.Minute, run: checkInterpreter},
 		{name: "Git", needs: []Capability{Git, Shell}, run: checkGit},
