@@ -186,7 +186,7 @@ func TestCommands(t *testing.T) {
 		"shell":       {stdin: "echo $0; shopt -q login_shell && echo login\nexit 3\n", args: []string{"-T"}, stdout: "-bash\nlogin\n", code: 3},
 		"terminal":    {args: []string{"-tt"}, command: "test -t 0 && stty size && echo $TERM && tty | grep -q $SSH_TTY && echo same", stdout: "24 80\r\nxterm-mono\r\nsame\r\n"},
 		"modes":       {args: []string{"-tt"}, command: "stty -a | grep -o intr.=....", stdout: "intr = ^C;\r\n"},
-		"background":  {command: "sleep 1000 & echo started", stdout: "started\n"},
+		"background":  {command: "sleep 15 & echo started", stdout: "started\n"},
 		"not found":   {command: "/no/such/program", code: 127, stderr: "sh: 1: /no/such/program: not found\n"},
 		"not a user":  {args: []string{"-l", "somebody"}, command: "echo hi", stdout: "hi\n"},
 	} {
@@ -438,7 +438,7 @@ func TestAgentForwarding(t *testing.T) {
 // put in the background.
 func TestHangUp(t *testing.T) {
 	m := start(t, "")
-	cmd := exec.Command("ssh", "-F", m.config, "sandbox", `(trap "" HUP; echo $$ >background; exec sleep 1000) >/dev/null 2>&1 </dev/null & trap "echo hup >said; exit" HUP; echo ready; while :; do sleep 0.05; done`)
+	cmd := exec.Command("ssh", "-F", m.config, "sandbox", `(trap "" HUP; echo $$ >background; exec sleep 15) >/dev/null 2>&1 </dev/null & trap "echo hup >said; exit" HUP; echo ready; while :; do sleep 0.05; done`)
 	out, err := cmd.StdoutPipe()
 	if err != nil {
 		t.Fatal(err)
