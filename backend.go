@@ -94,6 +94,7 @@ type Toolbox interface {
 	Interpreter() Interpreter
 	ComputerUse() ComputerUse
 	Ports() Ports
+	SSH() SSH
 
 	// HomeDir is the home directory of the sandbox's user.
 	HomeDir(ctx context.Context) (string, error)

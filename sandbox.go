@@ -136,6 +136,8 @@ type Sandbox interface {
 	Interpreter() Interpreter
 	ComputerUse() ComputerUse
 	Ports() Ports
+	// SSH is the way in for OpenSSH's programs.
+	SSH() SSH
 
 	// HomeDir is the home directory of the sandbox's user.
 	HomeDir(ctx context.Context) (string, error)
@@ -337,6 +339,7 @@ func (s *sandbox) Git() Git                 { return s.toolbox.Git() }
 func (s *sandbox) Interpreter() Interpreter { return s.toolbox.Interpreter() }
 func (s *sandbox) ComputerUse() ComputerUse { return s.toolbox.ComputerUse() }
 func (s *sandbox) Ports() Ports             { return s.toolbox.Ports() }
+func (s *sandbox) SSH() SSH                 { return s.toolbox.SSH() }
 
 func (s *sandbox) LSPServer(language, projectPath string) LSPServer {
 	return s.toolbox.LSPServer(language, projectPath)

@@ -459,6 +459,7 @@ func (c *fakeConn) Process() daytona.Process         { return fakeProcess{c} }
 func (c *fakeConn) Git() daytona.Git                 { return noGit{c} }
 func (c *fakeConn) Interpreter() daytona.Interpreter { return noInterpreter{c} }
 func (c *fakeConn) ComputerUse() daytona.ComputerUse { return noComputerUse{c} }
+func (c *fakeConn) SSH() daytona.SSH                 { return noSSH{c} }
 func (c *fakeConn) Close() error                     { return nil }
 
 func (c *fakeConn) LSPServer(string, string) daytona.LSPServer { return noLSP{c} }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"image"
 	"io"
+	"net"
 	"time"
 
 	"github.com/daytona-go/daytona"
@@ -143,3 +144,12 @@ func (u noComputerUse) DownloadRecording(ctx context.Context, _ string, _ io.Wri
 	return u.no(ctx)
 }
 func (u noComputerUse) DeleteRecording(ctx context.Context, _ string) error { return u.no(ctx) }
+
+type noSSH struct{ c *fakeConn }
+
+func (s noSSH) Dial(ctx context.Context, _ *daytona.SSHOptions) (net.Conn, error) {
+	return nil, s.c.absent(ctx, "connect by SSH")
+}
+func (s noSSH) HostKeys(ctx context.Context) ([]string, error) {
+	return nil, s.c.absent(ctx, "get SSH host keys")
+}

@@ -49,6 +49,9 @@ $`,
 (.*\n)*7:23: error: undefined name 'sqaure'
 (.*\n)*renamed in 2 places)
 $`,
+	"ssh": `^a sandbox says: HELLO
+a server inside says: hello through SSH
+$`,
 	"fork": `^pear, fig, apple
 $`,
 	"interpreter": `^6 words

@@ -13,7 +13,9 @@ import (
 	"github.com/daytona-go/daytona/toolbox/interpreter"
 	"github.com/daytona-go/daytona/toolbox/lsp"
 	"github.com/daytona-go/daytona/toolbox/process"
+	"github.com/daytona-go/daytona/toolbox/ssh"
 	"github.com/daytona-go/daytona/toolbox/terminal"
+	"github.com/daytona-go/daytona/toolbox/webterminal"
 )
 
 // programs are the parts of the agent that run something.
@@ -26,6 +28,8 @@ type programs struct {
 	interpreters *interpreter.Service
 	languages    *lsp.Service
 	desktop      *computeruse.Service
+	ssh          *ssh.Service
+	web          *webterminal.Service
 }
 
 func newPrograms(s *Server) (*programs, error) {
@@ -42,6 +46,8 @@ func newPrograms(s *Server) (*programs, error) {
 	p.interpreters = interpreter.New(interpreter.Options{Spawner: p.processes.Spawner(), Logger: s.logger})
 	p.languages = lsp.New(lsp.Options{Spawner: p.processes.Spawner(), Logger: s.logger})
 	p.desktop = computeruse.New(computeruse.Options{Spawner: p.processes.Spawner(), Env: s.env, Logger: s.logger})
+	p.web = webterminal.New(webterminal.Options{Spawner: p.processes.Spawner(), Logger: s.logger})
+	p.ssh = ssh.New(ssh.Options{Spawner: p.processes.Spawner(), Active: func() func() { return s.activity.begin() }, Logger: s.logger})
 	if len(s.config.Entrypoint) > 0 {
 		// A sandbox whose entrypoint cannot be started is of use all the same,
 		// and be it to find out why.
@@ -59,12 +65,16 @@ func (p *programs) Register(mux *http.ServeMux) {
 	p.interpreters.Register(mux)
 	p.languages.Register(mux)
 	p.desktop.Register(mux)
+	p.ssh.Register(mux)
+	p.web.Register(mux)
 }
 
 func (p *programs) close() error {
 	p.git.Close()
 	p.languages.Close()
 	p.desktop.Close()
+	p.ssh.Close()
+	p.web.Close()
 	p.terminals.Close()
 	p.interpreters.Close()
 	p.processes.Close()

@@ -30,6 +30,7 @@ import (
 	"github.com/daytona-go/daytona/toolbox/port"
 	"github.com/daytona-go/daytona/toolbox/system"
 	"github.com/daytona-go/daytona/toolbox/telemetry"
+	"github.com/daytona-go/daytona/toolbox/webterminal"
 	"github.com/daytona-go/daytona/toolbox/wire"
 )
 
@@ -363,6 +364,10 @@ func (s *Server) serveHTTP(w http.ResponseWriter, r *http.Request) {
 		begin := time.Now()
 		defer func() { s.exporter.Span(r, s.route(r), out.status, begin) }()
 	}
+	if strings.HasPrefix(r.URL.Path+"/", webterminal.Prefix) {
+		s.programs.web.ServeProxy(out, r)
+		return
+	}
 	// Not through the mux, which would redirect to a cleaned path.
 	if strings.HasPrefix(r.URL.Path, "/proxy/") {
 		s.ports.ServeProxy(out, r)
@@ -465,6 +470,18 @@ func (s *Server) Serve(ctx context.Context, l net.Listener) error {
 	}
 	server.Protocols.SetHTTP1(true)
 	server.Protocols.SetUnencryptedHTTP2(true) // gRPC to what is behind /proxy
+	if s.config.SSHAddress != "" {
+		ssh, err := net.Listen("tcp", s.config.SSHAddress)
+		if err != nil {
+			return fmt.Errorf("agent configuration: listen for SSH: %w", err)
+		}
+		defer ssh.Close()
+		go func() {
+			if err := s.programs.ssh.Serve(ctx, ssh.(*net.TCPListener)); err != nil {
+				s.logger.Error("no more SSH connections", "error", err)
+			}
+		}()
+	}
 	done := make(chan error, 1)
 	go func() { done <- server.Serve(l) }()
 	var cause error

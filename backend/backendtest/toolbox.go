@@ -23,6 +23,8 @@ func toolboxChecks() []check {
 		{name: "DialPort", needs: []Capability{Ports}, run: checkDialPort},
 		{name: "DialPortServer", needs: []Capability{Ports, Python, Sessions}, run: checkDialPortServer},
 		{name: "Ports", needs: []Capability{Ports, Python, Sessions}, run: checkPorts},
+		{name: "SSH", needs: []Capability{AgentAPI, Shell}, limit: time.Minute, run: checkSSH},
+		{name: "WebTerminal", needs: []Capability{AgentAPI, Ports}, run: checkWebTerminal},
 		{name: "Metrics", needs: []Capability{Metrics}, run: checkMetrics},
 		{name: "Interpreter", needs: []Capability{Interpreter, Python}, limit: 2 * time.Minute, run: checkInterpreter},
 		{name: "LanguageServer", needs: []Capability{LSP, Python, Shell}, limit: 2 * time.Minute, run: checkLanguageServer},

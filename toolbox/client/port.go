@@ -27,12 +27,17 @@ func (t *toolbox) DialPort(ctx context.Context, port int) (net.Conn, error) {
 	if err != nil {
 		return nil, err
 	}
-	c := &portConn{ws: ws, port: port, sent: make(chan struct{})}
+	return newStream(ws, "sandbox port", subject), nil
+}
+
+// newStream is the connection to what, as subject, that ws carries.
+func newStream(ws *websocket.Conn, what, subject string) net.Conn {
+	c := &portConn{ws: ws, what: what, subject: subject, sent: make(chan struct{})}
 	c.in, c.fromAgent = net.Pipe()
 	c.out, c.toAgent = net.Pipe()
 	go c.receive()
 	go c.send()
-	return c, nil
+	return c
 }
 
 // portConn is a connection through a WebSocket. Between it and the socket
@@ -40,8 +45,8 @@ func (t *toolbox) DialPort(ctx context.Context, port int) (net.Conn, error) {
 // deadline must interrupt a read and not, as it would with the WebSocket, end
 // the connection.
 type portConn struct {
-	ws   *websocket.Conn
-	port int
+	ws            *websocket.Conn
+	what, subject string
 
 	in, fromAgent net.Conn // what Read reads
 	out, toAgent  net.Conn // what Write writes
@@ -55,7 +60,7 @@ type portConn struct {
 func (c *portConn) fail(err error) {
 	c.mu.Lock()
 	if c.err == nil && !c.closed {
-		c.err = lost(context.Background(), "sandbox port", strconv.Itoa(c.port), err)
+		c.err = broken(context.Background(), c.what, c.subject, err)
 	}
 	c.mu.Unlock()
 }
@@ -191,7 +196,7 @@ func (c *portConn) SetReadDeadline(t time.Time) error  { return c.in.SetReadDead
 func (c *portConn) SetWriteDeadline(t time.Time) error { return c.out.SetWriteDeadline(t) }
 
 func (c *portConn) LocalAddr() net.Addr  { return portAddr("toolbox") }
-func (c *portConn) RemoteAddr() net.Addr { return portAddr("sandbox:" + strconv.Itoa(c.port)) }
+func (c *portConn) RemoteAddr() net.Addr { return portAddr("sandbox:" + c.subject) }
 
 // portAddr is the address of an end of a portConn.
 type portAddr string

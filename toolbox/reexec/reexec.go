@@ -14,6 +14,7 @@ import (
 	"github.com/daytona-go/daytona/toolbox/git"
 	"github.com/daytona-go/daytona/toolbox/git/repository"
 	"github.com/daytona-go/daytona/toolbox/process"
+	"github.com/daytona-go/daytona/toolbox/ssh"
 )
 
 // Main runs the helper that args, those of the program without its name, ask
@@ -37,6 +38,8 @@ func run(args []string) int {
 		return desktop.Main(os.Getenv)
 	case display.WebHelper:
 		return desktop.WebMain(args)
+	case ssh.HelperName:
+		return ssh.Helper(args)
 	default:
 		fmt.Fprintf(os.Stderr, "daytona-agent: helper: there is no %q\n", name)
 		return 2

@@ -44,6 +44,11 @@ type AgentConfig struct {
 	SigningKey string `json:"signingKey,omitempty"`
 	// Telemetry is exported if it is given. Defaults to none.
 	Telemetry *TelemetryConfig `json:"telemetry,omitempty"`
+	// SSHAddress, an address and a port such as ":22220", is where the agent
+	// speaks SSH as well, for gateways of the public API: any public key and
+	// SSHPassword log in. Only who may use the sandbox may be able to reach it.
+	// Defaults to none: SSH goes over SSHPath.
+	SSHAddress string `json:"sshAddress,omitempty"`
 	// Key, if it is set, has the agent listen on AgentPort as well, for those who
 	// prove to know it; see internal/link. Defaults to none.
 	Key string `json:"key,omitempty"`

@@ -115,7 +115,7 @@ programs, and limits on what they may use.`,
 		&cobra.Group{ID: "use", Title: "Sandboxes:"},
 		&cobra.Group{ID: "machine", Title: "This machine:"},
 	)
-	root.AddCommand(inGroup("use", a.runCommand(), a.sandboxCommand(), a.snapshotCommand(), a.volumeCommand(), a.imageCommand())...)
+	root.AddCommand(inGroup("use", a.runCommand(), a.sandboxCommand(), a.sshCommand(), a.snapshotCommand(), a.volumeCommand(), a.imageCommand())...)
 	root.AddCommand(inGroup("machine", a.doctorCommand(), a.versionCommand())...)
 	parent(root)
 	root.SetHelpCommandGroupID("machine")
