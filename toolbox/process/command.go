@@ -321,7 +321,11 @@ func (c *runningCommand) receive(sock *Socket, frames chan<- []byte, done <-chan
 			return
 		}
 		if text {
-			c.control(data)
+			if err := c.control(data); err != nil {
+				sock.Close(1003, "text frames are control requests: "+err.Error())
+				kill()
+				return
+			}
 			continue
 		}
 		if len(data) == 0 || data[0] != wire.FrameStdin {
@@ -390,11 +394,12 @@ func (c *runningCommand) feed(frames <-chan []byte, done <-chan struct{}) {
 }
 
 // control carries out a request. What cannot be carried out (the program has
-// ended, the name is no signal) is no reason to end the connection.
-func (c *runningCommand) control(data []byte) {
+// ended, the name is no signal) is no reason to end the connection, unlike what
+// is no request.
+func (c *runningCommand) control(data []byte) error {
 	var req wire.CommandControl
-	if json.Unmarshal(data, &req) != nil {
-		return
+	if err := json.Unmarshal(data, &req); err != nil {
+		return err
 	}
 	if req.Signal != "" {
 		if sig, err := ParseSignal(req.Signal); err == nil {
@@ -408,4 +413,5 @@ func (c *runningCommand) control(data []byte) {
 	if c.terminal && validSize(req.Cols, req.Rows) {
 		_ = ResizeTerminal(c.outputs[0], req.Cols, req.Rows)
 	}
+	return nil
 }

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"net/http"
 	"os"
@@ -522,5 +523,36 @@ func TestReaperAsPID1(t *testing.T) {
 	}
 	if err := held.Wait(); err == nil || err.Error() != "exit status 3" {
 		t.Errorf("child that was waited for late: %v", err)
+	}
+}
+
+// Frames that are no part of the protocol end the connection, and the program,
+// with the reason.
+func TestCommandBadFrames(t *testing.T) {
+	a := startAgent(t, process.Options{})
+	for _, x := range []struct {
+		kind  websocket.MessageType
+		frame string
+		want  string
+	}{
+		{websocket.MessageText, `{"signal":`, "control requests"},
+		{websocket.MessageText, `{"cols":"many"}`, "control requests"},
+		{websocket.MessageBinary, "\x07hello", "standard input"},
+		{websocket.MessageBinary, "", "standard input"},
+	} {
+		c := a.command(wire.CommandRequest{Args: []string{"sleep", "1000"}})
+		if err := c.ws.Write(t.Context(), x.kind, []byte(x.frame)); err != nil {
+			t.Fatal(err)
+		}
+		_, _, err := c.ws.Read(t.Context())
+		var closed websocket.CloseError
+		if !errors.As(err, &closed) || closed.Code != websocket.StatusUnsupportedData || !strings.Contains(closed.Reason, x.want) {
+			t.Errorf("%q: %v", x.frame, err)
+		}
+		for deadline := time.Now().Add(10 * time.Second); alive(c.PID); time.Sleep(time.Millisecond) {
+			if time.Now().After(deadline) {
+				t.Fatalf("%q: the program lives on", x.frame)
+			}
+		}
 	}
 }
