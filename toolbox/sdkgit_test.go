@@ -79,10 +79,10 @@ func sdkGit(c *sdkClient, dir, home string) {
 	if c.generation != "0.205" {
 		return
 	}
-	c.call(201, api, "initRepository", nil, object{"path": "new", "initial_branch": "trunk"})
+	c.call(201, api, "initRepository", nil, object{"path": "made", "initial_branch": "trunk"})
 	c.call(200, api, "configureUser", nil, object{"name": "Ada", "email": "ada@example.com"})
-	c.call(200, api, "setGitConfig", nil, object{"path": "new", "key": "pull.rebase", "value": "false", "scope": "local"})
-	for _, want := range [][]any{{"Ada", "user.name"}, {"false", "pull.rebase", "new", "local"}} {
+	c.call(200, api, "setGitConfig", nil, object{"path": "made", "key": "pull.rebase", "value": "false", "scope": "local"})
+	for _, want := range [][]any{{"Ada", "user.name"}, {"false", "pull.rebase", "made", "local"}} {
 		var got wire.GitConfigResponse
 		c.call(200, api, "getGitConfig", &got, want[1:]...)
 		if got.Value == nil || *got.Value != want[0] {
@@ -97,19 +97,19 @@ func sdkGit(c *sdkClient, dir, home string) {
 	if b, err := os.ReadFile(home + "/.git-credentials"); err != nil || string(b) != "https://u:p@git.example.com\n" {
 		c.Errorf("credentials: %q %v", b, err)
 	}
-	c.call(201, api, "addRemote", nil, object{"path": "new", "name": "origin", "url": dir + "/origin.git", "fetch": true})
+	c.call(201, api, "addRemote", nil, object{"path": "made", "name": "origin", "url": dir + "/origin.git", "fetch": true})
 	var remotes wire.GitRemoteList
-	c.call(200, api, "listRemotes", &remotes, "new")
+	c.call(200, api, "listRemotes", &remotes, "made")
 	if len(remotes.Remotes) != 1 || remotes.Remotes[0] != (wire.GitRemote{Name: "origin", URL: dir + "/origin.git"}) {
 		c.Errorf("remotes: %+v", remotes)
 	}
-	c.call(200, api, "resetChanges", nil, object{"path": "new", "mode": "hard", "target": "origin/main"})
-	c.call(200, "FileSystemApi", "uploadFile", nil, "new/a.txt", object{"$file": "two\n"})
-	c.call(200, api, "restoreFiles", nil, object{"path": "new", "files": []string{"a.txt"}, "worktree": true})
-	if b, err := os.ReadFile(dir + "/new/a.txt"); err != nil || string(b) != "one\n" {
+	c.call(200, api, "resetChanges", nil, object{"path": "made", "mode": "hard", "target": "origin/main"})
+	c.call(200, "FileSystemApi", "uploadFile", nil, "made/a.txt", object{"$file": "two\n"})
+	c.call(200, api, "restoreFiles", nil, object{"path": "made", "files": []string{"a.txt"}, "worktree": true})
+	if b, err := os.ReadFile(dir + "/made/a.txt"); err != nil || string(b) != "one\n" {
 		c.Errorf("restored: %q %v", b, err)
 	}
-	if out := sh("cd new && git status --porcelain --branch"); out != "## trunk\n" {
+	if out := sh("cd made && git status --porcelain --branch"); out != "## trunk\n" {
 		c.Errorf("git says %q", out)
 	}
 }
