@@ -25,7 +25,7 @@ func sdkLanguageServer(t *testing.T, generation, sdk, base, dir, path string) bo
 		"main.ts":   "import { Circle } from \"./shapes\";\n\nconst circle = new Circle();\ncircle.\n", "tsconfig.json": "{}",
 	}
 	if generation == "py" {
-		cmd = exec.CommandContext(t.Context(), sdk, "../testdata/sdk/lsp.py", base, dir)
+		cmd = exec.CommandContext(t.Context(), sdk, "-W", "ignore", "../testdata/sdk/lsp.py", base, dir)
 		program, files = "pyright-langserver", map[string]string{
 			"shapes.py": "class Circle:\n    def area(self) -> float:\n        return 3\n",
 			"main.py":   "from shapes import Circle\n\ncircle = Circle()\ncircle.\n",
