@@ -44,10 +44,14 @@ create a
 rename final
 (open .*\n)*open 8000 python3
 $`,
-	"lsp": `^(there is no language server for Python in the sandbox|line 1: class Circle
-(line .*\n)*completion: area(\(radius\))?
+	"lsp": `^(there is no language server for Python in the sandbox|(.*\n)*completion: area(\(radius\))?
 (.*\n)*7:23: error: undefined name 'sqaure'
 (.*\n)*renamed in 2 places)
+$`,
+	"git": `^poem\.txt on main: Untracked
+poem\.txt on second: Modified
+second by Ada: Violets are blue
+second by Ada: Roses are red
 $`,
 	"ssh": `^a sandbox says: HELLO
 a server inside says: hello through SSH

@@ -31,13 +31,9 @@ type sdkClient struct {
 	out        *bufio.Reader
 }
 
-// startSDK starts the client of the SDK that a variable names.
-func startSDK(t *testing.T, variable, generation, base string) *sdkClient {
+// startSDK starts the client of the SDK in a directory.
+func startSDK(t *testing.T, where, generation, base string) *sdkClient {
 	t.Helper()
-	where := os.Getenv(variable)
-	if where == "" {
-		t.Skipf("%s does not say where the SDK is", variable)
-	}
 	driver, err := filepath.Abs("../testdata/sdk/toolbox.cjs")
 	if err != nil {
 		t.Fatal(err)
@@ -104,18 +100,34 @@ func options(o map[string]any) map[string]any { return map[string]any{"$options"
 
 type object = map[string]any
 
+// upgrade is the last argument of a method whose answer is a WebSocket. The
+// client cannot speak it: it asks for the handshake, and sees that it is granted.
+var upgrade = object{"$upgrade": object{
+	"Connection": "Upgrade", "Upgrade": "websocket", "Sec-WebSocket-Version": "13", "Sec-WebSocket-Key": "dGhlIHNhbXBsZSBub25jZQ==",
+}}
+
 // TestSDKClients calls the agent through the generated clients of both
 // generations' SDKs. Every operation of their specs must have been called, and
-// answered with success, but those of testdata/unproven.txt.
+// answered with success, but those of testdata/unproven.txt. The Python SDK
+// only has what is most its own: the paths that it makes URIs of.
 func TestSDKClients(t *testing.T) {
 	ops := readOperations(t)
 	var mu sync.Mutex
 	proven := map[string]bool{}
 	all := true
-	for _, sdk := range []struct{ variable, generation string }{{"DAYTONA_TEST_SDK_TS", "0.205"}, {"DAYTONA_TEST_SDK_TS190", "0.190"}} {
+	for _, sdk := range []struct{ variable, generation string }{{"DAYTONA_TEST_SDK_TS", "0.205"}, {"DAYTONA_TEST_SDK_TS190", "0.190"}, {"DAYTONA_TEST_SDK_PY", "py"}} {
+		where := os.Getenv(sdk.variable)
 		ran := t.Run(sdk.generation, func(t *testing.T) {
-			dir := t.TempDir()
-			s, err := toolbox.New(t.Context(), toolbox.Config{Version: "v1.2.3", WorkDir: dir, Entrypoint: []string{"/bin/sh", "-c", "echo from the entrypoint"}}, nil)
+			if where == "" {
+				t.Skipf("%s does not say where the SDK is", sdk.variable)
+			}
+			dir, home := t.TempDir(), t.TempDir()
+			path := os.Getenv("DAYTONA_TEST_LSP") + ":" + os.Getenv("PATH")
+			s, err := toolbox.New(t.Context(), toolbox.Config{
+				Version: "v1.2.3", WorkDir: dir, Entrypoint: []string{"/bin/sh", "-c", "echo from the entrypoint"},
+				// What an SDK cannot say, the sandbox's environment does.
+				Env: map[string]string{"HOME": home, "PATH": path, "DAYTONA_LSP_PYTHON": "pyright-langserver --stdio"},
+			}, nil)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -133,11 +145,17 @@ func TestSDKClients(t *testing.T) {
 				handler.ServeHTTP(note, r)
 			}))
 			t.Cleanup(server.Close)
-			c := startSDK(t, sdk.variable, sdk.generation, server.URL)
+			all = sdkLanguageServer(t, sdk.generation, where, server.URL, dir, path) && all
+			if sdk.generation == "py" {
+				return
+			}
+			c := startSDK(t, where, sdk.generation, server.URL)
 			sdkInfo(c, dir)
 			sdkFiles(c, dir)
 			sdkProcesses(c)
 			sdkPTYs(c)
+			sdkInterpreter(c)
+			sdkGit(c, dir, home)
 			sdkPorts(c)
 			if sdk.generation == "0.205" {
 				sdkFileURLs(c, server.URL)
@@ -146,7 +164,7 @@ func TestSDKClients(t *testing.T) {
 			c.call(200, "ServerApi", "initialize", nil, object{"token": "secret"})
 			c.call(401, "InfoApi", "getVersion", nil)
 		})
-		all = all && ran && os.Getenv(sdk.variable) != ""
+		all = all && ran && where != ""
 	}
 	if !all {
 		return
@@ -376,12 +394,28 @@ func sdkPTYs(c *sdkClient) {
 	if info.Cols != 100 || info.Rows != 40 {
 		c.Errorf("resized: %+v", info)
 	}
-	// The client cannot speak WebSocket: it asks for the handshake, and sees that it is granted.
-	c.call(101, api, "connectPtySession", nil, "p", object{"$upgrade": object{
-		"Connection": "Upgrade", "Upgrade": "websocket", "Sec-WebSocket-Version": "13", "Sec-WebSocket-Key": "dGhlIHNhbXBsZSBub25jZQ==",
-	}})
+	c.call(101, api, "connectPtySession", nil, "p", upgrade)
 	c.call(200, api, "deletePtySession", nil, "p")
 	c.call(404, api, "getPtySession", nil, "p")
+}
+
+func sdkInterpreter(c *sdkClient) {
+	const api = "InterpreterApi"
+	var made wire.InterpreterContext
+	c.call(200, api, "createInterpreterContext", &made, object{"language": "python", "cwd": "/"})
+	if made.ID == "" || made.Cwd != "/" || made.Language != "python" || !made.Active {
+		c.Errorf("context: %+v", made)
+	}
+	c.call(400, api, "createInterpreterContext", nil, object{"language": "cobol"})
+	var list wire.InterpreterContexts
+	c.call(200, api, "listInterpreterContexts", &list)
+	if len(list.Contexts) != 1 || list.Contexts[0].ID != made.ID {
+		c.Errorf("contexts: %+v", list)
+	}
+	c.call(101, api, "executeInterpreterCode", nil, upgrade)
+	c.call(426, api, "executeInterpreterCode", nil)
+	c.call(200, api, "deleteInterpreterContext", nil, made.ID)
+	c.call(404, api, "deleteInterpreterContext", nil, made.ID)
 }
 
 func sdkPorts(c *sdkClient) {

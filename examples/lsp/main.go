@@ -1,9 +1,7 @@
-// Ask a language server about code in a sandbox: what is wrong with it, what
-// may be written, where a name is used; and rename it.
+// Ask a language server about code in a sandbox, which has one for Python (pip
+// install python-lsp-server): what may be written, what is wrong; and rename it.
 //
 //	go run ./examples/lsp
-//
-// It takes a language server for Python: pip install python-lsp-server
 package main
 
 import (
@@ -54,22 +52,13 @@ func run(ctx context.Context) error {
 	} else if err != nil {
 		return err
 	}
-	symbols, err := server.DocumentSymbols(ctx, "main.py")
-	if err != nil {
-		return err
-	}
-	for _, s := range symbols {
-		fmt.Printf("line %d: %s %s\n", s.Range.Start.Line+1, s.Kind, s.Name)
-	}
 	// Positions count from 0: here, what may follow "circle.".
 	list, err := server.Completions(ctx, "main.py", daytona.Position{Line: 6, Character: 13})
 	if err != nil {
 		return err
 	}
 	for _, c := range list.Items {
-		if !strings.HasPrefix(c.Label, "_") {
-			fmt.Println("completion:", c.Label)
-		}
+		fmt.Println("completion:", c.Label)
 	}
 	diagnostics, err := server.Diagnostics(ctx, "main.py")
 	if err != nil {
@@ -86,9 +75,6 @@ func run(ctx context.Context) error {
 		return err
 	}
 	changed, err := sb.FileSystem().ReadFile(ctx, "project/main.py")
-	if err != nil {
-		return err
-	}
 	fmt.Printf("renamed in %d places\n", strings.Count(string(changed), "surface"))
-	return nil
+	return err
 }

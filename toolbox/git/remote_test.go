@@ -142,8 +142,15 @@ func TestClone(t *testing.T) {
 	if got := b.sh("all", "git branch -r | wc -l"); got != "3\n" {
 		t.Errorf("all branches: %q", got)
 	}
-	if r := clone("nothing", url+"/empty.git", nil); r.Hash != "" {
+	if r := clone("nothing", url+"/empty.git", nil); r != (daytona.CloneResult{Branch: "main"}) {
 		t.Errorf("empty: %+v", r)
+	}
+	b.sh("", "git -C empty.git symbolic-ref HEAD refs/heads/trunk; git clone -q empty.git 'real nothing' 2>/dev/null")
+	if r := clone("local nothing", "empty.git", nil); r != (daytona.CloneResult{Branch: "trunk"}) {
+		t.Errorf("empty: %+v", r)
+	}
+	if got, want := b.sh("local nothing", "cat .git/HEAD; git config --get-regexp 'branch|remote'"), b.sh("real nothing", "cat .git/HEAD; git config --get-regexp 'branch|remote'"); got != want {
+		t.Errorf("empty:\n%s", diff(got, want))
 	}
 	b.sh("", "mkdir there")
 	clone("there", url+"/origin.git", nil)

@@ -423,8 +423,7 @@ func (r *Repository) clone(ctx context.Context, m *remote, q *wire.GitCloneReque
 		if q.Branch != "" || q.CommitID != "" {
 			return nil, failf(404, wire.CodeGitBranchNotFound, "%s is empty: it has no branch and no commit", stored)
 		}
-		branch, _ := r.headBranch()
-		return &wire.GitCloneResponse{Branch: branch}, r.addRemote("origin", stored, all)
+		return r.cloneEmpty(m, stored, all)
 	}
 	if err != nil {
 		return nil, err
@@ -549,6 +548,29 @@ func (r *Repository) clone(ctx context.Context, m *remote, q *wire.GitCloneReque
 		return err
 	})
 	return out, err
+}
+
+// cloneEmpty clones a repository that has no commit: what its first one will be
+// on is known of those of this machine.
+func (r *Repository) cloneEmpty(m *remote, stored string, all config.RefSpec) (*wire.GitCloneResponse, error) {
+	if m.address.scheme == "file" {
+		from, err := openLocal(m.address.path, r.user)
+		if err != nil {
+			return nil, err
+		}
+		theirs, ok := from.headBranch()
+		from.Close()
+		if ok && checkBranch(theirs) == nil {
+			if err := r.setHead("refs/heads/"+theirs, plumbing.ZeroHash, ""); err != nil {
+				return nil, fileError(err)
+			}
+		}
+	}
+	branch, _ := r.headBranch()
+	if err := r.addRemote("origin", stored, all); err != nil {
+		return nil, err
+	}
+	return &wire.GitCloneResponse{Branch: branch}, fileError(r.setUpstream(branch, "origin", "refs/heads/"+branch))
 }
 
 // defaultBranch is the branch that a remote's HEAD is at, "" if none.
