@@ -36,22 +36,14 @@ type browser struct {
 // browse starts a browser and opens url in it.
 func browse(t *testing.T, url string) *browser {
 	t.Helper()
-	program := ""
-	for _, name := range []string{"chromium", "chromium-browser", "google-chrome"} {
-		if p, err := exec.LookPath(name); err == nil {
-			program = p
-			break
-		}
-	}
-	if program == "" {
-		t.Skip("there is no browser: install chromium")
+	program, err := exec.LookPath("chromium")
+	if err != nil {
+		t.Skipf("%v: install chromium", err)
 	}
 	// Not the test's own directory: processes of the browser may still write
 	// while they end.
 	dir, err := os.MkdirTemp("", "browser")
-	if err != nil {
-		t.Fatal(err)
-	}
+	must(t, err)
 	t.Cleanup(func() { os.RemoveAll(dir) })
 	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
 	t.Cleanup(cancel)
@@ -61,16 +53,12 @@ func browse(t *testing.T, url string) *browser {
 		args = append(args, "--no-sandbox") // it has none as root
 	}
 	cmd := exec.CommandContext(ctx, program, append(args, "about:blank")...)
-	cmd.Env = append(os.Environ(), "HOME="+dir)
+	cmd.Env = append(os.Environ(), "HOME="+dir, "TMPDIR="+dir)
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
 	cmd.Cancel = func() error { return syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL) }
 	stderr, err := cmd.StderrPipe()
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := cmd.Start(); err != nil {
-		t.Fatal(err)
-	}
+	must(t, err)
+	must(t, cmd.Start())
 	t.Cleanup(func() {
 		cancel()
 		_ = cmd.Wait()
@@ -85,9 +73,8 @@ func browse(t *testing.T, url string) *browser {
 	}
 	go func() { _, _ = io.Copy(io.Discard, lines) }()
 	b := &browser{t: t, ctx: ctx}
-	if b.ws, _, err = websocket.Dial(ctx, address, nil); err != nil {
-		t.Fatal(err)
-	}
+	b.ws, _, err = websocket.Dial(ctx, address, nil)
+	must(t, err)
 	t.Cleanup(func() { b.ws.CloseNow() })
 	b.ws.SetReadLimit(16 << 20)
 	// With these a page gets what it wants of the clipboard.
@@ -108,10 +95,12 @@ func browse(t *testing.T, url string) *browser {
 func (b *browser) send(method string, params any) int {
 	b.t.Helper()
 	b.id++
-	message, err := json.Marshal(map[string]any{"id": b.id, "method": method, "params": params, "sessionId": b.session})
-	if b.session == "" {
-		message, err = json.Marshal(map[string]any{"id": b.id, "method": method, "params": params})
-	}
+	message, err := json.Marshal(struct {
+		ID        int    `json:"id"`
+		Method    string `json:"method"`
+		Params    any    `json:"params,omitempty"`
+		SessionID string `json:"sessionId,omitempty"`
+	}{b.id, method, params, b.session})
 	if err == nil {
 		err = b.ws.Write(b.ctx, websocket.MessageText, message)
 	}
@@ -130,15 +119,11 @@ func (b *browser) call(method string, params, result any) {
 			b.t.Fatalf("%s: %v", method, err)
 		}
 		var m struct {
-			ID     int
-			Error  *struct{ Message string }
-			Method string
-			Result json.RawMessage
-			Params json.RawMessage
+			ID                    int
+			Method                string
+			Error, Result, Params json.RawMessage
 		}
-		if err := json.Unmarshal(raw, &m); err != nil {
-			b.t.Fatal(err)
-		}
+		must(b.t, json.Unmarshal(raw, &m))
 		switch {
 		case m.Method == "Page.javascriptDialogOpening":
 			b.dialogs = append(b.dialogs, string(m.Params))
@@ -146,12 +131,10 @@ func (b *browser) call(method string, params, result any) {
 		case m.Method == "Log.entryAdded" && strings.Contains(string(m.Params), `"level":"error"`) || m.Method == "Runtime.exceptionThrown":
 			b.errors = append(b.errors, string(m.Params))
 		case m.ID == id && m.Error != nil:
-			b.t.Fatalf("%s: %s", method, m.Error.Message)
+			b.t.Fatalf("%s: %s", method, m.Error)
 		case m.ID == id:
 			if result != nil {
-				if err := json.Unmarshal(m.Result, result); err != nil {
-					b.t.Fatal(err)
-				}
+				must(b.t, json.Unmarshal(m.Result, result))
 			}
 			return
 		}
@@ -172,18 +155,26 @@ func (b *browser) js(expression string) string {
 	return fmt.Sprint(r.Result.Value)
 }
 
-// shows waits for what it looks for on the screen.
-func (b *browser) shows(pattern string) []string {
+func (b *browser) until(what string, ok func() bool) {
 	b.t.Helper()
-	for deadline := time.Now().Add(30 * time.Second); ; time.Sleep(10 * time.Millisecond) {
-		screen := b.js(`[...document.querySelectorAll('.xterm-rows > div, #status')].map((e) => e.textContent.trimEnd()).join('\n')`)
-		if m := regexp.MustCompile(`(?m)` + pattern).FindStringSubmatch(screen); m != nil {
-			return m
-		}
+	for deadline := time.Now().Add(30 * time.Second); !ok(); time.Sleep(10 * time.Millisecond) {
 		if time.Now().After(deadline) {
-			b.t.Fatalf("no %q on the screen:\n%s\n%s", pattern, screen, b.errors)
+			b.t.Fatalf("did not happen: %s; the page's errors: %s", what, b.errors)
 		}
 	}
+}
+
+const countRows = `document.querySelectorAll('.xterm-rows > div').length`
+
+// shows waits for what it looks for on the screen.
+func (b *browser) shows(pattern string) (found []string) {
+	b.t.Helper()
+	b.until(pattern+" on the screen", func() bool {
+		screen := b.js(`[...document.querySelectorAll('.xterm-rows > div, #status')].map((e) => e.textContent.trimEnd()).join('\n')`)
+		found = regexp.MustCompile(`(?m)` + pattern).FindStringSubmatch(screen)
+		return found != nil
+	})
+	return found
 }
 
 // keys presses one key after another, and Enter.
@@ -218,9 +209,9 @@ func (b *browser) click(text string) {
 }
 
 // unharmed looks at everything but what came back.
-func (b *browser) unharmed(title string) {
+func (b *browser) unharmed() {
 	b.t.Helper()
-	if got := b.js(`document.title`); got != title {
+	if got := b.js(`document.title`); got != "Terminal" {
 		b.t.Errorf("the page's title is %q", got)
 	}
 	if got := b.js(`navigator.clipboard.readText()`); got != "mine" {
@@ -229,13 +220,6 @@ func (b *browser) unharmed(title string) {
 	b.click("LINK")
 	if got := b.js(`document.querySelectorAll('a').length + ' ' + ('pwned' in window)`); got != "0 false" || len(b.dialogs) > 0 {
 		b.t.Errorf("a link of a script: %s %s", got, b.dialogs)
-	}
-	var targets struct{ TargetInfos []struct{ Type, URL string } }
-	b.call("Target.getTargets", nil, &targets)
-	for _, target := range targets.TargetInfos {
-		if target.Type == "page" && target.URL != "about:blank" && !strings.HasPrefix(target.URL, "http://127.0.0.1:") {
-			b.t.Errorf("a page was opened: %s", target.URL)
-		}
 	}
 	if len(b.errors) > 0 {
 		b.t.Errorf("the page has errors: %s", b.errors)
@@ -260,15 +244,12 @@ func TestBrowser(t *testing.T) {
 
 	b.keys("stty size")
 	before := b.shows(`^(\d+) (\d+)$`)
-	if rows := b.js(`document.querySelectorAll('.xterm-rows > div').length`); rows != before[1] {
+	if rows := b.js(countRows); rows != before[1] {
 		t.Errorf("%s rows on the screen, %s on the terminal", rows, before[1])
 	}
 	b.call("Emulation.setDeviceMetricsOverride", map[string]any{"width": 400, "height": 300, "deviceScaleFactor": 1, "mobile": false}, nil)
 	rows := before[1]
-	for deadline := time.Now().Add(30 * time.Second); rows == before[1] && time.Now().Before(deadline); time.Sleep(10 * time.Millisecond) {
-		// Only when two frames have been drawn is the page as large as it will be.
-		rows = b.js(`new Promise((drawn) => requestAnimationFrame(() => requestAnimationFrame(drawn))).then(() => document.querySelectorAll('.xterm-rows > div').length)`)
-	}
+	b.until("the page has the new size", func() bool { rows = b.js(countRows); return rows != before[1] })
 	// The new size has been sent by now, before what is typed here.
 	b.keys("clear; stty size; echo 'en''d'")
 	if after := b.shows(`^(\d+) (\d+)\nend$`); after[1] != rows || after[1] == before[1] || after[2] == before[2] {
@@ -276,14 +257,9 @@ func TestBrowser(t *testing.T) {
 	}
 
 	program := filepath.Join(t.TempDir(), "program")
-	if err := os.WriteFile(program+".out", []byte(hostile), 0o644); err != nil {
-		t.Fatal(err)
-	}
+	must(t, os.WriteFile(program+".out", []byte(hostile), 0o644))
 	script := `stty raw -echo; cat ` + program + `.out; IFS= read -rsd n answer; stty sane; echo "came back:$(printf %s "$answer" | od -An -tx1)"`
-	if err := os.WriteFile(program, []byte(script), 0o644); err != nil {
-		t.Fatal(err)
-	}
-	// A command line longer than the page wraps, and has LINK nowhere.
+	must(t, os.WriteFile(program, []byte(script), 0o644))
 	b.keys("clear; bash " + program)
 	if got := b.shows(`^came back:(.*)$`); got[1] != " 1b 5b 30" {
 		t.Errorf("came back: %s", got[1])
@@ -291,7 +267,7 @@ func TestBrowser(t *testing.T) {
 	if got := b.js(`document.querySelectorAll('.xterm-rows [class*="xterm-underline"]').length`); got != "0" {
 		t.Errorf("%s links", got)
 	}
-	b.unharmed("Terminal")
+	b.unharmed()
 	b.keys("exit 3")
 	b.shows(`^The shell has ended with exit code 3\.$`)
 }
@@ -299,8 +275,7 @@ func TestBrowser(t *testing.T) {
 // TestBrowserAlone has nobody between the page and the program.
 func TestBrowserAlone(t *testing.T) {
 	server := serve(t)
-	typed := make(chan string, 100)
-	link := make(chan struct{})
+	say, typed := make(chan string, 2), make(chan string, 100)
 	alone := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if r.URL.Path != "/ws" {
 			server.Config.Handler.ServeHTTP(w, r)
@@ -311,10 +286,10 @@ func TestBrowserAlone(t *testing.T) {
 			return
 		}
 		defer ws.CloseNow()
-		_ = ws.Write(r.Context(), websocket.MessageText, []byte(hostile))
 		go func() {
-			<-link
-			_ = ws.Write(r.Context(), websocket.MessageText, []byte("\x1b]8;;https://example.org/\aWEB\x1b]8;;\a\r\n"))
+			for text := range say {
+				_ = ws.Write(r.Context(), websocket.MessageText, []byte(text))
+			}
 		}()
 		for {
 			kind, b, err := ws.Read(r.Context())
@@ -327,20 +302,19 @@ func TestBrowserAlone(t *testing.T) {
 		}
 	}))
 	defer alone.Close()
+	defer close(say)
 	b := browse(t, alone.URL+"/")
-	b.shows(`^LINK`)
+	b.until("the page is there", func() bool { return b.js(countRows) != "0" })
 	b.js(`navigator.clipboard.writeText('mine')`)
-	select {
-	case got := <-typed:
-		if got != "\x1b[0n" {
-			t.Errorf("came back: %q", got)
-		}
-	case <-time.After(30 * time.Second):
-		t.Fatal("no answer")
+	say <- hostile
+	b.shows(`^LINK`)
+	// The page answers in order.
+	if got := <-typed; got != "\x1b[0n" {
+		t.Errorf("came back: %q", got)
 	}
-	b.unharmed("Terminal")
+	b.unharmed()
 	// A link to a page would have been one.
-	close(link)
+	say <- "\x1b]8;;https://example.org/\aWEB\x1b]8;;\a\r\n"
 	b.shows(`^WEB`)
 	b.click("WEB")
 	if len(b.dialogs) != 1 || !strings.Contains(b.dialogs[0], "https://example.org/") {
