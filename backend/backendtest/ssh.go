@@ -32,6 +32,7 @@ func checkSSH(c *env) {
 	sb := c.create()
 	client := c.sshClient(sb, nil)
 	defer client.Close()
+	// Only who reads is given something: who has ended before takes no more.
 	run := func(command, stdin string) (string, error) {
 		s, err := client.NewSession()
 		c.try("session", err)
@@ -41,9 +42,11 @@ func checkSSH(c *env) {
 		err = s.Run(command)
 		return out.String(), err
 	}
-	for command, want := range map[string]string{"pwd": sb.Info().WorkDir + "\n", "cat": "input", "echo out; echo err >&2": "out\n"} {
-		if got, err := run(command, "input"); err != nil || got != want {
-			c.Errorf("%s: %q, %v; want %q", command, got, err, want)
+	for command, test := range map[string]struct{ stdin, want string }{
+		"pwd": {want: sb.Info().WorkDir + "\n"}, "cat": {"input", "input"}, "echo out; echo err >&2": {want: "out\n"},
+	} {
+		if got, err := run(command, test.stdin); err != nil || got != test.want {
+			c.Errorf("%s: %q, %v; want %q", command, got, err, test.want)
 		}
 	}
 	// The same user as everybody's.

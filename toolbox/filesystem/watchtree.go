@@ -412,6 +412,9 @@ func (w *watcher) event(ctx context.Context, d *watchedDir, name string, mask, c
 	case mask&unix.IN_MODIFY != 0:
 		change.Type = wire.ChangeWrite
 	case mask&unix.IN_ATTRIB != 0:
+		if name[0] == '#' && w.gone(change.Path) {
+			return // of a file without a name (O_TMPFILE), for which the kernel makes one up
+		}
 		change.Type = wire.ChangeAttributes
 	default:
 		return
@@ -420,6 +423,16 @@ func (w *watcher) event(ctx context.Context, d *watchedDir, name string, mask, c
 	if change.Type == wire.ChangeCreate && change.IsDir {
 		w.enter(ctx, d, name, true)
 	}
+}
+
+// gone says that there is nothing of this name.
+func (w *watcher) gone(p string) bool {
+	fd, err := w.s.open.at(unix.AT_FDCWD, p, unix.O_PATH|unix.O_NOFOLLOW, 0)
+	if err != nil {
+		return errors.Is(err, unix.ENOENT)
+	}
+	unix.Close(fd)
+	return false
 }
 
 // enter watches a directory that has come.

@@ -217,12 +217,15 @@ func size(n uint32, otherwise int) int {
 }
 
 func (s *session) setEnv(name, value string) bool {
+	if s.begun {
+		return false // the environment is the program's by now
+	}
 	old, known := s.env[name]
 	total := s.envSize + len(name) + len(value)
 	if known {
 		total -= len(name) + len(old)
 	}
-	if s.begun || !known && len(s.env) >= maxVariables || total > maxEnvironment || process.CheckEnv(map[string]string{name: value}) != nil {
+	if !known && len(s.env) >= maxVariables || total > maxEnvironment || process.CheckEnv(map[string]string{name: value}) != nil {
 		return false
 	}
 	s.env[name], s.envSize = value, total

@@ -19,20 +19,23 @@ import (
 	"github.com/daytona-go/daytona/toolbox/webterminal"
 )
 
+func must(t testing.TB, err error) {
+	t.Helper()
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
 // serve serves the page as port 22222 does, and the agent's routes below /agent.
 func serve(t testing.TB) *httptest.Server {
 	t.Helper()
 	// The shell's prompt is not to depend on whose machine this is.
 	home := t.TempDir()
-	if err := os.WriteFile(filepath.Join(home, ".bash_profile"), []byte("PS1='$ '\nbind 'set enable-bracketed-paste off' 2>/dev/null\n"), 0o644); err != nil {
-		t.Fatal(err)
-	}
+	must(t, os.WriteFile(filepath.Join(home, ".bash_profile"), []byte("PS1='$ '\nbind 'set enable-bracketed-paste off' 2>/dev/null\n"), 0o644))
 	spawner, err := process.NewSpawner(process.Options{WorkDir: home, Environ: func() []string {
 		return []string{"HOME=" + home, "PATH=" + os.Getenv("PATH")}
 	}})
-	if err != nil {
-		t.Fatal(err)
-	}
+	must(t, err)
 	s := webterminal.New(webterminal.Options{Spawner: spawner})
 	mux := http.NewServeMux()
 	s.Register(mux)

@@ -35,7 +35,6 @@ terminal.parser.registerDcsHandler({ intermediates: '$', final: 'q' }, nothing);
 const fit = new FitAddon();
 terminal.loadAddon(fit);
 terminal.open(document.getElementById('terminal'));
-terminal.onTitleChange((title) => { document.title = title ? `${title} – Terminal` : 'Terminal'; });
 
 const status = document.getElementById('status');
 const url = new URL('ws' + query, location.href);

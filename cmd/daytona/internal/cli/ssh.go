@@ -167,7 +167,12 @@ prints what lets them find the sandbox as NAME` + sshDomain + `.`,
 		case (stdio || knownHosts) && (len(line.options) > 0 || len(line.command) > 0 || stdio && knownHosts):
 			return usageError(cmd, errors.New("--stdio and --known-hosts take nothing but the name of a sandbox"))
 		case stdio:
-			return a.sshStdio(cmd.Context(), name, line.agent)
+			err := a.sshStdio(cmd.Context(), name, line.agent)
+			// With a SIGHUP ssh ends its ProxyCommand: that is no news to anybody.
+			if s, ok := errors.AsType[signalError](context.Cause(cmd.Context())); ok && s.number == int(syscall.SIGHUP) {
+				return nil
+			}
+			return err
 		case knownHosts:
 			return a.sshKnownHosts(cmd.Context(), name)
 		}

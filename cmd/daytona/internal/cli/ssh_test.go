@@ -77,10 +77,18 @@ func TestSSH(t *testing.T) {
 	if got := s.ok("sandbox", "exec", "dev", "--", "cat", "copy"); got != "content" {
 		t.Errorf("%q", got)
 	}
+	s.write("batch", "put file by-sftp\nget by-sftp back\n", 0o644)
+	run("sftp", "-q", "-F", "config", "-b", "batch", "dev.daytona")
+	if out := run("cat", "back"); out != "content" {
+		t.Errorf("%q", out)
+	}
 	if _, err := exec.LookPath("rsync"); err == nil {
-		run("rsync", "-a", "-e", "'"+s.program+"' ssh", "file", "dev:synced")
-		if got := s.ok("sandbox", "exec", "dev", "--", "cat", "synced"); got != "content" {
-			t.Errorf("%q", got)
+		for _, way := range [][2]string{{"'" + s.program + "' ssh", "dev:synced"}, {"ssh -F config", "dev.daytona:synced-too"}} {
+			run("rsync", "-a", "-e", way[0], "file", way[1])
+			_, name, _ := strings.Cut(way[1], ":")
+			if got := s.ok("sandbox", "exec", "dev", "--", "cat", name); got != "content" {
+				t.Errorf("%v: %q", way, got)
+			}
 		}
 	}
 	// Nothing is asked, so nothing is learned.
