@@ -62,6 +62,11 @@ type Harness struct {
 	// Spec.
 	Spec daytona.Spec
 
+	// DesktopImage is an image with a desktop (docs/computer-use.md), for the check
+	// that drives one. Defaults to that of Spec, which is expected to refuse if it
+	// has none.
+	DesktopImage string
+
 	// Lacks says which capabilities are missing, and why. Defaults to none:
 	// everything is checked. An optional interface that the backend lacks, such
 	// as "Pauser", need not be here, but may be for the reason.

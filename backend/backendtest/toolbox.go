@@ -29,6 +29,7 @@ func toolboxChecks() []check {
 		{name: "Interpreter", needs: []Capability{Interpreter, Python}, limit: 2 * time.Minute, run: checkInterpreter},
 		{name: "LanguageServer", needs: []Capability{LSP, Python, Shell}, limit: 2 * time.Minute, run: checkLanguageServer},
 		{name: "Git", needs: []Capability{Git, Shell}, run: checkGit},
+		{name: "NoComputerUse", needs: []Capability{ComputerUse, Shell}, run: checkNoComputerUse},
 		{name: "ComputerUse", needs: []Capability{ComputerUse, Shell}, limit: 4 * time.Minute, run: checkComputerUse},
 	}
 }

@@ -200,6 +200,16 @@ func TestDiskBandwidth(t *testing.T) {
 // imagesVariable lists images made by image/sandbox, with commas between.
 const imagesVariable = "DAYTONA_TEST_IMAGES"
 
+// imageNamed is the image of a variant; "" if there is none.
+func imageNamed(variant string) string {
+	for ref := range strings.SplitSeq(os.Getenv(imagesVariable), ",") {
+		if strings.HasSuffix(ref, ":"+variant) {
+			return ref
+		}
+	}
+	return ""
+}
+
 // TestSandboxImages runs code of each language in the images that sandboxes are
 // meant to start from, which `make image` makes.
 func TestSandboxImages(t *testing.T) {
@@ -234,9 +244,12 @@ func TestSandboxImages(t *testing.T) {
 				}
 			}
 			tools := []string{"git --version", "ps --version", "node --version"}
-			if variant == "default" {
-				tools = append(tools, "npm --version", "npx --version", "pip --version", "python3 -m venv /tmp/venv", "tsc --version",
+			if variant != "slim" {
+				tools = append(tools, "python3 -c 'import matplotlib; print(matplotlib.__version__)'", "npm --version", "npx --version", "pip --version", "python3 -m venv /tmp/venv", "tsc --version",
 					"typescript-language-server --version", "pylsp --help", "curl --version", "cc --version", "jq --version", "rg --version")
+			}
+			if variant == "desktop" {
+				tools = append(tools, "command -v Xvfb icewm xterm x11vnc dbus-daemon mousepad", "ffmpeg -version", "cat /usr/local/lib/node_modules/@novnc/novnc/package.json")
 			}
 			for _, tool := range tools {
 				if r, err := sb.Process().Exec(t.Context(), tool, nil); err != nil || r.ExitCode != 0 || r.Output == "" && !strings.Contains(tool, "venv") {

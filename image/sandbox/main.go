@@ -109,11 +109,14 @@ var variants = []variant{
 		npm: []npmPackage{node},
 	},
 	{
+		// Of what matplotlib's font tools choose from, the least is named:
+		// python3-munkres and python3-unicodedata2, not SciPy.
 		name: "default",
 		debian: []string{
 			"build-essential", "ca-certificates", "curl", "file", "git", "iproute2", "jq", "less", "nano",
-			"openssh-client", "procps", "psmisc", "python3", "python3-dev", "python3-pip", "python3-pylsp",
-			"python3-venv", "ripgrep", "rsync", "tree", "unzip", "wget", "xz-utils", "zip",
+			"openssh-client", "procps", "psmisc", "python3", "python3-dev", "python3-matplotlib", "python3-munkres",
+			"python3-pip", "python3-pylsp", "python3-unicodedata2", "python3-venv", "ripgrep", "rsync", "tree", "unzip",
+			"wget", "xz-utils", "zip",
 		},
 		npm: []npmPackage{
 			node, npm, typescript, typescriptServer,
@@ -124,9 +127,10 @@ var variants = []variant{
 		name: "desktop",
 		debian: []string{
 			"at-spi2-core", "build-essential", "ca-certificates", "curl", "dbus", "ffmpeg", "file", "fonts-dejavu-core",
-			"git", "icewm", "iproute2", "jq", "less", "mousepad", "nano", "openssh-client", "procps", "psmisc", "python3",
-			"python3-dev", "python3-pip", "python3-pylsp", "python3-venv", "ripgrep", "rsync", "tree", "unzip", "wget",
-			"x11vnc", "xterm", "xvfb", "xz-utils", "zip",
+			"git", "icewm", "iproute2", "jq", "less", "mousepad", "nano", "openssh-client", "procps", "psmisc",
+			"python3", "python3-dev", "python3-matplotlib", "python3-munkres", "python3-pip", "python3-pylsp",
+			"python3-unicodedata2", "python3-venv", "ripgrep", "rsync", "tree", "unzip", "wget", "x11vnc", "xterm",
+			"xvfb", "xz-utils", "zip",
 		},
 		npm: []npmPackage{
 			node, npm, typescript, typescriptServer,
@@ -244,6 +248,7 @@ func (b *builder) build(ctx context.Context, dir string) error {
 		"--include=" + strings.Join(b.variant.debian, ","),
 		`--dpkgopt=path-exclude=/usr/share/doc/*`, `--dpkgopt=path-include=/usr/share/doc/*/copyright`,
 		`--dpkgopt=path-exclude=/usr/share/man/*`, `--dpkgopt=path-exclude=/usr/share/locale/*`,
+		`--dpkgopt=path-exclude=/usr/share/unicode/*`, // Python's programs have tables of their own
 		fmt.Sprintf(`--customize-hook=chroot "$1" useradd --create-home --shell /bin/bash --uid %d %s`, userID, userName),
 		"--customize-hook=tar-in " + extra + " /",
 		// A sandbox may have no other name server than its own.

@@ -44,6 +44,16 @@ func Image(images string) string {
 	return first
 }
 
+// Named is the image of a variant; "" if there is none.
+func Named(images, variant string) string {
+	for ref := range strings.SplitSeq(images, ",") {
+		if strings.HasSuffix(ref, ":"+variant) {
+			return ref
+		}
+	}
+	return ""
+}
+
 // New describes the backend with an image, and agents reached in one way; see
 // docker.Options.
 func New(image, transport string) *backendtest.Harness {
@@ -52,8 +62,9 @@ func New(image, transport string) *backendtest.Harness {
 			return docker.New(ctx, &docker.Options{Dir: state, Image: image, Transport: transport,
 				Logger: slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: slog.LevelWarn}))})
 		},
-		Spec:      daytona.Spec{Image: image},
-		Leftovers: Leftovers,
+		Spec:         daytona.Spec{Image: image},
+		DesktopImage: Named(os.Getenv(ImagesVariable), "desktop"),
+		Leftovers:    Leftovers,
 		ForgetImage: func(ctx context.Context, ref string) error {
 			return exec.CommandContext(ctx, "docker", "rmi", "-f", ref).Run()
 		},
