@@ -11,6 +11,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"syscall"
 	"testing"
@@ -121,7 +122,19 @@ func TestServe(t *testing.T) {
 	if got := execute(t, client, "echo $A $SECRET_OF_THE_HOST; ls /proc/self/fd | wc -l"); got != "1\n4\n" {
 		t.Errorf("a program sees %q; want its variable, not the agent's, and 4 descriptors", got)
 	}
-	t.Logf("resident: %d KiB", idle(t, cmd.Process.Pid))
+	status, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", cmd.Process.Pid))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for line := range strings.SplitSeq(string(status), "\n") {
+		if rss, ok := strings.CutPrefix(line, "VmRSS:"); ok {
+			kib, _ := strconv.Atoi(strings.Fields(rss)[0])
+			t.Logf("resident: %d KiB", kib)
+			if kib > idleLimit {
+				t.Errorf("the agent takes %d KiB", kib)
+			}
+		}
+	}
 	// Not even its own user may look into it.
 	if info, err := os.Stat(fmt.Sprintf("/proc/%d/mem", cmd.Process.Pid)); err == nil && info.Sys().(*syscall.Stat_t).Uid != 0 {
 		t.Error("the agent can be traced")

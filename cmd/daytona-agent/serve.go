@@ -16,7 +16,6 @@ import (
 	"strconv"
 	"strings"
 	"syscall"
-	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -98,12 +97,6 @@ func serveUntil(args []string, logger *slog.Logger) error {
 	if err := os.Chdir(server.WorkDir()); err != nil {
 		logger.Warn("programs take longer to start", "error", err)
 	}
-	settling := time.AfterFunc(settleAfter, func() {
-		if err := settle(); err != nil {
-			logger.Debug("memory is left as starting left it", "error", err)
-		}
-	})
-	defer settling.Stop()
 	err = server.Serve(ctx, l)
 	err = errors.Join(err, server.Close())
 	if errors.Is(err, toolbox.ErrIdle) || errors.Is(err, toolbox.ErrExpired) {
