@@ -56,7 +56,7 @@ func (s *Server) route(r *http.Request) string {
 	if strings.HasPrefix(r.URL.Path, "/proxy/") {
 		return "/proxy/{port}/"
 	}
-	_, pattern := s.mux.Handler(r)
+	_, pattern := s.muxOf(r).Handler(r)
 	if _, path, ok := strings.Cut(pattern, " "); ok {
 		return path
 	}

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"net/http"
 	"os"
+	"sync"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -61,12 +62,22 @@ func newPrograms(s *Server) (*programs, error) {
 func (p *programs) Register(mux *http.ServeMux) {
 	p.processes.Register(mux)
 	p.terminals.Register(mux)
-	p.git.Register(mux)
 	p.interpreters.Register(mux)
-	p.languages.Register(mux)
-	p.desktop.Register(mux)
 	p.ssh.Register(mux)
 	p.web.Register(mux)
+}
+
+// late are the parts with many routes below one path of their own. A route costs
+// the start of every sandbox more than ten microseconds.
+func (p *programs) late() map[string]func() *http.ServeMux {
+	routes := func(part Registrar) func() *http.ServeMux {
+		return sync.OnceValue(func() *http.ServeMux {
+			mux := http.NewServeMux()
+			part.Register(mux)
+			return mux
+		})
+	}
+	return map[string]func() *http.ServeMux{"git": routes(p.git), "lsp": routes(p.languages), "computeruse": routes(p.desktop)}
 }
 
 func (p *programs) close() error {

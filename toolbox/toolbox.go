@@ -58,6 +58,9 @@ type Server struct {
 	exporter *telemetry.Exporter // nil if nothing is exported
 	exported chan struct{}       // closed when all of the entrypoint's output is
 	mux      *http.ServeMux
+	// late are the routes of parts that few sandboxes use, by the first segment of
+	// their path: made when they are first asked for.
+	late     map[string]func() *http.ServeMux
 	activity *activity
 	// shutdown is closed when a client wants the sandbox to end.
 	shutdown     chan struct{}
@@ -125,6 +128,7 @@ func New(ctx context.Context, config Config, logger *slog.Logger) (*Server, erro
 	for _, part := range []Registrar{files, s.ports, machine, s.programs} {
 		part.Register(s.mux)
 	}
+	s.late = s.programs.late()
 	s.register()
 	s.activity = newActivity(config.IdleTimeout)
 	s.shutdown = make(chan struct{})
@@ -373,11 +377,22 @@ func (s *Server) serveHTTP(w http.ResponseWriter, r *http.Request) {
 		s.ports.ServeProxy(out, r)
 		return
 	}
-	if h, pattern := s.mux.Handler(r); pattern == "" {
+	mux := s.muxOf(r)
+	if h, pattern := mux.Handler(r); pattern == "" {
 		s.noRoute(out, r, h)
 		return
 	}
-	s.mux.ServeHTTP(out, r)
+	mux.ServeHTTP(out, r)
+}
+
+// muxOf returns the routes that a request's is among.
+func (s *Server) muxOf(r *http.Request) *http.ServeMux {
+	// Clean, as a mux redirects to it.
+	first, _, _ := strings.Cut(strings.TrimPrefix(path.Clean(r.URL.Path), "/"), "/")
+	if late, ok := s.late[first]; ok {
+		return late()
+	}
+	return s.mux
 }
 
 // noRoute answers as the mux would, but in JSON.
@@ -462,7 +477,7 @@ func (s *Server) Serve(ctx context.Context, l net.Listener) error {
 	}
 	server := &http.Server{
 		Handler:           s.Handler(),
-		ReadHeaderTimeout: 30 * time.Second,
+		ReadHeaderTimeout: wire.FirstRequestTimeout,
 		IdleTimeout:       2 * time.Minute,
 		MaxHeaderBytes:    256 << 10, // terminals get their environment in a header
 		Protocols:         new(http.Protocols),

@@ -59,7 +59,7 @@ func main() {
 	var ok bool
 	var err error
 	if *benchmarks {
-		ok, err = bench(os.Stdin)
+		ok, err = bench(os.Stdin, os.Stdout)
 	} else if *doc != "" {
 		ok, err = writeTable(*doc, *suites, *check)
 	} else {

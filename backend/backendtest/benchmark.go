@@ -55,6 +55,7 @@ func RunBenchmarks(b *testing.B, h *Harness) {
 	b.Run("Command", func(b *testing.B) {
 		e.with(b).exec(b, func(p daytona.Process) error { return p.Command(b.Context(), "true").Run() })
 	})
+	b.Run("SessionExec", func(b *testing.B) { e.with(b).sessionExec(b) })
 	b.Run("InterpreterRun", func(b *testing.B) { e.with(b).interpreterRun(b) })
 	b.Run("InterpreterContext", func(b *testing.B) { e.with(b).interpreterContext(b) })
 	b.Run("ExecParallel", func(b *testing.B) { e.with(b).execParallel(b) })
@@ -296,6 +297,24 @@ func (e *bench) exec(b *testing.B, run func(p daytona.Process) error) {
 	}
 	peers["docker"] = docker.p50()
 	e.report(times, peers)
+}
+
+// sessionExec measures a command of a session's shell, which is to start a
+// program as well: true is built into shells.
+func (e *bench) sessionExec(b *testing.B) {
+	var s daytona.Session
+	e.exec(b, func(p daytona.Process) (err error) {
+		if s == nil {
+			if s, err = p.CreateSession(b.Context(), "bench"); err != nil {
+				return err
+			}
+		}
+		r, err := s.Run(b.Context(), "/bin/true")
+		if err == nil && r.ExitCode != 0 {
+			err = fmt.Errorf("true ended with %d: %s", r.ExitCode, r.Stderr)
+		}
+		return err
+	})
 }
 
 // interpreter makes a sandbox whose interpreter has been used once.

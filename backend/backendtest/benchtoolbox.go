@@ -18,9 +18,12 @@ import (
 	"github.com/daytona-go/daytona"
 )
 
-// searchFiles is how many files are searched. BENCH_TREE_FILES changes it:
-// 80000 is as many as Linux has.
-const searchFiles = 10000
+// The tree that is searched is of the size of Linux: searchFiles with fileSize
+// bytes in the mean, 1 GB together. BENCH_TREE_FILES has it made smaller.
+const (
+	searchFiles = 75000
+	fileSize    = 13500
+)
 
 // search looks for a line in a tree of sources.
 func (e *bench) search(b *testing.B) {
@@ -73,7 +76,7 @@ func (e *bench) sources(sb daytona.Sandbox, files int, needle string) (size int6
 	words := []string{"static", "int", "struct", "return", "void", "if", "(ptr)", "->next", "= NULL;", "for", "{", "}", "unsigned long", "/* comment */", "EXPORT_SYMBOL(x);", "err", "&dev->lock"}
 	content := func() string {
 		var t strings.Builder
-		for n := int(900 * r.ExpFloat64() * 4); t.Len() < n; {
+		for n := int(fileSize * r.ExpFloat64()); t.Len() < n; {
 			for range 3 + r.IntN(7) {
 				t.WriteString(words[r.IntN(len(words))])
 				t.WriteByte(' ')

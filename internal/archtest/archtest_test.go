@@ -149,7 +149,7 @@ var rules = []rule{
 	},
 	{
 		name: "the suites know package daytona only",
-		who:  []string{"backend/backendtest"}, except: []string{"backend/backendtest/attacker"}, own: []string{".", "backend/backendtest", "toolbox/client", "toolbox/wire"},
+		who:  []string{"backend/backendtest"}, except: []string{"backend/backendtest/attacker"}, own: []string{".", "internal/fileurl", "backend/backendtest", "toolbox/client", "toolbox/wire"},
 		why: "they judge backends from outside",
 	},
 	{
@@ -195,7 +195,7 @@ var rules = []rule{
 	},
 	{
 		name: "the life of a sandbox is the same on every engine",
-		who:  []string{"internal/lifecycle"}, own: []string{".", "internal/failpoint", "internal/lifecycle", "internal/network/policy", "image", "toolbox/client", "toolbox/wire"},
+		who:  []string{"internal/lifecycle"}, own: []string{".", "internal/failpoint", "internal/fileurl", "internal/lifecycle", "internal/network/policy", "internal/portproxy", "image", "toolbox/client", "toolbox/wire"},
 		why: "a backend's own is what starts and ends processes",
 	},
 	{
@@ -417,6 +417,13 @@ var exceptions = map[string]string{
 	"internal/objects/s3/environment.go os.Getenv":  "the AWS_… variables are for every program that uses S3; credentials are not for URLs",
 	"internal/s3mount/s3mount.go os.Getenv":         "the server of a bucket's files uses the proxy and the certificates that this process uses",
 	"backend/backendtest/benchmark.go os.Getenv":    "BENCH_DOCKER_IMAGE names an image for the comparison with Docker",
+	"backend/backendtest/benchtoolbox.go os.Getenv": "BENCH_TREE_FILES says how many files are searched",
+	"toolbox/reexec/reexec.go os.Exit":              "Main is the body of the main function of a helper",
+	"toolbox/reexec/reexec.go os.Getenv":            "DISPLAY and the like are how a helper is told which desktop it is for",
+	"toolbox/ssh/connection.go os.Environ":          "the helper of a connection was given the environment that the user's programs get",
+	"toolbox/git/repository/main.go os.Getenv":      "HOME is where git looks for a user's configuration, as its helper does",
+	"toolbox/git/repository/pattern.go os.Getenv":   "as XDG_CONFIG_HOME",
+	"toolbox/git/repository/auth.go os.Getenv":      "SSH_AUTH_SOCK is how programs find the user's SSH agent",
 }
 
 // TestProcessIsMains checks that only programs read arguments, flags and

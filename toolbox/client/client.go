@@ -42,6 +42,10 @@ const (
 	copyBuffer = 256 << 10
 	// parallel is how many idle connections are kept.
 	parallel = 64
+	// idleTimeout is how long they are. It must be the client who closes them: a
+	// request that comes as the agent does so is lost, and nobody knows whether it
+	// was carried out.
+	idleTimeout = wire.FirstRequestTimeout * 2 / 3
 )
 
 // Options refine [New].
@@ -146,7 +150,7 @@ func New(dial func(ctx context.Context) (net.Conn, error), opts *Options) dayton
 		DialContext:         connect,
 		MaxIdleConns:        parallel,
 		MaxIdleConnsPerHost: parallel,
-		IdleConnTimeout:     time.Minute,
+		IdleConnTimeout:     idleTimeout,
 		TLSHandshakeTimeout: 30 * time.Second,
 		DisableCompression:  true,
 		ReadBufferSize:      64 << 10,

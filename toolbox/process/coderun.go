@@ -31,7 +31,11 @@ const artifactPrefix = "dtn_artifact_k39fd2:"
 //go:embed runcode.py
 var runCode string
 
-var importsMatplotlib = regexp.MustCompile(`(?m)^[^#\n]*\b(import|from)\s+([\w., ]*,\s*)?matplotlib\b`)
+// importsMatplotlib, as other tables, is made when it is first needed: each agent
+// would make it as it starts, and few ever need it.
+var importsMatplotlib = sync.OnceValue(func() *regexp.Regexp {
+	return regexp.MustCompile(`(?m)^[^#\n]*\b(import|from)\s+([\w., ]*,\s*)?matplotlib\b`)
+})
 
 // codeRun serves POST /process/code-run.
 func (s *Service) codeRun(w http.ResponseWriter, r *http.Request) {
@@ -106,7 +110,7 @@ func (p *program) cleanup() {
 func (s *Service) python(_ context.Context, req *wire.CodeRunRequest) (*program, error) {
 	p := &program{args: append([]string{"python3", "-u", "-"}, req.Argv...)}
 	code := req.Code
-	if importsMatplotlib.MatchString(code) {
+	if importsMatplotlib().MatchString(code) {
 		p.charts = true
 		// Base64, because no quoting of one language is quite that of another.
 		code = chart.Source + strings.Replace(runCode, "__CODE__", base64.StdEncoding.EncodeToString([]byte(code)), 1)

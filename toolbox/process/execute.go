@@ -175,7 +175,7 @@ func plainCommand(script string) []string {
 		}
 	}
 	words := strings.Fields(script)
-	if len(words) == 0 || strings.ContainsRune(words[0], '=') || shellWords[words[0]] {
+	if len(words) == 0 || strings.ContainsRune(words[0], '=') || shellWords()[words[0]] {
 		return nil
 	}
 	return words
@@ -183,7 +183,7 @@ func plainCommand(script string) []string {
 
 // shellWords are the builtins and reserved words of bash, dash, busybox and
 // zsh that are not, or not just the same as, a program. true and false are.
-var shellWords = func() map[string]bool {
+var shellWords = sync.OnceValue(func() map[string]bool {
 	m := make(map[string]bool)
 	for w := range strings.FieldsSeq(`. : alias autoload bg bind bindkey break builtin bye caller case cd chdir
 		command compgen complete compopt continue coproc declare dirs disable disown do done echo
@@ -197,7 +197,7 @@ var shellWords = func() map[string]bool {
 		m[w] = true
 	}
 	return m
-}()
+})
 
 // memoryFile returns a descriptor of a file that is only in memory.
 func memoryFile(name, content string) (int, error) {

@@ -9,7 +9,6 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
-	"regexp"
 	"strings"
 	"sync"
 	"time"
@@ -275,12 +274,10 @@ func decode(w http.ResponseWriter, r *http.Request, into any) bool {
 	return true
 }
 
-var variableName = regexp.MustCompile(`^[A-Za-z_][A-Za-z0-9_]*$`)
-
 // CheckEnv returns an error that names the first variable that cannot be set.
 func CheckEnv(env map[string]string) error {
 	for name, value := range env {
-		if !variableName.MatchString(name) {
+		if !isVariable(name) {
 			return fmt.Errorf("invalid environment variable name %q: letters, digits and underscores, not beginning with a digit", name)
 		}
 		if strings.ContainsRune(value, 0) {
@@ -288,4 +285,16 @@ func CheckEnv(env map[string]string) error {
 		}
 	}
 	return nil
+}
+
+// isVariable reports whether a shell can have a variable of this name.
+func isVariable(name string) bool {
+	for i := range len(name) {
+		switch c := name[i]; {
+		case c >= 'a' && c <= 'z', c >= 'A' && c <= 'Z', c == '_', c >= '0' && c <= '9' && i > 0:
+		default:
+			return false
+		}
+	}
+	return name != ""
 }

@@ -38,6 +38,11 @@ const (
 	ProtocolPTYExitControl = "X-Daytona-Pty-Exit-Control"
 )
 
+// FirstRequestTimeout is how long an agent waits for the first request on a
+// connection, or for the rest of a request's header, until it closes it. For
+// further requests it waits longer.
+const FirstRequestTimeout = 30 * time.Second
+
 // OfferedVersion returns the ProtocolSDKVersion subprotocols that a WebSocket
 // request offers.
 func OfferedVersion(r *http.Request) []string {
