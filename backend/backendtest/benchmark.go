@@ -31,6 +31,8 @@ import (
 //   - x_dockerload: "docker load" of the same image;
 //   - x_grep and x_rg: grep -rI and ripgrep over the same tree, in the same
 //     sandbox;
+//   - x_git: git status of the same repository, in the same sandbox;
+//   - x_lsp: the same request of the same language server on the host, by pipe;
 //   - x_pty: cat behind a pseudo-terminal of the host;
 //   - x_python: a bare "python3 -c 1+1" on the host.
 //
@@ -67,6 +69,8 @@ func RunBenchmarks(b *testing.B, h *Harness) {
 	b.Run("IdleMemory", func(b *testing.B) { e.with(b).memory(b) })
 	b.Run("Search", func(b *testing.B) { e.with(b).search(b) })
 	b.Run("PTYEcho", func(b *testing.B) { e.with(b).ptyEcho(b) })
+	b.Run("GitStatus", func(b *testing.B) { e.with(b).gitStatus(b) })
+	b.Run("Completion", func(b *testing.B) { e.with(b).completion(b) })
 	e.runStateBenchmarks(b)
 }
 

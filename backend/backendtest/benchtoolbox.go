@@ -2,9 +2,11 @@ package backendtest
 
 import (
 	"bufio"
+	"encoding/json"
 	"fmt"
 	"io"
 	"math/rand/v2"
+	"net/textproto"
 	"os"
 	"os/exec"
 	"strconv"
@@ -100,6 +102,137 @@ func (e *bench) sources(sb daytona.Sandbox, files int, needle string) (size int6
 		}
 	}
 	return size
+}
+
+const (
+	// makeRepository makes one of 50,000 files, and then statusChanges of it.
+	statusChanges  = 20
+	makeRepository = `git init -q repo && cd repo && seq -f d%g 0 499 | xargs mkdir &&
+awk 'BEGIN { for (i = 0; i < 50000; i++) { f = "d" i % 500 "/f" i ".c"; for (n = i % 40; n >= 0; n--) print "line " n " of " i > f; close(f) } }' &&
+git add . && git -c user.name=A -c user.email=a@example.com commit -qm x &&
+for i in 0 1 2 3 4 5 6 7 8 9; do echo changed >> d$i/f$i.c; echo > d$i/new; done`
+)
+
+// gitStatus is how long it takes to see what is changed in a large repository.
+func (e *bench) gitStatus(b *testing.B) {
+	if why := e.h.Lacks[Git]; why != "" {
+		b.Skip(why)
+	}
+	sb := e.create()
+	sh := func(command string) (output string, took time.Duration) {
+		begin := time.Now()
+		r, err := sb.Process().Exec(b.Context(), command, nil)
+		e.must(err)
+		if r.ExitCode != 0 {
+			b.Fatalf("%s: %s", command, r.Output)
+		}
+		return r.Output, time.Since(begin)
+	}
+	sh(makeRepository)
+	git := func() time.Duration {
+		out, took := sh("git -C repo status --porcelain --untracked-files=all")
+		if n := strings.Count(out, "\n"); n != statusChanges {
+			b.Fatalf("git sees %d changes, want %d: %.200q", n, statusChanges, out)
+		}
+		return took
+	}
+	ours := func() time.Duration {
+		begin := time.Now()
+		st, err := sb.Git().Status(b.Context(), "repo")
+		e.must(err)
+		if len(st.Files) != statusChanges {
+			b.Fatalf("%d changes, want %d", len(st.Files), statusChanges)
+		}
+		return time.Since(begin)
+	}
+	git() // which brings the index up to date, for both
+	var times, peer []time.Duration
+	for b.Loop() {
+		times = append(times, ours())
+		b.StopTimer()
+		peer = append(peer, git())
+		b.StartTimer()
+	}
+	e.report(times, map[string]time.Duration{"git": percentile(peer, 50)})
+}
+
+// completion is what an editor waits for after each dot.
+func (e *bench) completion(b *testing.B) {
+	for _, need := range []Capability{LSP, Python} {
+		if why := e.h.Lacks[need]; why != "" {
+			b.Skip(why)
+		}
+	}
+	sb := e.create()
+	e.must(sb.FileSystem().WriteFile(b.Context(), "server.py", []byte(languageServer), 0))
+	e.must(sb.FileSystem().WriteFile(b.Context(), "project/a.txt", []byte("one two"), 0))
+	wd, err := sb.WorkDir(b.Context())
+	e.must(err)
+	server := sb.LSPServer("words", "project")
+	e.must(server.Start(b.Context(), &daytona.LSPOptions{Command: []string{"python3", wd + "/server.py", "completes"}}))
+	complete := func() time.Duration {
+		begin := time.Now()
+		list, err := server.Completions(b.Context(), "a.txt", daytona.Position{})
+		e.must(err)
+		if len(list.Items) != 100 {
+			b.Fatalf("%d completions, want 100", len(list.Items))
+		}
+		return time.Since(begin)
+	}
+	complete() // which opens the document
+	peer := e.hostCompletion()
+	var times []time.Duration
+	for b.Loop() {
+		for range 20 {
+			times = append(times, complete())
+		}
+	}
+	e.report(times, map[string]time.Duration{"lsp": peer})
+}
+
+// hostCompletion is the same of the same server on the host, p50; 0 if there is
+// no Python.
+func (e *bench) hostCompletion() time.Duration {
+	e.Helper()
+	cmd := exec.Command("python3", "-c", languageServer, "completes")
+	in, err := cmd.StdinPipe()
+	e.must(err)
+	out, err := cmd.StdoutPipe()
+	e.must(err)
+	if err := cmd.Start(); err != nil {
+		e.Logf("peer lsp: %v", err)
+		return 0
+	}
+	defer func() { _ = cmd.Process.Kill(); _ = cmd.Wait() }()
+	answers := textproto.NewReader(bufio.NewReader(out))
+	say := func(message string) {
+		_, err := fmt.Fprintf(in, "Content-Length: %d\r\n\r\n%s", len(message), message)
+		e.must(err)
+	}
+	ask := func(method, params string) []byte {
+		say(`{"jsonrpc": "2.0", "id": 1, "method": "` + method + `", "params": ` + params + `}`)
+		head, err := answers.ReadMIMEHeader()
+		e.must(err)
+		n, err := strconv.Atoi(head.Get("Content-Length"))
+		e.must(err)
+		body := make([]byte, n)
+		_, err = io.ReadFull(answers.R, body)
+		e.must(err)
+		return body
+	}
+	ask("initialize", "{}")
+	say(`{"jsonrpc": "2.0", "method": "textDocument/didOpen", "params": {"textDocument": {"uri": "file:///a.txt", "text": "one two"}}}`)
+	var times []time.Duration
+	for range 200 {
+		begin := time.Now()
+		var answer struct{ Result []struct{ Label string } }
+		e.must(json.Unmarshal(ask("textDocument/completion", `{"textDocument": {"uri": "file:///a.txt"}, "position": {"line": 0, "character": 0}}`), &answer))
+		if len(answer.Result) != 100 {
+			e.Fatalf("%d completions, want 100", len(answer.Result))
+		}
+		times = append(times, time.Since(begin))
+	}
+	return percentile(times, 50)
 }
 
 // echoProgram types back what is typed, without the terminal's help.

@@ -9,7 +9,7 @@ import (
 
 // languageServer is a language server in a few lines: the symbols of a
 // document are its words and the user that it runs as, and to hover over the
-// second line ends it.
+// second line ends it. It completes only if an argument asks for that.
 const languageServer = `import json, os, sys
 
 def send(**message):
@@ -31,6 +31,8 @@ while True:
     result = None
     if method == "initialize":
         result = {"capabilities": {"documentSymbolProvider": True, "hoverProvider": True}}
+        if "completes" in sys.argv:
+            result["capabilities"]["completionProvider"] = {}
     elif method == "textDocument/didOpen":
         documents[uri] = params["textDocument"]["text"]
     elif method == "textDocument/didChange":
@@ -39,6 +41,8 @@ while True:
         place = {"start": {"line": 0, "character": 0}, "end": {"line": 0, "character": 1}}
         words = documents[uri].split() + [str(os.getuid()), os.getcwd()]
         result = [{"name": w, "kind": 12, "location": {"uri": uri, "range": place}} for w in words]
+    elif method == "textDocument/completion":
+        result = [{"label": "word%d" % i, "kind": 6, "detail": "a word"} for i in range(100)]
     elif method == "textDocument/hover" and params["position"]["line"] == 1:
         os._exit(3)
     elif method == "exit":

@@ -417,9 +417,10 @@ func TestPushAndPull(t *testing.T) {
 
 func TestPushToACheckedOutBranch(t *testing.T) {
 	b := newBox(t)
-	b.sh("", history+"; git clone -q seed c; cd c; git commit -q --allow-empty -m x")
-	err := b.git.Push(t.Context(), "c", nil)
-	b.wantKind("push", err, daytona.KindConflict)
+	b.sh("", history+"; git clone -q seed c")
+	b.ok("push nothing", b.git.Push(t.Context(), "c", nil))
+	b.sh("c", "git commit -q --allow-empty -m x")
+	b.wantKind("push", b.git.Push(t.Context(), "c", nil), daytona.KindConflict)
 	b.agree("seed")
 }
 

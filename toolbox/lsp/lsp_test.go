@@ -206,7 +206,7 @@ func TestMisbehaviour(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			w := wants[what]
-			opts := lsp.Options{} // only slow machines need that long
+			opts := lsp.Options{RequestTimeout: 5 * time.Minute} // only slow machines need that long
 			if w.status == 504 {
 				opts = short
 			}
@@ -247,6 +247,9 @@ func TestChildren(t *testing.T) {
 
 // TestMemory: what a server says does not pile up in the agent.
 func TestMemory(t *testing.T) {
+	if testing.Short() {
+		t.Skip("the race detector's memory says nothing")
+	}
 	p := startAgent(t, lsp.Options{}).project(map[string]string{"a": ""})
 	p.start("normal")
 	p.hover(fine)

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"path"
 	"slices"
+	"strconv"
 	"strings"
 
 	"github.com/go-git/go-git/v5/plumbing"
@@ -29,12 +30,9 @@ func parseAttributes(text string) (rules []attribute, macros map[string][][2]str
 			continue
 		}
 		var pat, rest string
-		if line[0] == '"' {
-			end := strings.IndexByte(line[1:], '"')
-			if end < 0 {
-				continue
-			}
-			pat, rest = line[1:1+end], line[2+end:]
+		if q, err := strconv.QuotedPrefix(line); err == nil && line[0] == '"' {
+			pat, _ = strconv.Unquote(q)
+			rest = line[len(q):]
 		} else if i := strings.IndexAny(line, " \t"); i >= 0 {
 			pat, rest = line[:i], line[i:]
 		} else {
@@ -62,8 +60,8 @@ func parseAttributes(text string) (rules []attribute, macros map[string][][2]str
 			macros[name] = set
 			continue
 		}
-		if pat[0] == '!' {
-			continue // git refuses to negate here
+		if pat == "" || pat[0] == '!' {
+			continue // nothing has no name, and git refuses to negate here
 		}
 		rules = append(rules, attribute{newPattern(pat), set})
 	}

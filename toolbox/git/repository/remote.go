@@ -871,7 +871,8 @@ func (r *Repository) Push(ctx context.Context, q *wire.GitSyncRequest, s *sessio
 		return err
 	}
 	ref := "refs/heads/" + branch
-	if _, err := r.resolve(ref, 0); err != nil {
+	tip, err := r.resolve(ref, 0)
+	if err != nil {
 		if errors.Is(err, errNoRef) {
 			return failf(404, wire.CodeGitBranchNotFound, "branch %s not found: it has no commit", branch)
 		}
@@ -903,8 +904,9 @@ func (r *Repository) Push(ctx context.Context, q *wire.GitSyncRequest, s *sessio
 		at, _ := to.headBranch()
 		deny, set := to.config.get("receive", "", "denycurrentbranch")
 		bare := to.dir == ""
+		theirs, _ := to.resolve(ref, 0)
 		to.Close()
-		if !bare && at == branch && (!set || truth(deny) || deny == "refuse" || deny == "updateInstead") {
+		if !bare && at == branch && theirs != tip && (!set || truth(deny) || deny == "refuse" || deny == "updateInstead") {
 			return failf(409, wire.CodeGitRemoteRejected, "push rejected by %s: its branch %s is checked out there", m.address.text, branch)
 		}
 	}
