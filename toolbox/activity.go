@@ -18,6 +18,15 @@ type activity struct {
 	last   time.Time
 	timer  *time.Timer
 	closed bool
+	quiet  quiet
+}
+
+// quiet is what happens once there was no request for a while, which may be long
+// before the timeout.
+type quiet struct {
+	after time.Duration
+	do    func()      // nil for nothing
+	timer *time.Timer // nil if it is not to come: nothing was asked for since
 }
 
 func newActivity(timeout time.Duration) *activity {
@@ -44,7 +53,45 @@ func (a *activity) begin() (end func()) {
 		if a.open == 0 && a.timer != nil && !a.closed {
 			a.timer.Reset(a.timeout)
 		}
+		a.await()
 	}
+}
+
+// onQuiet has do called once there was no request for the time, and again after
+// each time that there was one.
+func (a *activity) onQuiet(after time.Duration, do func()) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.quiet.after, a.quiet.do = after, do
+	a.await()
+}
+
+// await starts waiting for quiet, if nobody does. A request in between does not
+// touch the timer: there are too many of them. The caller holds a.mu.
+func (a *activity) await() {
+	if a.quiet.do != nil && a.quiet.timer == nil && !a.closed {
+		a.quiet.timer = time.AfterFunc(a.quiet.after, a.hush)
+	}
+}
+
+func (a *activity) hush() {
+	a.mu.Lock()
+	if a.closed {
+		a.mu.Unlock()
+		return
+	}
+	if left := a.quiet.after - time.Since(a.last); a.open == 0 && left > 0 {
+		a.quiet.timer.Reset(left)
+		a.mu.Unlock()
+		return
+	}
+	a.quiet.timer = nil // the end of what is open now starts it again
+	do := a.quiet.do
+	if a.open > 0 {
+		do = func() {}
+	}
+	a.mu.Unlock()
+	do()
 }
 
 // now is how idle it is.
@@ -88,5 +135,8 @@ func (a *activity) close() {
 	a.closed = true
 	if a.timer != nil {
 		a.timer.Stop()
+	}
+	if a.quiet.timer != nil {
+		a.quiet.timer.Stop()
 	}
 }

@@ -138,6 +138,11 @@ func New(ctx context.Context, config Config, logger *slog.Logger) (*Server, erro
 	return s, nil
 }
 
+// OnQuiet has do called, on a goroutine of its own, whenever there was no request
+// for the time, once each: to give back what nobody needs at the moment. Requests
+// that are no activity do not count. Call it before Serve, and once.
+func (s *Server) OnQuiet(after time.Duration, do func()) { s.activity.onQuiet(after, do) }
+
 // WorkDir is the sandbox's working directory.
 func (s *Server) WorkDir() string { return s.workDir }
 
