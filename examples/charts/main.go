@@ -2,6 +2,7 @@
 // the numbers behind it.
 //
 //	go run ./examples/charts -to /tmp
+//	go run ./examples/charts -image oci:$PWD/dist/image/default:default
 //	go run ./examples/charts -backend 'docker://?image=jupyter/scipy-notebook'
 package main
 
@@ -39,20 +40,21 @@ plt.show()
 
 func main() {
 	backend := flag.String("backend", cmp.Or(os.Getenv("DAYTONA_BACKEND"), "local://"), "`URL` of where sandboxes live")
+	image := flag.String("image", "", "the image of the sandbox")
 	dir := flag.String("to", ".", "`directory` for the pictures")
 	flag.Parse()
-	if err := run(context.Background(), *backend, *dir); err != nil {
+	if err := run(context.Background(), *backend, *image, *dir); err != nil {
 		log.Fatal(err)
 	}
 }
 
-func run(ctx context.Context, backend, dir string) error {
+func run(ctx context.Context, backend, image, dir string) error {
 	client, err := daytona.Open(ctx, backend)
 	if err != nil {
 		return err
 	}
 	defer client.Close()
-	sb, err := client.Create(ctx, daytona.Spec{Network: daytona.NetworkPolicy{Block: true}})
+	sb, err := client.Create(ctx, daytona.Spec{Image: image, Network: daytona.NetworkPolicy{Block: true}})
 	if err != nil {
 		return err
 	}
