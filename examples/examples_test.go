@@ -46,8 +46,7 @@ create a
 rename final
 (open .*\n)*open 8000 python3
 $`,
-	"lsp": `^(there is no language server for Python in the sandbox|line 1: class Circle
-(line .*\n)*completion: area(\(radius\))?
+	"lsp": `^(there is no language server for Python in the sandbox|(.*\n)*completion: area(\(radius\))?
 (.*\n)*7:23: error: undefined name 'sqaure'
 (.*\n)*renamed in 2 places)
 $`,
@@ -114,6 +113,13 @@ func TestExamples(t *testing.T) {
 			check(t, bin, name, nil)
 		})
 	}
+	for name := range inImage {
+		cmd := exec.Command(filepath.Join(bin, name))
+		cmd.Env = append(os.Environ(), "DAYTONA_BACKEND=none://")
+		if out, err := cmd.CombinedOutput(); err == nil || !strings.Contains(string(out), "none") {
+			t.Errorf("%s does not ask DAYTONA_BACKEND: %v %s", name, err, out)
+		}
+	}
 	t.Run("every backend", func(t *testing.T) { everyBackend(t, bin) })
 }
 
@@ -157,7 +163,7 @@ func everyBackend(t *testing.T, bin string) {
 					if i < 0 {
 						t.Skipf("DAYTONA_TEST_IMAGES lists no image of these variants: %q", inImage[name])
 					}
-					out := check(t, bin, name, nil, append([]string{"-backend", x.url(t.TempDir(), images[i])}, x.args(images[i])...)...)
+					out := check(t, bin, name, []string{"DAYTONA_BACKEND=" + x.url(t.TempDir(), images[i])}, x.args(images[i])...)
 					if said := regexp.MustCompile(lacking).FindString(out); said != "" {
 						t.Errorf("in %s it says: %s", images[i], said)
 					}

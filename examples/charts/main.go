@@ -1,7 +1,6 @@
 // Let code draw with matplotlib and get each figure twice: as a picture, and as
 // the numbers behind it.
 //
-//	go run ./examples/charts -to /tmp
 //	go run ./examples/charts -image oci:$PWD/dist/image/default:default
 //	go run ./examples/charts -backend 'docker://?image=jupyter/scipy-notebook'
 package main
@@ -21,7 +20,6 @@ import (
 
 const code = `
 import matplotlib.pyplot as plt
-
 fig, (left, right) = plt.subplots(1, 2, figsize=(9, 3.6))
 left.plot([2021, 2022, 2023, 2024], [12, 18, 27, 41], marker="o", label="north")
 left.plot([2021, 2022, 2023, 2024], [20, 22, 21, 25], marker="o", label="south")

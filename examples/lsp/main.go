@@ -1,20 +1,20 @@
-// Ask a language server about code in a sandbox: what is wrong with it, what
-// may be written, where a name is used; and rename it.
+// Ask a language server about code in a sandbox, which has one for Python (pip
+// install python-lsp-server): what may be written, what is wrong; and rename it.
 //
 //	go run ./examples/lsp
-//
-// It takes a language server for Python: pip install python-lsp-server
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"log"
+	"os"
 	"strings"
 
 	"github.com/daytona-go/daytona"
-	_ "github.com/daytona-go/daytona/backend/local"
+	_ "github.com/daytona-go/daytona/backend/all"
 )
 
 const code = `class Circle:
@@ -33,7 +33,7 @@ func main() {
 }
 
 func run(ctx context.Context) error {
-	client, err := daytona.Open(ctx, "local://")
+	client, err := daytona.Open(ctx, cmp.Or(os.Getenv("DAYTONA_BACKEND"), "local://"))
 	if err != nil {
 		return err
 	}
@@ -45,21 +45,12 @@ func run(ctx context.Context) error {
 	if err := sb.FileSystem().WriteFile(ctx, "project/main.py", []byte(code), 0); err != nil {
 		return err
 	}
-
 	server := sb.LSPServer("python", "project")
-	err = server.Start(ctx, nil)
-	if errors.Is(err, daytona.ErrNotFound) {
+	if err := server.Start(ctx, nil); errors.Is(err, daytona.ErrNotFound) {
 		fmt.Println("there is no language server for Python in the sandbox")
 		return nil
 	} else if err != nil {
 		return err
-	}
-	symbols, err := server.DocumentSymbols(ctx, "main.py")
-	if err != nil {
-		return err
-	}
-	for _, s := range symbols {
-		fmt.Printf("line %d: %s %s\n", s.Range.Start.Line+1, s.Kind, s.Name)
 	}
 	// Positions count from 0: here, what may follow "circle.".
 	list, err := server.Completions(ctx, "main.py", daytona.Position{Line: 6, Character: 13})
@@ -67,9 +58,7 @@ func run(ctx context.Context) error {
 		return err
 	}
 	for _, c := range list.Items {
-		if !strings.HasPrefix(c.Label, "_") {
-			fmt.Println("completion:", c.Label)
-		}
+		fmt.Println("completion:", c.Label)
 	}
 	diagnostics, err := server.Diagnostics(ctx, "main.py")
 	if err != nil {
@@ -86,9 +75,6 @@ func run(ctx context.Context) error {
 		return err
 	}
 	changed, err := sb.FileSystem().ReadFile(ctx, "project/main.py")
-	if err != nil {
-		return err
-	}
 	fmt.Printf("renamed in %d places\n", strings.Count(string(changed), "surface"))
-	return nil
+	return err
 }
