@@ -5,11 +5,13 @@ package examples
 import (
 	"context"
 	"fmt"
+	"maps"
 	"net/url"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -84,6 +86,21 @@ while True: pass .* never ends
 $`,
 }
 
+// inImage are examples that run in engines of images, too, and the variants of
+// image/sandbox that have what each needs.
+var inImage = map[string][]string{
+	"charts":      {"default", "desktop"},
+	"desktop":     {"desktop"},
+	"git":         {"slim", "default", "desktop"},
+	"interpreter": {"slim", "default", "desktop"},
+	"lsp":         {"default", "desktop"},
+	"sessions":    {"slim", "default", "desktop"},
+}
+
+// lacking is what examples say on a machine that lacks what they are about; an
+// image that is said to fit must not make them say it.
+const lacking = "ModuleNotFoundError|there is no language server"
+
 func TestExamples(t *testing.T) {
 	bin := build(t)
 	for name := range want {
@@ -101,35 +118,62 @@ func TestExamples(t *testing.T) {
 			check(t, bin, name, nil)
 		})
 	}
+	for name := range inImage {
+		cmd := exec.Command(filepath.Join(bin, name))
+		cmd.Env = append(os.Environ(), "DAYTONA_BACKEND=none://")
+		if out, err := cmd.CombinedOutput(); err == nil || !strings.Contains(string(out), "none") {
+			t.Errorf("%s does not ask DAYTONA_BACKEND: %v %s", name, err, out)
+		}
+	}
 	t.Run("every backend", func(t *testing.T) { everyBackend(t, bin) })
 }
 
 // everyBackend runs one and the same program on all backends, said by flag or by
-// variable. The flag comes first.
+// variable. The flag comes first. Programs that need more than that one run where
+// an image has it.
 func everyBackend(t *testing.T, bin string) {
-	image, _, _ := strings.Cut(os.Getenv("DAYTONA_TEST_IMAGES"), ",")
+	images := strings.Split(os.Getenv("DAYTONA_TEST_IMAGES"), ",")
+	first := images[0]
 	for _, x := range []struct {
 		name    string
-		url     func(dir string) string
+		url     func(dir, image string) string
 		missing func() string
+		// also are examples to run in an image that has what they need, and args what
+		// these then take beside the URL.
+		also []string
+		args func(image string) []string
 	}{
-		{"local", func(dir string) string { return "local://" + dir }, func() string { return noLocal(t) }},
-		{"docker", func(dir string) string { return "docker://" + dir + "?image=" + url.QueryEscape(image) }, func() string { return noEngine(image, "docker", "info") }},
-		{"containerd", func(dir string) string {
+		{"local", func(dir, _ string) string { return "local://" + dir }, func() string { return noLocal(t) },
+			[]string{"desktop"}, func(image string) []string { return []string{"-image", image} }},
+		{"docker", func(dir, image string) string { return "docker://" + dir + "?image=" + url.QueryEscape(image) }, func() string { return noEngine(first, "docker", "info") },
+			slices.Sorted(maps.Keys(inImage)), func(string) []string { return nil }},
+		{"containerd", func(dir, image string) string {
 			return "containerd://" + dir + "?namespace=daytona-test&image=" + url.QueryEscape(image)
-		}, func() string { return noEngine(image, "ctr", "version") }},
-		{"plugin", func(dir string) string { return "plugin://" + bin + "/plugin?dir=" + dir }, func() string { return noLocal(t) }},
+		}, func() string { return noEngine(first, "ctr", "version") }, nil, nil},
+		{"plugin", func(dir, _ string) string { return "plugin://" + bin + "/plugin?dir=" + dir }, func() string { return noLocal(t) }, nil, nil},
 	} {
 		t.Run(x.name, func(t *testing.T) {
 			if why := x.missing(); why != "" {
 				t.Skip(why)
 			}
 			t.Run("by flag", func(t *testing.T) {
-				check(t, bin, "run-code", []string{"DAYTONA_BACKEND=none://"}, "-backend", x.url(t.TempDir()))
+				check(t, bin, "run-code", []string{"DAYTONA_BACKEND=none://"}, "-backend", x.url(t.TempDir(), first))
 			})
 			t.Run("by variable", func(t *testing.T) {
-				check(t, bin, "run-code", []string{"DAYTONA_BACKEND=" + x.url(t.TempDir())})
+				check(t, bin, "run-code", []string{"DAYTONA_BACKEND=" + x.url(t.TempDir(), first)})
 			})
+			for _, name := range x.also {
+				t.Run(name, func(t *testing.T) {
+					i := slices.IndexFunc(images, func(ref string) bool { return slices.Contains(inImage[name], ref[strings.LastIndexByte(ref, ':')+1:]) })
+					if i < 0 {
+						t.Skipf("DAYTONA_TEST_IMAGES lists no image of these variants: %q", inImage[name])
+					}
+					out := check(t, bin, name, []string{"DAYTONA_BACKEND=" + x.url(t.TempDir(), images[i])}, x.args(images[i])...)
+					if said := regexp.MustCompile(lacking).FindString(out); said != "" {
+						t.Errorf("in %s it says: %s", images[i], said)
+					}
+				})
+			}
 		})
 	}
 }
@@ -170,10 +214,11 @@ func build(t *testing.T) string {
 	return bin
 }
 
-// check runs an example, which must print what it promises.
-func check(t *testing.T, bin, name string, env []string, args ...string) {
+// check runs an example, which must print what it promises, and returns that. An
+// image may have to be unpacked first.
+func check(t *testing.T, bin, name string, env []string, args ...string) string {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
+	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Minute)
 	defer cancel()
 	cmd := exec.CommandContext(ctx, filepath.Join(bin, name), args...)
 	cmd.Dir = t.TempDir()
@@ -187,6 +232,7 @@ func check(t *testing.T, bin, name string, env []string, args ...string) {
 	if !regexp.MustCompile(want[name]).Match(out) {
 		t.Errorf("printed:\n%swant a match of:\n%s", out, want[name])
 	}
+	return string(out)
 }
 
 // TestExamplesAreShort: an example fits a page, and says first what it shows.

@@ -1,10 +1,12 @@
 package toolbox_test
 
 import (
+	"bytes"
 	"encoding/base64"
 	"encoding/json"
 	"fmt"
 	"net"
+	"net/http"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -68,12 +70,34 @@ func desktopEnv(t *testing.T) map[string]string {
 	}
 }
 
-// sdkDesktop uses a desktop, and on it a program that describes itself to screen
-// readers.
-func sdkDesktop(c *sdkClient) {
-	if why := noDesktop(); why != "" {
-		return // TestSDKClients skips for it, in the end
-	}
+// sdkDesktop uses a desktop of the agent at base, and reports whether this
+// machine could have one.
+func sdkDesktop(c *sdkClient, base string) bool {
+	why := noDesktop()
+	c.Run("desktop", func(t *testing.T) {
+		if why != "" {
+			t.Skip(why)
+		}
+		sub := *c
+		sub.T = t
+		// The client of the older generation has no method for it.
+		body, err := json.Marshal(object{"set": desktopEnv(t)})
+		if err != nil {
+			t.Fatal(err)
+		}
+		resp, err := http.Post(base+"/env", "application/json", bytes.NewReader(body))
+		if err != nil || resp.StatusCode != http.StatusOK {
+			t.Fatalf("/env: %v %v", resp, err)
+		}
+		resp.Body.Close()
+		useDesktop(&sub)
+	})
+	return why == ""
+}
+
+// useDesktop calls every operation of computer use, with a program on the desktop
+// that describes itself to screen readers.
+func useDesktop(c *sdkClient) {
 	const api = "ComputerUseApi"
 	// say calls what must be answered with a field, and returns it.
 	say := func(field, method string, args ...any) any {

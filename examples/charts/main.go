@@ -1,7 +1,7 @@
 // Let code draw with matplotlib and get each figure twice: as a picture, and as
 // the numbers behind it.
 //
-//	go run ./examples/charts -to /tmp
+//	go run ./examples/charts -image oci:$PWD/dist/image/default:default
 //	go run ./examples/charts -backend 'docker://?image=jupyter/scipy-notebook'
 package main
 
@@ -20,7 +20,6 @@ import (
 
 const code = `
 import matplotlib.pyplot as plt
-
 fig, (left, right) = plt.subplots(1, 2, figsize=(9, 3.6))
 left.plot([2021, 2022, 2023, 2024], [12, 18, 27, 41], marker="o", label="north")
 left.plot([2021, 2022, 2023, 2024], [20, 22, 21, 25], marker="o", label="south")
@@ -39,20 +38,21 @@ plt.show()
 
 func main() {
 	backend := flag.String("backend", cmp.Or(os.Getenv("DAYTONA_BACKEND"), "local://"), "`URL` of where sandboxes live")
+	image := flag.String("image", "", "the image of the sandbox")
 	dir := flag.String("to", ".", "`directory` for the pictures")
 	flag.Parse()
-	if err := run(context.Background(), *backend, *dir); err != nil {
+	if err := run(context.Background(), *backend, *image, *dir); err != nil {
 		log.Fatal(err)
 	}
 }
 
-func run(ctx context.Context, backend, dir string) error {
+func run(ctx context.Context, backend, image, dir string) error {
 	client, err := daytona.Open(ctx, backend)
 	if err != nil {
 		return err
 	}
 	defer client.Close()
-	sb, err := client.Create(ctx, daytona.Spec{Network: daytona.NetworkPolicy{Block: true}})
+	sb, err := client.Create(ctx, daytona.Spec{Image: image, Network: daytona.NetworkPolicy{Block: true}})
 	if err != nil {
 		return err
 	}

@@ -24,7 +24,7 @@ func main() {
 	backend := flag.String("backend", cmp.Or(os.Getenv("DAYTONA_BACKEND"), "local://"), "`URL` of where sandboxes live")
 	from := flag.String("image", "", "the image of the sandbox")
 	flag.Parse()
-	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Minute)
+	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Minute) // an image is unpacked first
 	defer cancel()
 	if err := run(ctx, *backend, *from); err != nil {
 		log.Fatal(err)

@@ -5,14 +5,16 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"log"
+	"os"
 	"strings"
 
 	"github.com/daytona-go/daytona"
-	_ "github.com/daytona-go/daytona/backend/local"
+	_ "github.com/daytona-go/daytona/backend/all"
 )
 
 const code = `class Circle:
@@ -31,7 +33,7 @@ func main() {
 }
 
 func run(ctx context.Context) error {
-	client, err := daytona.Open(ctx, "local://")
+	client, err := daytona.Open(ctx, cmp.Or(os.Getenv("DAYTONA_BACKEND"), "local://"))
 	if err != nil {
 		return err
 	}
@@ -43,10 +45,8 @@ func run(ctx context.Context) error {
 	if err := sb.FileSystem().WriteFile(ctx, "project/main.py", []byte(code), 0); err != nil {
 		return err
 	}
-
 	server := sb.LSPServer("python", "project")
-	err = server.Start(ctx, nil)
-	if errors.Is(err, daytona.ErrNotFound) {
+	if err := server.Start(ctx, nil); errors.Is(err, daytona.ErrNotFound) {
 		fmt.Println("there is no language server for Python in the sandbox")
 		return nil
 	} else if err != nil {

@@ -4,6 +4,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"io"
@@ -12,7 +13,7 @@ import (
 	"strings"
 
 	"github.com/daytona-go/daytona"
-	_ "github.com/daytona-go/daytona/backend/local"
+	_ "github.com/daytona-go/daytona/backend/all"
 )
 
 func main() {
@@ -22,7 +23,7 @@ func main() {
 }
 
 func run(ctx context.Context) error {
-	client, err := daytona.Open(ctx, "local://")
+	client, err := daytona.Open(ctx, cmp.Or(os.Getenv("DAYTONA_BACKEND"), "local://"))
 	if err != nil {
 		return err
 	}
@@ -31,7 +32,6 @@ func run(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-
 	// A session is one shell: what a command sets, the next one sees.
 	session, err := sb.Process().CreateSession(ctx, "work")
 	if err != nil {

@@ -110,13 +110,14 @@ var variants = []variant{
 	},
 	{
 		// Of what matplotlib's font tools choose from, the least is named:
-		// python3-munkres and python3-unicodedata2, not SciPy.
+		// python3-munkres and python3-unicodedata2, not SciPy. With pyflakes the
+		// language server finds what is wrong.
 		name: "default",
 		debian: []string{
 			"build-essential", "ca-certificates", "curl", "file", "git", "iproute2", "jq", "less", "nano",
 			"openssh-client", "procps", "psmisc", "python3", "python3-dev", "python3-matplotlib", "python3-munkres",
-			"python3-pip", "python3-pylsp", "python3-unicodedata2", "python3-venv", "ripgrep", "rsync", "tree", "unzip",
-			"wget", "xz-utils", "zip",
+			"python3-pip", "python3-pyflakes", "python3-pylsp", "python3-unicodedata2", "python3-venv", "ripgrep", "rsync",
+			"tree", "unzip", "wget", "xz-utils", "zip",
 		},
 		npm: []npmPackage{
 			node, npm, typescript, typescriptServer,
@@ -128,9 +129,9 @@ var variants = []variant{
 		debian: []string{
 			"at-spi2-core", "build-essential", "ca-certificates", "curl", "dbus", "ffmpeg", "file", "fonts-dejavu-core",
 			"git", "icewm", "iproute2", "jq", "less", "mousepad", "nano", "openssh-client", "procps", "psmisc",
-			"python3", "python3-dev", "python3-matplotlib", "python3-munkres", "python3-pip", "python3-pylsp",
-			"python3-unicodedata2", "python3-venv", "ripgrep", "rsync", "tree", "unzip", "wget", "x11vnc", "xterm",
-			"xvfb", "xz-utils", "zip",
+			"python3", "python3-dev", "python3-matplotlib", "python3-munkres", "python3-pip", "python3-pyflakes",
+			"python3-pylsp", "python3-unicodedata2", "python3-venv", "ripgrep", "rsync", "tree", "unzip", "wget", "x11vnc",
+			"xterm", "xvfb", "xz-utils", "zip",
 		},
 		npm: []npmPackage{
 			node, npm, typescript, typescriptServer,

@@ -23,6 +23,10 @@ import (
 	"testing"
 	"time"
 
+	"github.com/jezek/xgb"
+	"github.com/jezek/xgb/xproto"
+	"github.com/jezek/xgb/xtest"
+
 	"github.com/daytona-go/daytona/toolbox/account"
 	"github.com/daytona-go/daytona/toolbox/computeruse"
 	"github.com/daytona-go/daytona/toolbox/computeruse/display"
@@ -364,6 +368,24 @@ func TestDrive(t *testing.T) {
 	ok[empty](a, "POST", "/keyboard/type", wire.KeyboardTypeRequest{Text: "aBc9!\n"})
 	ok[empty](a, "POST", "/keyboard/key", wire.KeyboardPressRequest{Key: "capslock"})
 	p.says("text Ab ?é5aBc9!")
+	// A key that is held for long, as when the machine is busy, is still one.
+	number, err := display.Parse(a.env.Get("DISPLAY"))
+	a.must(err)
+	socket, err := net.Dial("unix", display.Socket(number))
+	a.must(err)
+	x11, err := xgb.NewConnNet(socket)
+	a.must(err)
+	defer x11.Close()
+	a.must(xtest.Init(x11))
+	const keyOfA = 38
+	for _, kind := range []byte{xproto.KeyPress, xproto.KeyRelease} {
+		a.must(xtest.FakeInputChecked(x11, kind, keyOfA, 0, 0, 0, 0, 0).Check())
+		if kind == xproto.KeyPress {
+			time.Sleep(1500 * time.Millisecond) // the server repeats keys after 660 ms
+		}
+	}
+	ok[empty](a, "POST", "/keyboard/key", wire.KeyboardPressRequest{Key: "Return"})
+	p.says("text a")
 }
 
 // tclHasEmoji: Tcl 8.6 has no characters beyond the basic plane.

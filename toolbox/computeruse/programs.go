@@ -454,9 +454,11 @@ func (s *Service) define(run *session, c settings) error {
 	plain := func(args ...string) func() (*process.Spec, error) {
 		return func() (*process.Spec, error) { return &process.Spec{Args: args, Env: run.env}, nil }
 	}
-	// Neither the network nor the abstract namespace, which is the network's.
+	// Neither the network nor the abstract namespace, which is the network's. The
+	// server repeats no keys (-r): one is held for as long as a busy machine takes
+	// to let go of it, and VNC clients send repeated keys themselves.
 	add("xvfb", "", nil, run.ready, plain("Xvfb", c.display, "-screen", "0", fmt.Sprintf("%dx%dx24", c.width, c.height),
-		"-displayfd", "3", "-noreset", "-nolisten", "tcp", "-nolisten", "local"))
+		"-displayfd", "3", "-noreset", "-r", "-nolisten", "tcp", "-nolisten", "local"))
 	if bus := s.env.Get("DBUS_SESSION_BUS_ADDRESS"); bus != "" {
 		run.env["DBUS_SESSION_BUS_ADDRESS"] = bus // the sandbox has one of its own
 	} else {

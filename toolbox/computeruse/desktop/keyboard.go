@@ -143,34 +143,16 @@ func (k *keyboard) restore() {
 	k.spare, k.used = append(k.spare, k.used...), nil
 }
 
-// hold presses keys in order, and returns what lets go of them.
-func (k *keyboard) hold(codes []byte) (release func() error, err error) {
-	var held []byte
-	release = func() error {
-		var errs []error
-		for _, code := range slices.Backward(held) {
-			errs = append(errs, k.s.fake(keyRelease, code, 0, 0))
-		}
-		held = nil
-		return errors.Join(errs...)
-	}
-	for _, code := range codes {
-		if err := k.s.fake(keyPress, code, 0, 0); err != nil {
-			_ = release()
-			return nil, err
-		}
-		held = append(held, code)
-	}
-	return release, nil
-}
-
-// strike presses keys together and lets go of them.
+// strike presses keys in order and lets go of them.
 func (k *keyboard) strike(codes ...byte) error {
-	release, err := k.hold(codes)
-	if err != nil {
-		return err
+	var events []event
+	for _, code := range codes {
+		events = append(events, event{kind: keyPress, detail: code})
 	}
-	return release()
+	for _, code := range slices.Backward(codes) {
+		events = append(events, event{kind: keyRelease, detail: code})
+	}
+	return k.s.fake(events...)
 }
 
 func (s *screen) typeText(req *wire.KeyboardTypeRequest) (any, error) {

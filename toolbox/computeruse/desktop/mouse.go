@@ -1,7 +1,6 @@
 package desktop
 
 import (
-	"errors"
 	"time"
 
 	"github.com/daytona-go/daytona/toolbox/wire"
@@ -32,7 +31,7 @@ func button(name string) (byte, error) {
 	return 0, bad("button %q: there are left, right and middle", name)
 }
 
-func (s *screen) moveTo(x, y int) error { return s.fake(motion, 0, x, y) }
+func (s *screen) moveTo(x, y int) error { return s.fake(event{motion, 0, x, y}) }
 
 func (s *screen) move(p *wire.Point) (any, error) {
 	if err := s.on("position", p.X, p.Y); err != nil {
@@ -61,14 +60,12 @@ func (s *screen) click(req *wire.MouseClickRequest) (any, error) {
 	if err != nil {
 		return nil, err
 	}
-	times := 1
+	events := []event{{kind: buttonPress, detail: b}, {kind: buttonRelease, detail: b}}
 	if req.Double {
-		times = 2
+		events = append(events, events...)
 	}
-	for range times {
-		if err := errors.Join(s.fake(buttonPress, b, 0, 0), s.fake(buttonRelease, b, 0, 0)); err != nil {
-			return nil, err
-		}
+	if err := s.fake(events...); err != nil {
+		return nil, err
 	}
 	return s.pointer()
 }
@@ -90,13 +87,13 @@ func (s *screen) drag(req *wire.MouseDragRequest) (_ any, err error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := s.fake(buttonPress, b, 0, 0); err != nil {
+	if err := s.fake(event{kind: buttonPress, detail: b}); err != nil {
 		return nil, err
 	}
 	held := true
 	defer func() {
 		if held {
-			_ = s.fake(buttonRelease, b, 0, 0)
+			_ = s.fake(event{kind: buttonRelease, detail: b})
 		}
 	}()
 	dx, dy := req.EndX-req.StartX, req.EndY-req.StartY
@@ -113,7 +110,7 @@ func (s *screen) drag(req *wire.MouseDragRequest) (_ any, err error) {
 		return nil, err
 	}
 	held = false
-	if err := s.fake(buttonRelease, b, 0, 0); err != nil {
+	if err := s.fake(event{kind: buttonRelease, detail: b}); err != nil {
 		return nil, err
 	}
 	return s.pointer()
@@ -148,7 +145,7 @@ func (s *screen) scroll(req *wire.MouseScrollRequest) (any, error) {
 	}
 	for range amount {
 		if err == nil {
-			err = errors.Join(s.fake(buttonPress, wheel, 0, 0), s.fake(buttonRelease, wheel, 0, 0))
+			err = s.fake(event{kind: buttonPress, detail: wheel}, event{kind: buttonRelease, detail: wheel})
 		}
 	}
 	if err != nil {

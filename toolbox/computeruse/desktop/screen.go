@@ -102,10 +102,25 @@ func (s *screen) input() error {
 	return nil
 }
 
-// fake makes the X server believe that somebody pressed, released or moved
-// something.
-func (s *screen) fake(kind, detail byte, x, y int) error {
-	if err := xtest.FakeInputChecked(s.conn, kind, detail, 0, s.root, int16(x), int16(y), 0).Check(); err != nil {
+// event is what somebody does with a key or a button, or the mouse.
+type event struct {
+	kind, detail byte
+	x, y         int
+}
+
+// fake makes the X server believe that somebody did all of that. Nothing is
+// awaited in between: two clicks become one double click however busy the
+// machine is, and no key stays pressed when the request is given up.
+func (s *screen) fake(events ...event) error {
+	var sent []xtest.FakeInputCookie
+	for _, e := range events {
+		sent = append(sent, xtest.FakeInputChecked(s.conn, e.kind, e.detail, 0, s.root, int16(e.x), int16(e.y), 0))
+	}
+	var errs []error
+	for _, c := range sent {
+		errs = append(errs, c.Check())
+	}
+	if err := errors.Join(errs...); err != nil {
 		return fmt.Errorf("fake input: %w", err)
 	}
 	return nil
