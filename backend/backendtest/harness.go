@@ -120,6 +120,17 @@ type Harness struct {
 	Slow float64
 }
 
+// ImageNamed returns that of the images, a list with commas between, whose
+// reference ends with a variant's name; "" if there is none.
+func ImageNamed(images, variant string) string {
+	for ref := range strings.SplitSeq(images, ",") {
+		if strings.HasSuffix(ref, ":"+variant) {
+			return ref
+		}
+	}
+	return ""
+}
+
 // Capability is something that not every backend, machine or image has.
 type Capability string
 

@@ -91,8 +91,9 @@ func harness() *backendtest.Harness {
 		Open: func(ctx context.Context, state string) (daytona.Backend, error) {
 			return containerd.New(ctx, options(state))
 		},
-		Spec:      daytona.Spec{Image: sandboxImage()},
-		Leftovers: leftovers,
+		Spec:         daytona.Spec{Image: sandboxImage()},
+		DesktopImage: backendtest.ImageNamed(os.Getenv(imagesVariable), "desktop"),
+		Leftovers:    leftovers,
 		ForgetImage: func(ctx context.Context, ref string) error {
 			c, err := connect(ctx, address())
 			if err != nil {

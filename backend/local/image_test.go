@@ -200,16 +200,6 @@ func TestDiskBandwidth(t *testing.T) {
 // imagesVariable lists images made by image/sandbox, with commas between.
 const imagesVariable = "DAYTONA_TEST_IMAGES"
 
-// imageNamed is the image of a variant; "" if there is none.
-func imageNamed(variant string) string {
-	for ref := range strings.SplitSeq(os.Getenv(imagesVariable), ",") {
-		if strings.HasSuffix(ref, ":"+variant) {
-			return ref
-		}
-	}
-	return ""
-}
-
 // TestSandboxImages runs code of each language in the images that sandboxes are
 // meant to start from, which `make image` makes.
 func TestSandboxImages(t *testing.T) {

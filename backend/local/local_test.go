@@ -29,7 +29,7 @@ func harness() *backendtest.Harness {
 			return local.New(ctx, &local.Options{Dir: state, Logger: slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: slog.LevelWarn}))})
 		},
 		Leftovers:    leftovers,
-		DesktopImage: imageNamed("desktop"),
+		DesktopImage: backendtest.ImageNamed(os.Getenv(imagesVariable), "desktop"),
 		Lacks: map[backendtest.Capability]string{
 			"ImageBuilder": "as root, in programs that import backend/local/build; tested by image/build",
 		},

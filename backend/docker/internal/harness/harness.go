@@ -44,16 +44,6 @@ func Image(images string) string {
 	return first
 }
 
-// Named is the image of a variant; "" if there is none.
-func Named(images, variant string) string {
-	for ref := range strings.SplitSeq(images, ",") {
-		if strings.HasSuffix(ref, ":"+variant) {
-			return ref
-		}
-	}
-	return ""
-}
-
 // New describes the backend with an image, and agents reached in one way; see
 // docker.Options.
 func New(image, transport string) *backendtest.Harness {
@@ -63,7 +53,7 @@ func New(image, transport string) *backendtest.Harness {
 				Logger: slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: slog.LevelWarn}))})
 		},
 		Spec:         daytona.Spec{Image: image},
-		DesktopImage: Named(os.Getenv(ImagesVariable), "desktop"),
+		DesktopImage: backendtest.ImageNamed(os.Getenv(ImagesVariable), "desktop"),
 		Leftovers:    Leftovers,
 		ForgetImage: func(ctx context.Context, ref string) error {
 			return exec.CommandContext(ctx, "docker", "rmi", "-f", ref).Run()
