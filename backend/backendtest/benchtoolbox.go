@@ -107,9 +107,14 @@ func (e *bench) sources(sb daytona.Sandbox, files int, needle string) (size int6
 const (
 	// makeRepository makes one of 50,000 files, and then statusChanges of it.
 	statusChanges  = 20
-	makeRepository = `git init -q repo && cd repo && seq -f d%g 0 499 | xargs mkdir &&
-awk 'BEGIN { for (i = 0; i < 50000; i++) { f = "d" i % 500 "/f" i ".c"; for (n = i % 40; n >= 0; n--) print "line " n " of " i > f; close(f) } }' &&
-git add . && git -c user.name=A -c user.email=a@example.com commit -qm x &&
+	makeRepository = `git init -q -b main repo && cd repo && awk 'BEGIN {
+	print "commit refs/heads/main\ncommitter A <a@example.com> 0 +0000\ndata 1\nx"
+	for (i = 0; i < 50000; i++) {
+		text = ""
+		for (n = i % 40; n >= 0; n--) text = text "line " n " of " i "\n"
+		print "M 644 inline d" i % 500 "/f" i ".c\ndata " length(text) "\n" text
+	}
+}' | git fast-import --quiet && git reset -q --hard &&
 for i in 0 1 2 3 4 5 6 7 8 9; do echo changed >> d$i/f$i.c; echo > d$i/new; done`
 )
 
