@@ -49,8 +49,8 @@ $`,
 (.*\n)*7:23: error: undefined name 'sqaure'
 (.*\n)*renamed in 2 places)
 $`,
-	"ssh": `^a sandbox says: HELLO
-a server inside says: hello through SSH
+	"ssh": `^SHOUT
+heard through the door: hello
 $`,
 	"fork": `^pear, fig, apple
 $`,
