@@ -55,8 +55,8 @@ poem\.txt on second: Modified
 second by Ada: Violets are blue
 second by Ada: Roses are red
 $`,
-	"ssh": `^a sandbox says: HELLO
-a server inside says: hello through SSH
+	"ssh": `^SHOUT
+heard through the door: hello
 $`,
 	"fork": `^pear, fig, apple
 $`,

@@ -33,7 +33,7 @@ const bareVariable = "DAYTONA_TEST_DOCKER_BARE"
 func missing() string { return suites.Missing(os.Getenv(suites.ImagesVariable)) }
 
 func harness() *backendtest.Harness {
-	h := suites.New(sandboxImage(), os.Getenv(transportVariable))
+	h := suites.New(os.Getenv(suites.ImagesVariable), os.Getenv(transportVariable))
 	if os.Getenv(diskVariable) != "" {
 		delete(h.Lacks, backendtest.Disk)
 	}

@@ -1,5 +1,5 @@
-// Use a client of SSH with a sandbox: a command, and a connection to a server
-// inside. For OpenSSH's programs there is "daytona ssh".
+// Use a client of SSH with a sandbox: a command, and a socket inside that leads
+// to us. For OpenSSH's programs there is "daytona ssh".
 //
 //	go run ./examples/ssh
 package main
@@ -10,7 +10,6 @@ import (
 	"io"
 	"log"
 	"strings"
-	"time"
 
 	"golang.org/x/crypto/ssh"
 
@@ -18,10 +17,14 @@ import (
 	_ "github.com/daytona-go/daytona/backend/local"
 )
 
+const program = `tr a-z A-Z; echo; python3 -c '
+import socket
+s = socket.socket(socket.AF_UNIX)
+s.connect("door")
+print("heard through the door:", s.recv(100).decode())'`
+
 func main() {
-	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
-	defer cancel()
-	if err := run(ctx); err != nil {
+	if err := run(context.Background()); err != nil {
 		log.Fatal(err)
 	}
 }
@@ -36,69 +39,42 @@ func run(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	remote, err := login(ctx, sb)
+	// The key comes on the way that is known to lead to the sandbox, and nobody
+	// has to prove anything: who can dial may log in.
+	keys, err := sb.SSH().HostKeys(ctx)
 	if err != nil {
 		return err
 	}
-	defer remote.Close()
-
-	session, err := remote.NewSession()
+	key, _, _, _, err := ssh.ParseAuthorizedKey([]byte(keys[0]))
 	if err != nil {
 		return err
 	}
-	session.Stdin = strings.NewReader("hello")
-	out, err := session.Output("tr a-z A-Z")
-	if err != nil {
-		return err
-	}
-	fmt.Printf("a sandbox says: %s\n", out)
-
-	server := sb.Process().Command(ctx, "python3", "-c", `
-import socket
-s = socket.socket(socket.AF_UNIX)
-s.bind("server.new")
-s.listen()
-__import__("os").rename("server.new", "server")
-s.accept()[0].sendall(b"hello through SSH")`)
-	if err := server.Start(); err != nil {
-		return err
-	}
-	conn, err := remote.Dial("unix", "server")
-	for err != nil && ctx.Err() == nil { // until it is up
-		time.Sleep(20 * time.Millisecond)
-		conn, err = remote.Dial("unix", "server")
-	}
+	conn, err := sb.SSH().Dial(ctx, nil)
 	if err != nil {
 		return err
 	}
 	defer conn.Close()
-	said, err := io.ReadAll(conn)
+	c, channels, requests, err := ssh.NewClientConn(conn, sb.Name(), &ssh.ClientConfig{HostKeyCallback: ssh.FixedHostKey(key)})
 	if err != nil {
 		return err
 	}
-	fmt.Printf("a server inside says: %s\n", said)
-	return nil
-}
-
-// login trusts the key that came on the way that is known to lead to the
-// sandbox, and nobody has to prove anything: who can dial may log in.
-func login(ctx context.Context, sb daytona.Sandbox) (*ssh.Client, error) {
-	keys, err := sb.SSH().HostKeys(ctx)
+	remote := ssh.NewClient(c, channels, requests)
+	door, err := remote.Listen("unix", "door")
 	if err != nil {
-		return nil, err
+		return err
 	}
-	key, _, _, _, err := ssh.ParseAuthorizedKey([]byte(keys[0]))
+	go func() {
+		if visitor, err := door.Accept(); err == nil {
+			io.WriteString(visitor, "hello")
+			visitor.Close()
+		}
+	}()
+	session, err := remote.NewSession()
 	if err != nil {
-		return nil, err
+		return err
 	}
-	conn, err := sb.SSH().Dial(ctx, nil)
-	if err != nil {
-		return nil, err
-	}
-	c, channels, requests, err := ssh.NewClientConn(conn, sb.Name(), &ssh.ClientConfig{HostKeyCallback: ssh.FixedHostKey(key)})
-	if err != nil {
-		conn.Close()
-		return nil, err
-	}
-	return ssh.NewClient(c, channels, requests), nil
+	session.Stdin = strings.NewReader("shout")
+	out, err := session.Output(program)
+	fmt.Print(string(out))
+	return err
 }

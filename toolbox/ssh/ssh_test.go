@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"crypto/rand"
+	"encoding/base64"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -496,70 +497,113 @@ func TestLarge(t *testing.T) {
 	t.Logf("%.0f MB/s there and back", float64(size)/1e6/time.Since(begin).Seconds())
 }
 
-// TestRemoteEditor does what the remote part of VS Code does: it has a shell
-// read an installer from its standard input, waits for a marked answer, with a
-// SOCKS proxy on the same connection, and talks to the server through that.
+// TestRemoteEditor does what the remote part of VS Code does: it has a shell read
+// an installer from its standard input, waits for a marked answer, with a SOCKS
+// proxy on the same connection, and talks to the server that the installer started
+// through that. Another connection, after the end of the first, finds the server
+// where it was.
 func TestRemoteEditor(t *testing.T) {
+	if _, err := exec.LookPath("python3"); err != nil {
+		t.Skip(err) // the editor's server
+	}
 	m := start(t, "")
-	socks := freePort(t)
-	server := echo(t, "tcp", "127.0.0.1:0").Addr().(*net.TCPAddr)
-	cmd := exec.Command("ssh", "-F", m.config, "-T", "-D", socks, "sandbox", "bash")
-	script := strings.NewReader(fmt.Sprintf(`
+	server := `import http.server, os
+class Handler(http.server.BaseHTTPRequestHandler):
+    def do_GET(self):
+        self.send_response(101)
+        self.send_header("Connection", "Upgrade")
+        self.end_headers()
+        self.wfile.write(b"editor %d\n" % os.getpid())
+        self.wfile.write(b"you said " + self.rfile.readline())
+        self.close_connection = True
+s = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+print("Extension host agent listening on", s.server_port, flush=True)
+s.serve_forever()`
+	// Every connection runs it: only the first has something to do.
+	installer := `
 echo "4f1c: running"
 mkdir -p .vscode-server/bin && cd .vscode-server
-uname -s; uname -m
-(setsid sh -c 'echo $$ >pid; exec sleep 30') >log 2>&1 </dev/null &
-while ! test -s pid; do sleep 0.01; done
+uname -s >&2; uname -m >&2
+if ! kill -0 $(cat pid 2>/dev/null) 2>/dev/null; then
+	base64 -d >bin/server.py <<'END'
+` + base64.StdEncoding.EncodeToString([]byte(server)) + `
+END
+	nohup python3 bin/server.py >log 2>&1 </dev/null &
+	echo $! >pid
+fi
+until port=$(sed -n 's/^Extension host agent listening on //p' log) && test "$port"; do sleep 0.01; done
 echo "4f1c: start"
-echo "listeningOn==%d=="
+echo "listeningOn==$port=="
 echo "4f1c: end"
 cat >/dev/null
-`, server.Port))
-	stdin, w, _ := os.Pipe()
-	go func() {
-		_, _ = io.Copy(w, script)
-	}()
-	cmd.Stdin = stdin
-	out, _ := cmd.StdoutPipe()
-	if err := cmd.Start(); err != nil {
-		t.Fatal(err)
-	}
-	stdin.Close()
-	var text []byte
-	for buf := make([]byte, 1024); !bytes.Contains(text, []byte("4f1c: end")); {
-		n, err := out.Read(buf)
+`
+	var first string
+	for range 2 {
+		socks := freePort(t)
+		cmd := exec.Command("ssh", "-F", m.config, "-T", "-D", socks, "-o", "ConnectTimeout=15", "sandbox", "bash")
+		in, err := cmd.StdinPipe()
 		if err != nil {
+			t.Fatal(err)
+		}
+		out, err := cmd.StdoutPipe()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := cmd.Start(); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := io.WriteString(in, installer); err != nil {
+			t.Fatal(err)
+		}
+		var text []byte
+		for buf := make([]byte, 1024); !bytes.Contains(text, []byte("4f1c: end")); {
+			n, err := out.Read(buf)
+			if err != nil {
+				t.Fatalf("%v\n%s", err, text)
+			}
+			text = append(text, buf[:n]...)
+		}
+		var port int
+		if _, err := fmt.Sscanf(string(text), "4f1c: running\n4f1c: start\nlisteningOn==%d==\n", &port); err != nil {
 			t.Fatalf("%v\n%s", err, text)
 		}
-		text = append(text, buf[:n]...)
-	}
-	if !strings.Contains(string(text), fmt.Sprintf("listeningOn==%d==", server.Port)) {
-		t.Errorf("%s", text)
-	}
-	// SOCKS 5, no authentication, connect to an IPv4 address: RFC 1928.
-	c, err := net.Dial("tcp", "127.0.0.1:"+socks)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer c.Close()
-	_, _ = c.Write([]byte{5, 1, 0})
-	answer := make([]byte, 10)
-	if _, err := io.ReadFull(c, answer[:2]); err != nil {
-		t.Fatal(err)
-	}
-	_, _ = c.Write([]byte{5, 1, 0, 1, 127, 0, 0, 1, byte(server.Port >> 8), byte(server.Port)})
-	if _, err := io.ReadFull(c, answer); err != nil || answer[1] != 0 {
-		t.Fatal(answer, err)
-	}
-	fmt.Fprint(c, "hello editor")
-	got := make([]byte, 12)
-	if _, err := io.ReadFull(c, got); err != nil || string(got) != "hello editor" {
-		t.Errorf("%q, %v", got, err)
-	}
-	c.Close()
-	w.Close()
-	if err := cmd.Wait(); err != nil {
-		t.Error(err)
+		// SOCKS 5, no authentication, connect to an IPv4 address: RFC 1928.
+		c, err := net.Dial("tcp", "127.0.0.1:"+socks)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer c.Close()
+		_, _ = c.Write([]byte{5, 1, 0})
+		answer := make([]byte, 10)
+		if _, err := io.ReadFull(c, answer[:2]); err != nil {
+			t.Fatal(err)
+		}
+		_, _ = c.Write([]byte{5, 1, 0, 1, 127, 0, 0, 1, byte(port >> 8), byte(port)})
+		if _, err := io.ReadFull(c, answer); err != nil || answer[1] != 0 {
+			t.Fatal(answer, err)
+		}
+		fmt.Fprint(c, "GET / HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: Upgrade\r\n\r\nhello editor\n")
+		got, err := io.ReadAll(c)
+		_, got, ok := bytes.Cut(got, []byte("\r\n\r\n"))
+		if err != nil || !ok || !bytes.HasSuffix(got, []byte("\nyou said hello editor\n")) {
+			t.Errorf("%q, %v", got, err)
+		}
+		if first == "" {
+			first = string(got)
+			var pid int
+			if _, err := fmt.Sscanf(first, "editor %d\n", &pid); err != nil || pid <= 1 {
+				t.Fatalf("%q: %v", first, err)
+			}
+			t.Cleanup(func() { _ = syscall.Kill(pid, syscall.SIGKILL) })
+		} else if string(got) != first {
+			t.Errorf("it was %q, and is %q", first, got)
+		}
+		// While a forwarded connection is open, ssh does not end.
+		c.Close()
+		in.Close()
+		if err := cmd.Wait(); err != nil {
+			t.Error(err)
+		}
 	}
 }
 

@@ -37,7 +37,7 @@ func serve() {
 // opened.
 func harness() *backendtest.Harness {
 	image := suites.Image(os.Getenv(suites.ImagesVariable))
-	h := suites.New(image, "")
+	h := suites.New(os.Getenv(suites.ImagesVariable), "")
 	h.Label = "plugin (docker)"
 	h.Open = func(ctx context.Context, state string) (daytona.Backend, error) {
 		return plugin.New(ctx, &plugin.Options{

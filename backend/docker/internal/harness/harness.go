@@ -44,16 +44,17 @@ func Image(images string) string {
 	return first
 }
 
-// New describes the backend with an image, and agents reached in one way; see
-// docker.Options.
-func New(image, transport string) *backendtest.Harness {
+// New describes the backend with the first of images, and agents reached in one
+// way; see docker.Options.
+func New(images, transport string) *backendtest.Harness {
+	image := Image(images)
 	return &backendtest.Harness{
 		Open: func(ctx context.Context, state string) (daytona.Backend, error) {
 			return docker.New(ctx, &docker.Options{Dir: state, Image: image, Transport: transport,
 				Logger: slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: slog.LevelWarn}))})
 		},
 		Spec:         daytona.Spec{Image: image},
-		DesktopImage: backendtest.ImageNamed(os.Getenv(ImagesVariable), "desktop"),
+		DesktopImage: backendtest.ImageNamed(images, "desktop"),
 		Leftovers:    Leftovers,
 		ForgetImage: func(ctx context.Context, ref string) error {
 			return exec.CommandContext(ctx, "docker", "rmi", "-f", ref).Run()
