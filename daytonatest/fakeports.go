@@ -29,7 +29,7 @@ func fakeListener(port int) daytona.Listener {
 }
 
 func (p fakePorts) List(ctx context.Context) ([]daytona.Listener, error) {
-	ports, err := fakeProcess{p.c}.Ports(ctx)
+	ports, err := fakeProcess(p).Ports(ctx)
 	if err != nil {
 		return nil, err
 	}

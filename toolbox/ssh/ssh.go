@@ -242,7 +242,6 @@ func socketPair() (ours *net.UnixConn, theirs *os.File, err error) {
 type running struct {
 	service *Service
 	process *process.Process
-	stderr  *os.File
 	said    chan string
 	once    sync.Once
 }

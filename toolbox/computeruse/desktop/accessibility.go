@@ -144,12 +144,6 @@ func (b *bus) call(r ref, method string, out any, args ...any) error {
 	return c.Store(out)
 }
 
-func (b *bus) property(r ref, of, name string) (dbus.Variant, error) {
-	var v dbus.Variant
-	err := b.call(r, "org.freedesktop.DBus.Properties.Get", &v, of, name)
-	return v, err
-}
-
 // explain turns an error of the bus about an object into one of the wire.
 func explain(r ref, err error) error {
 	if e, ok := errors.AsType[dbus.Error](err); ok {

@@ -177,8 +177,6 @@ type conversion struct {
 	encoding string
 }
 
-func (c conversion) none() bool { return c == conversion{} }
-
 // conversion of a path.
 func (r *Repository) conversion(a *attributes, p string) conversion {
 	set := a.get(p)

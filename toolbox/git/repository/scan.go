@@ -475,11 +475,6 @@ func (r *Repository) module(e *entry, depth int) (byte, error) {
 	return 0, nil
 }
 
-// saveIndex writes an index in place of the one that x was read from.
-func (r *Repository) saveIndex(x *index) error {
-	return locked(r.gitDir+"/index", 0o666&^umask(), func(w io.Writer) error { return x.write(w) })
-}
-
 // lockedIndex reads the index, and writes it once change has returned without
 // an error, under git's lock.
 func (r *Repository) lockedIndex(change func(*index) error) error {

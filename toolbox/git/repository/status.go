@@ -234,8 +234,7 @@ func (r *Repository) walk(a, b plumbing.Hash) (map[plumbing.Hash]uint8, error) {
 		return nil
 	}
 	// paint adds sides to what has been walked already, too.
-	var paint func(h plumbing.Hash, side uint8) error
-	paint = func(h plumbing.Hash, side uint8) error {
+	paint := func(h plumbing.Hash, side uint8) error {
 		for todo := []plumbing.Hash{h}; len(todo) > 0; {
 			h := todo[len(todo)-1]
 			todo = todo[:len(todo)-1]
