@@ -39,7 +39,7 @@ func run(args []string) int {
 	case display.WebHelper:
 		return desktop.WebMain(args)
 	case ssh.HelperName:
-		return ssh.Helper(args)
+		return ssh.Helper(os.Environ)
 	default:
 		fmt.Fprintf(os.Stderr, "daytona-agent: helper: there is no %q\n", name)
 		return 2

@@ -61,9 +61,10 @@ type helperConfig struct {
 }
 
 // Helper serves one connection and returns the program's exit code. What it
-// writes to standard error is the reason that the client is given.
-func Helper([]string) int {
-	err := serveOne()
+// writes to standard error is the reason that the client is given. environ is
+// where programs get their environment from.
+func Helper(environ func() []string) int {
+	err := serveOne(environ)
 	if err != nil {
 		fmt.Fprintln(os.Stderr, err)
 		return 1
@@ -71,7 +72,7 @@ func Helper([]string) int {
 	return 0
 }
 
-func serveOne() error {
+func serveOne(environ func() []string) error {
 	// It has the host key.
 	if err := unix.Prctl(unix.PR_SET_DUMPABLE, 0, 0, 0, 0); err != nil {
 		return fmt.Errorf("make the SSH helper untraceable: %w", err)
@@ -97,7 +98,7 @@ func serveOne() error {
 		return fmt.Errorf("take over the connection: %w", err)
 	}
 	os.Stdin.Close()
-	spawner, err := process.NewSpawner(process.Options{WorkDir: config.WorkDir, Environ: os.Environ})
+	spawner, err := process.NewSpawner(process.Options{WorkDir: config.WorkDir, Environ: environ})
 	if err != nil {
 		return err
 	}
