@@ -53,7 +53,7 @@ fuzz: ## every fuzz target for FUZZTIME (10s)
 	@GO=$(GO) .ci/fuzz $(FUZZTIME)
 
 image: ## dist/image/default and dist/image/slim: OCI layouts for sandboxes to start from
-	@for v in slim default; do $(GO) run ./image/sandbox -variant $$v || exit 1; done
+	@for v in slim default desktop; do $(GO) run ./image/sandbox -variant $$v || exit 1; done
 
 release: ## dist/daytona-linux-ARCH, one file with everything in it, and checksums
 	@mkdir -p dist internal/agentbin/bin

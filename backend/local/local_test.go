@@ -28,8 +28,7 @@ func harness() *backendtest.Harness {
 		Open: func(ctx context.Context, state string) (daytona.Backend, error) {
 			return local.New(ctx, &local.Options{Dir: state, Logger: slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: slog.LevelWarn}))})
 		},
-		Leftovers:    leftovers,
-		DesktopImage: backendtest.ImageNamed(os.Getenv(imagesVariable), "desktop"),
+		Leftovers: leftovers,
 		Lacks: map[backendtest.Capability]string{
 			"ImageBuilder": "as root, in programs that import backend/local/build; tested by image/build",
 		},

@@ -107,9 +107,8 @@ func harness() *backendtest.Harness {
 		Open: func(ctx context.Context, state string) (daytona.Backend, error) {
 			return plugin.New(ctx, self(serveLocal, url.Values{"dir": {state}}))
 		},
-		DesktopImage: backendtest.ImageNamed(os.Getenv("DAYTONA_TEST_IMAGES"), "desktop"),
-		Leftovers:    leftovers,
-		Lacks:        map[backendtest.Capability]string{},
+		Leftovers: leftovers,
+		Lacks:     map[backendtest.Capability]string{},
 	}
 	for tool, c := range map[string]backendtest.Capability{"python3": backendtest.Python, "node": backendtest.JavaScript} {
 		if !inSandbox(tool) {
