@@ -180,7 +180,7 @@ func TestScale(t *testing.T) {
 	t.Run("Terminals", func(t *testing.T) {
 		cmd, c, _ := inherit(t, bin, toolbox.Config{WorkDir: t.TempDir()}, nil)
 		p := toolboxOf(t, c).Process()
-		const n, lines = 200, 5000
+		const n, lines = 200, 500
 		var wg sync.WaitGroup
 		errs := make([]error, n)
 		for i := range n {

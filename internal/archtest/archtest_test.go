@@ -420,7 +420,7 @@ var exceptions = map[string]string{
 	"backend/backendtest/benchtoolbox.go os.Getenv": "BENCH_TREE_FILES says how many files are searched",
 	"toolbox/reexec/reexec.go os.Exit":              "Main is the body of the main function of a helper",
 	"toolbox/reexec/reexec.go os.Getenv":            "DISPLAY and the like are how a helper is told which desktop it is for",
-	"toolbox/ssh/connection.go os.Environ":          "the helper of a connection was given the environment that the user's programs get",
+	"toolbox/reexec/reexec.go os.Environ":           "the helper of an SSH connection was given the environment that the user's programs get",
 	"toolbox/git/repository/main.go os.Getenv":      "HOME is where git looks for a user's configuration, as its helper does",
 	"toolbox/git/repository/pattern.go os.Getenv":   "as XDG_CONFIG_HOME",
 	"toolbox/git/repository/auth.go os.Getenv":      "SSH_AUTH_SOCK is how programs find the user's SSH agent",
