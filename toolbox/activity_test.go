@@ -1,6 +1,7 @@
 package toolbox
 
 import (
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -10,11 +11,18 @@ import (
 func TestQuiet(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		a := newActivity(0)
+		var mu sync.Mutex
 		begin, at := time.Now(), []time.Duration(nil)
-		a.onQuiet(time.Minute, func() { at = append(at, time.Since(begin)) })
+		a.onQuiet(time.Minute, func() {
+			mu.Lock()
+			defer mu.Unlock()
+			at = append(at, time.Since(begin))
+		})
 		want := func(step string, want ...time.Duration) {
 			t.Helper()
 			synctest.Wait()
+			mu.Lock()
+			defer mu.Unlock()
 			if len(at) != len(want) {
 				t.Fatalf("%s: called at %v, want %v", step, at, want)
 			}
@@ -30,7 +38,9 @@ func TestQuiet(t *testing.T) {
 		want("a request in between")
 		time.Sleep(time.Hour)
 		want("quiet", 110*time.Second)
+		mu.Lock()
 		begin, at = time.Now(), nil
+		mu.Unlock()
 		end := a.begin()
 		time.Sleep(time.Hour)
 		want("a long request")

@@ -110,7 +110,7 @@ func TestWire(t *testing.T) {
 	conn := a.connect()
 	conn.Write(t.Context(), websocket.MessageText, []byte(`{"code":"print(x)"}`))
 	conn.Write(t.Context(), websocket.MessageText, []byte(`{"code":"x=2"}`))
-	if _, b, err := conn.Read(t.Context()); err != nil || !strings.Contains(string(b), `"1\n"`) {
+	if _, b, err := conn.Read(t.Context()); err != nil || !strings.Contains(string(b), `"text":"1`) {
 		t.Errorf("%s %v", b, err)
 	}
 	a.prints(nil, "print(x)", "1\n")
