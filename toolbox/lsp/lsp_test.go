@@ -351,8 +351,12 @@ func TestMute(t *testing.T) {
 	p := a.project(nil)
 	started := make(chan string)
 	go func() {
-		_, body := p.post("start", object{"command": self(t), "envs": object{behaviour: "mute"}})
-		started <- body
+		for { // the other may be there at that moment, if only until it is found to be none
+			if status, body := p.post("start", object{"command": self(t), "envs": object{behaviour: "mute"}}); status != 409 {
+				started <- body
+				return
+			}
+		}
 	}()
 	for { // until it is there
 		if status, _ := p.post("start", object{"command": []string{"other"}}); status == 409 {
