@@ -21,20 +21,28 @@ import (
 )
 
 // The tree that is searched is of the size of Linux: searchFiles with fileSize
-// bytes in the mean, 1 GB together. BENCH_TREE_FILES has it made smaller.
+// bytes in the mean, 1 GB together. The repository that git is asked about has
+// statusFiles.
 const (
 	searchFiles = 75000
 	fileSize    = 13500
+	statusFiles = 50000
 )
 
-// search looks for a line in a tree of sources.
-func (e *bench) search(b *testing.B) {
-	files := searchFiles
+// treeFiles is how many files a tree gets: as many as it should have, or what
+// BENCH_TREE_FILES says if that is less.
+func (e *bench) treeFiles(files int) int {
 	if v := os.Getenv("BENCH_TREE_FILES"); v != "" {
 		n, err := strconv.Atoi(v)
 		e.must(err)
-		files = n
+		files = min(files, n)
 	}
+	return files
+}
+
+// search looks for a line in a tree of sources.
+func (e *bench) search(b *testing.B) {
+	files := e.treeFiles(searchFiles)
 	sb := e.create()
 	const needle = "EXPORT_SYMBOL_GPL(the_one_that_is_looked_for)"
 	bytes := e.sources(sb, files, needle)
@@ -105,11 +113,11 @@ func (e *bench) sources(sb daytona.Sandbox, files int, needle string) (size int6
 }
 
 const (
-	// makeRepository makes one of 50,000 files, and then statusChanges of it.
+	// makeRepository makes one of FILES files, and then statusChanges of it.
 	statusChanges  = 20
 	makeRepository = `git init -q -b main repo && cd repo && awk 'BEGIN {
 	print "commit refs/heads/main\ncommitter A <a@example.com> 0 +0000\ndata 1\nx"
-	for (i = 0; i < 50000; i++) {
+	for (i = 0; i < FILES; i++) {
 		text = ""
 		for (n = i % 40; n >= 0; n--) text = text "line " n " of " i "\n"
 		print "M 644 inline d" i % 500 "/f" i ".c\ndata " length(text) "\n" text
@@ -133,7 +141,7 @@ func (e *bench) gitStatus(b *testing.B) {
 		}
 		return r.Output, time.Since(begin)
 	}
-	sh(makeRepository)
+	sh(strings.Replace(makeRepository, "FILES", strconv.Itoa(e.treeFiles(statusFiles)), 1))
 	git := func() time.Duration {
 		out, took := sh("git -C repo status --porcelain --untracked-files=all")
 		if n := strings.Count(out, "\n"); n != statusChanges {
