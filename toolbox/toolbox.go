@@ -412,13 +412,7 @@ func (s *Server) noRoute(w http.ResponseWriter, r *http.Request, h http.Handler)
 	wire.WriteError(w, r, http.StatusNotFound, "", "not found: there is no route "+clip(r.Method+" "+r.URL.Path))
 }
 
-func clip(s string) string {
-	const limit = 256
-	if len(s) > limit {
-		return s[:limit] + "…"
-	}
-	return s
-}
+func clip(s string) string { return wire.Clip(s, 256) }
 
 // verdict keeps only status and header of an answer.
 type verdict struct {

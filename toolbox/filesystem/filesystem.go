@@ -202,13 +202,7 @@ func (s *Service) resolve(p string) (string, error) {
 }
 
 // clip shortens hostile input for a message.
-func clip(s string) string {
-	const limit = 256
-	if len(s) > limit {
-		return s[:limit] + "…"
-	}
-	return s
-}
+func clip(s string) string { return wire.Clip(s, 256) }
 
 // queryPath resolves the path in a query parameter.
 func (s *Service) queryPath(r *http.Request, name string) (string, error) {

@@ -93,12 +93,7 @@ func (e *exception) message() *wire.InterpreterMessage {
 	return &wire.InterpreterMessage{Type: wire.InterpreterError, Name: clip(e.Name), Value: clip(e.Value), Traceback: clip(e.Traceback)}
 }
 
-func clip(s string) string {
-	if len(s) > textLimit {
-		return s[:textLimit] + "…"
-	}
-	return s
-}
+func clip(s string) string { return wire.Clip(s, textLimit) }
 
 // parseFrame checks what is in a frame.
 func parseFrame(b []byte) (*frame, error) {

@@ -96,13 +96,7 @@ func (s *Service) inUse(w http.ResponseWriter, r *http.Request) {
 	wire.WriteJSON(w, http.StatusOK, wire.IsPortInUse{IsInUse: found})
 }
 
-func clip(s string) string {
-	const limit = 64
-	if len(s) > limit {
-		return s[:limit] + "…"
-	}
-	return s
-}
+func clip(s string) string { return wire.Clip(s, 64) }
 
 // dialTimeout is for loopback: whoever listens with a full queue.
 const dialTimeout = 10 * time.Second

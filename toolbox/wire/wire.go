@@ -110,6 +110,15 @@ func NewError(r *http.Request, status int, code, message string) ErrorResponse {
 	}
 }
 
+// Clip cuts what somebody else said to limit bytes, and shows that it did: for
+// messages.
+func Clip(s string, limit int) string {
+	if len(s) > limit {
+		return s[:limit] + "…"
+	}
+	return s
+}
+
 // WriteError answers r with an error.
 func WriteError(w http.ResponseWriter, r *http.Request, status int, code, message string) {
 	WriteJSON(w, status, NewError(r, status, code, message))

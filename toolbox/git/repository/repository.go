@@ -861,10 +861,4 @@ func fileError(err error) error {
 	return failf(500, "", "%v", err)
 }
 
-func clip(s string) string {
-	const limit = 256
-	if len(s) > limit {
-		s = s[:limit] + "…"
-	}
-	return s
-}
+func clip(s string) string { return wire.Clip(s, 256) }
