@@ -359,7 +359,8 @@ func TestHostileCode(t *testing.T) {
 				t.Errorf("%+v %+v", r, r.Err)
 			}
 			if c.want == exited || c.kept {
-				again := a.run("print('y' in globals())", o)
+				// One write, which the threads' own don't come between.
+				again := a.run("print(str('y' in globals()) + '\\n', end='')", o)
 				if name == "no more output" {
 					a.run("import os", o)
 				} else if want := map[bool]string{true: "True\n", false: "False\n"}[c.kept]; !strings.Contains(again.Stdout, want) || again.Err != nil {
