@@ -8,6 +8,7 @@ import (
 	"github.com/daytona-go/daytona"
 	"github.com/daytona-go/daytona/backend/backendtest"
 	"github.com/daytona-go/daytona/backend/remote"
+	"github.com/daytona-go/daytona/toolbox/reexec"
 )
 
 // A server to run the suites against; without it, they have one of their own
@@ -48,6 +49,12 @@ func harness(t testing.TB) *backendtest.Harness {
 			backendtest.Timers:     "the wire counts in minutes",
 		},
 	}
+}
+
+// TestMain is also the agent's helpers: the agents of these tests are in this process.
+func TestMain(m *testing.M) {
+	reexec.Main(os.Args[1:])
+	os.Exit(backendtest.Main(m, &backendtest.Harness{}))
 }
 
 func TestConformance(t *testing.T) { backendtest.RunConformance(t, harness(t)) }

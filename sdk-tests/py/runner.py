@@ -1,10 +1,11 @@
 """Runs checks of the Python SDK, and says which of its public methods none of them has called.
 
 A line of output is {"name", "ok", "ms", "error"?, "skipped"?}; the exit code is 1 if one is not ok. The checks are
-coroutines; with the synchronous SDK each group of them has a thread to itself, with the other a task.
+coroutines; with the synchronous SDK each of them has a thread to itself. A group's run one after the other.
 """
 import argparse
 import asyncio
+import concurrent.futures
 import functools
 import importlib
 import inspect
@@ -108,7 +109,12 @@ async def _group(name: str, checks: list, start) -> None:
         if needs in lacks:
             _say({"name": check_name, "ok": True, "ms": 0, "skipped": f"lacks {needs}"})
         else:
-            await _one(check_name, limit, functools.partial(run, context))
+            await _one(check_name, limit, _apart(functools.partial(run, context)))
+
+
+def _apart(run):
+    """What blocks must not block the others, nor outlast its time limit: its thread is left behind then."""
+    return run if options.is_async else lambda: asyncio.to_thread(lambda: asyncio.run(run()))
 
 
 def main(surface: Surface, start, end) -> int:
@@ -128,13 +134,11 @@ def main(surface: Surface, start, end) -> int:
 
         async def one(g: str, checks: list) -> None:
             async with free:
-                if options.is_async:
-                    await _group(g, checks, start)
-                else:
-                    await asyncio.to_thread(lambda: asyncio.run(_group(g, checks, start)))
+                await _group(g, checks, start)
 
+        asyncio.get_running_loop().set_default_executor(concurrent.futures.ThreadPoolExecutor(64))
         await asyncio.gather(*(one(g, checks) for g, checks in work.items()))
-        await _one("cleanup", 60, end)
+        await _one("cleanup", 60, _apart(end))
         if only is None:
             await _one("coverage", 10, covered)
 
@@ -147,5 +151,10 @@ def main(surface: Surface, start, end) -> int:
         stale = sorted(m for m, r in reasons.items() if m not in surface.all or (not r.get("lacks") and m in surface.called))
         assert not stale, f"uncovered.json excuses what is called, or is not there: {', '.join(stale)}"
 
-    asyncio.run(together())
-    return 1 if _failed else 0
+    async def whole() -> None:
+        await together()
+        sys.stdout.flush()
+        os._exit(1 if _failed else 0)  # threads that hang are not waited for
+
+    asyncio.run(whole())
+    return 1

@@ -5,8 +5,8 @@ const http = require('node:http'), https = require('node:https'), os = require('
 const { Readable } = require('node:stream')
 const { Surface, group, main, lacks, values, sdk } = require('./runner.cjs')
 
-if (!sdk) {
-  console.error('usage: main.cjs SDK-DIRECTORY [--list]')
+if (!sdk || !(values.list || (process.env.DAYTONA_API_URL && process.env.DAYTONA_API_KEY))) {
+  console.error('usage: DAYTONA_API_URL=… DAYTONA_API_KEY=… main.cjs SDK-DIRECTORY, or main.cjs SDK-DIRECTORY --list')
   process.exit(2)
 }
 const surface = new Surface(path.resolve(sdk))
@@ -268,6 +268,7 @@ group('lifecycle', (check) => {
     assert.equal(s.state, 'stopped')
     await s.waitUntilStopped(10)
     await refused([], [], () => s.process.executeCommand('true'))
+    await refused([], 'DaytonaTimeoutError', () => s.waitUntilStarted(1))
     await s.start(60)
     await s.waitUntilStarted(10)
     assert.equal((await s.process.executeCommand('cat kept.txt')).result.trim(), 'kept')
@@ -413,7 +414,7 @@ group('exec', (check) => {
     await until('the first line comes', () => out.includes('o1'))
     await process.sendSessionCommandInput('streamed', cmdId, 'hello\n')
     await all
-    assert.match(out, /^o1\no2\no3\n(hello\n)?got hello\n$/)
+    assert.equal(out.replace(/^hello\n/m, ''), 'o1\no2\no3\ngot hello\n') // the input may be echoed
     assert.equal(err, 'e1\ne2\ne3\n')
     assert.ok(chunks > 1, 'it came at once')
     await process.deleteSession('streamed')
@@ -833,8 +834,7 @@ group('errors', (check) => {
     const last = all.map((r) => r.reason).find((e) => e.statusCode === 429)
     assert.ok(last instanceof lib.DaytonaRateLimitError, 'nothing was refused')
   })
-  check('time limit of the client', async (t) => {
-    await refused([], 'DaytonaTimeoutError', () => t.create({}, { timeout: 0.001 }))
+  check('bad arguments', async (t) => {
     await assert.rejects(() => t.create({}, { timeout: -1 }), DaytonaError)
   })
   check('axios', async () => {
