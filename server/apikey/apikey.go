@@ -58,12 +58,12 @@ func (k *Key) Masked() string { return k.Prefix + strings.Repeat("*", 20) + k.Su
 
 // Service has the keys of all organizations.
 type Service struct {
-	db    *store.DB
-	log   *slog.Logger
-	keys  *cache.Cache[*Key] // by hash
-	now   func() time.Time
-	mu    sync.Mutex
-	used  map[string]time.Time // by id, since it was last written down
+	db   *store.DB
+	log  *slog.Logger
+	keys *cache.Cache[*Key] // by hash
+	now  func() time.Time
+	mu   sync.Mutex
+	used map[string]time.Time // by id, since it was last written down
 }
 
 // New returns the service of a database. log may be nil.

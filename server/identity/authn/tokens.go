@@ -142,7 +142,7 @@ func (t *Tokens) plausible(token string) bool {
 		Alg string `json:"alg"`
 	}
 	var b struct {
-		Iss string `json:"iss"`
+		Iss string  `json:"iss"`
 		Exp float64 `json:"exp"`
 	}
 	for part, v := range map[string]any{head: &h, body: &b} {
