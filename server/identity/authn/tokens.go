@@ -253,7 +253,7 @@ func (s *sparing) RoundTrip(r *http.Request) (*http.Response, error) {
 	defer s.mu.Unlock()
 	url := r.URL.String()
 	f, ok := s.last[url]
-	if !ok || time.Since(f.at) > refetchAfter || f.err != nil && time.Since(f.at) > retryAfter {
+	if !ok || time.Since(f.at) > refetchAfter || (f.err != nil || f.status != http.StatusOK) && time.Since(f.at) > retryAfter {
 		f = s.fetch(r)
 		if len(s.last) > 16 {
 			clear(s.last)

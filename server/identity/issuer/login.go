@@ -87,6 +87,16 @@ func (i *Issuer) routes() http.Handler {
 				i.setCookie(w, browserCookie, value, loginWithin)
 				b.hash = digest(value)
 			}
+		case "/authorize/callback":
+			q, err := i.pending(r.Context(), r.FormValue("id"), b.hash)
+			if err != nil {
+				i.broken(w, page, err)
+				return
+			}
+			if q == nil || q.CodeHash != nil {
+				i.gone(w, page)
+				return
+			}
 		case "/end_session":
 			i.setCookie(w, sessionCookie, "", -time.Second)
 		}
