@@ -10,7 +10,6 @@ import (
 	"encoding/hex"
 	"fmt"
 	"log/slog"
-	"regexp"
 	"slices"
 	"strings"
 	"sync"
@@ -21,6 +20,7 @@ import (
 
 	"github.com/daytona-go/daytona"
 	"github.com/daytona-go/daytona/server/cache"
+	"github.com/daytona-go/daytona/server/display"
 	"github.com/daytona-go/daytona/server/identity"
 	"github.com/daytona-go/daytona/server/store"
 )
@@ -28,8 +28,8 @@ import (
 const (
 	// Prefix begins every key that is made here.
 	Prefix = "dtn_"
-	// maxName and maxValue bound what is stored and what is hashed, in bytes.
-	maxName, maxValue = 255, 512
+	// maxValue bounds what is hashed, in bytes.
+	maxValue = 512
 	// maxKeys is how many keys a user may have in an organization.
 	maxKeys = 1000
 	// touchEvery is how often at most it is written down that a key was used.
@@ -142,7 +142,7 @@ func Generate() string {
 
 // NewKey says what a key is to be.
 type NewKey struct {
-	// Name is unique for the user in the organization; at most 255 bytes.
+	// Name is unique for the user in the organization; at most [display.MaxName] characters.
 	Name        string
 	Permissions []identity.Permission
 	// ExpiresAt is when the key stops working; nil for never.
@@ -258,18 +258,11 @@ func known(permissions []identity.Permission) ([]identity.Permission, error) {
 	return slices.DeleteFunc(all, func(p identity.Permission) bool { return !slices.Contains(permissions, p) }), nil
 }
 
-var notPlain = regexp.MustCompile(`(?i)<[^>]*>|[a-z][a-z0-9+.-]*://|\bwww\.|[\x00-\x1f\x7f]`)
-
 func checkName(name string) error {
-	switch {
-	case strings.TrimSpace(name) == "":
+	if strings.TrimSpace(name) == "" {
 		return &daytona.Error{Kind: daytona.KindInvalid, Message: "name should not be empty"}
-	case len(name) > maxName:
-		return &daytona.Error{Kind: daytona.KindInvalid, Message: fmt.Sprintf("name must be shorter than or equal to %d characters", maxName)}
-	case notPlain.MatchString(name):
-		return &daytona.Error{Kind: daytona.KindInvalid, Message: "name must not contain HTML tags, URLs, or control characters"}
 	}
-	return nil
+	return display.Name("name", name)
 }
 
 // all reports whether p may see and remove the keys of others.

@@ -44,11 +44,12 @@ func TestCache(t *testing.T) {
 			}
 			return v
 		}
-		if get("a") == get("a") {
+		kept := func() bool { before := get("a"); return get("a") == before }
+		if kept() {
 			t.Error("something is kept while nobody hears of changes")
 		}
 		run(t, c)
-		until(t, func() bool { return get("a") == get("a") })
+		until(t, kept)
 		a, b := get("a"), get("b")
 		if err := c.Changed(ctx, "a"); err != nil {
 			t.Fatal(err)

@@ -12,7 +12,6 @@ import (
 	"fmt"
 	"log/slog"
 	"net/mail"
-	"regexp"
 	"strings"
 	"time"
 
@@ -22,6 +21,7 @@ import (
 
 	"github.com/daytona-go/daytona"
 	"github.com/daytona-go/daytona/server/cache"
+	"github.com/daytona-go/daytona/server/display"
 	"github.com/daytona-go/daytona/server/identity"
 	"github.com/daytona-go/daytona/server/store"
 )
@@ -31,7 +31,7 @@ const (
 	AdminID = "daytona-admin"
 	// adminName and adminKey are that user's name and the name of its key.
 	adminName, adminKey = "Daytona Admin", "admin"
-	// maxText bounds names, addresses and ids, in bytes.
+	// maxText bounds ids, in bytes.
 	maxText = 255
 )
 
@@ -154,22 +154,18 @@ func (s *Service) Create(ctx context.Context, n NewUser) (u *User, organizationI
 	return u, organizationID, nil
 }
 
-var notPlain = regexp.MustCompile(`(?i)<[^>]*>|[a-z][a-z0-9+.-]*://|\bwww\.|[\x00-\x1f\x7f]`)
-
 func (n *NewUser) check() error {
 	bad := func(format string, args ...any) error {
 		return &daytona.Error{Kind: daytona.KindInvalid, Message: fmt.Sprintf(format, args...)}
 	}
-	for field, v := range map[string]string{"id": n.ID, "name": n.Name, "email": n.Email} {
-		if len(v) > maxText {
-			return bad("%s must be shorter than or equal to %d characters", field, maxText)
-		}
-		if notPlain.MatchString(v) && field != "id" {
-			return bad("%s must not contain HTML tags, URLs, or control characters", field)
-		}
+	if len(n.ID) > maxText {
+		return bad("id must be shorter than or equal to %d characters", maxText)
 	}
 	if strings.TrimSpace(n.Name) == "" {
 		return bad("name should not be empty")
+	}
+	if err := display.Name("name", n.Name); err != nil {
+		return err
 	}
 	if n.Email != "" && !isAddress(n.Email) {
 		return bad("email must be an email: %q", n.Email)
@@ -182,7 +178,7 @@ func (n *NewUser) check() error {
 
 func isAddress(v string) bool {
 	a, err := mail.ParseAddress(v)
-	return err == nil && a.Address == v
+	return err == nil && a.Address == v && display.Check("email", v, display.MaxName) == nil
 }
 
 // Get returns a user.
@@ -247,7 +243,7 @@ func (s *Service) Provision(ctx context.Context, c identity.Claims) (*identity.P
 	}
 	u, err := s.known(ctx, c.Subject)
 	if errors.Is(err, daytona.ErrNotFound) {
-		name := first(c.Name, c.Username, c.Email, c.Subject)
+		name := first(c.Name, c.Username, c.Email, plain(c.Subject), "User")
 		u, _, err = s.Create(ctx, NewUser{ID: c.Subject, Name: name, Email: c.Email, EmailVerified: c.EmailVerified && c.Email != ""})
 		if errors.Is(err, daytona.ErrConflict) {
 			u, err = s.Get(ctx, c.Subject)
@@ -296,7 +292,7 @@ func (s *Service) update(ctx context.Context, u *User, columns ...string) error 
 // plain returns what a token says if it may be shown, and nothing otherwise: a
 // provider's idea of a name must not keep somebody out.
 func plain(v string) string {
-	if len(v) > maxText || notPlain.MatchString(v) {
+	if display.Check("", v, display.MaxName) != nil {
 		return ""
 	}
 	return v

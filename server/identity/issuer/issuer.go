@@ -14,6 +14,7 @@ import (
 	"crypto/sha256"
 	"encoding/hex"
 	"errors"
+	"fmt"
 	"log/slog"
 	"net"
 	"net/http"
@@ -93,6 +94,8 @@ const (
 	// overlap is how long a refresh token that has been replaced is forgiven:
 	// its client may have lost the answer, or run twice at once.
 	overlap = 10 * time.Second
+	// minSecret is the length of the shortest secret of a client, in bytes.
+	minSecret = 16
 	// maxQuery and maxForm bound what is read of a request, in bytes.
 	maxQuery, maxForm = 8 << 10, 64 << 10
 )
@@ -161,6 +164,9 @@ func New(c Config) (*Issuer, error) {
 	for _, cl := range c.Clients {
 		if cl.ID == "" || i.clients[cl.ID] != nil {
 			return nil, bad("Clients", cl.ID, "each needs an id of its own")
+		}
+		if cl.Secret != "" && len(cl.Secret) < minSecret {
+			return nil, bad("Clients", cl.ID, fmt.Sprintf("its secret must have at least %d bytes", minSecret))
 		}
 		for _, r := range cl.RedirectURIs {
 			ru, err := url.Parse(r)

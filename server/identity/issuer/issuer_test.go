@@ -105,7 +105,7 @@ func open(t *testing.T, db *store.DB, change ...func(*issuer.Config)) *site {
 		Log: slog.New(slog.NewTextHandler(s.log, &slog.HandlerOptions{Level: slog.LevelDebug})),
 		Clients: []issuer.Client{
 			{ID: "app", Name: "The App", RedirectURIs: []string{app, "http://localhost/callback"}, LogoutURIs: []string{"https://app.example/"}},
-			{ID: "old-cli", Secret: "not so secret", RedirectURIs: []string{"http://localhost:3009/callback"}},
+			{ID: "old-cli", Secret: "not so secret as it seems", RedirectURIs: []string{"http://localhost:3009/callback"}},
 		},
 	}
 	for _, f := range change {
@@ -374,7 +374,7 @@ func TestCode(t *testing.T) {
 			return c.exchange(code)
 		}},
 		"another client": {func(c *client, code string) (*oauth2.Token, error) {
-			c.ClientID, c.ClientSecret = "old-cli", "not so secret"
+			c.ClientID, c.ClientSecret = "old-cli", "not so secret as it seems"
 			return c.exchange(code)
 		}},
 		"another code": {func(c *client, code string) (*oauth2.Token, error) { return c.exchange(code + "x") }},
@@ -430,7 +430,7 @@ func TestPKCE(t *testing.T) {
 		}
 	}
 	old := *c
-	old.ClientID, old.ClientSecret, old.RedirectURL = "old-cli", "not so secret", "http://localhost:3009/callback"
+	old.ClientID, old.ClientSecret, old.RedirectURL = "old-cli", "not so secret as it seems", "http://localhost:3009/callback"
 	p := b.send(b.follow(b.get(old.AuthCodeURL("state-1"))), login("ada@example.com", password))
 	p = b.get(p.location)
 	at, err := url.Parse(p.location)
@@ -704,7 +704,7 @@ func TestRefresh(t *testing.T) {
 		}
 		// Another client's, one that is none, and one that is too old.
 		other := *c
-		other.ClientID, other.ClientSecret = "old-cli", "not so secret"
+		other.ClientID, other.ClientSecret = "old-cli", "not so secret as it seems"
 		token, err := c.exchange(b.code(b.follow(b.get(c.begin()))))
 		if err != nil {
 			t.Fatal(err)
@@ -1007,6 +1007,7 @@ func TestNew(t *testing.T) {
 		"short secret":    func(c *issuer.Config) { c.Secret = c.Secret[:31] },
 		"no audience":     func(c *issuer.Config) { c.Audience = "" },
 		"same client":     func(c *issuer.Config) { c.Clients = append(c.Clients, c.Clients[0]) },
+		"guessable":       func(c *issuer.Config) { c.Clients[0].Secret = "guess" },
 		"client of no id": func(c *issuer.Config) { c.Clients[0].ID = "" },
 		"http":            func(c *issuer.Config) { c.Clients[0].RedirectURIs = []string{"http://app.example/callback"} },
 		"no redirect":     func(c *issuer.Config) { c.Clients[0].RedirectURIs = []string{"/callback"} },
