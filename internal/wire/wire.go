@@ -35,3 +35,14 @@ type Error struct {
 	// Message is one line, or lines, that clients show.
 	Message string `json:"message" required:"true"`
 }
+
+// UserKeyPair is a user with a new key pair. The private key is kept nowhere.
+type UserKeyPair struct {
+	User
+	PrivateKey string `json:"privateKey" required:"true"`
+}
+
+// Live is the answer of a server that is there.
+type Live struct {
+	Status string `json:"status" required:"true"`
+}
