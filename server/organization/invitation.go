@@ -227,30 +227,22 @@ func (s *Service) CancelInvitation(ctx context.Context, organizationID, id strin
 	return s.settle(ctx, i, Cancelled)
 }
 
-// invitee returns the user, whose address must have been verified where that
-// matters: who has somebody's address has their invitations.
-func (s *Service) invitee(ctx context.Context, userID string) (*User, error) {
-	users, err := s.config.Users.Users(ctx, userID)
-	if err != nil {
-		return nil, err
-	}
-	u, ok := users[userID]
-	if !ok {
-		return nil, notFound("User with ID %s not found", userID)
-	}
-	u.Email = normal(u.Email)
-	return &u, nil
+// invitee returns the address of a user, and whether it is known to be theirs:
+// who has somebody's address has their invitations.
+func (s *Service) invitee(ctx context.Context, userID string) (email string, verified bool, err error) {
+	email, _, verified, err = s.config.Users.Info(ctx, userID)
+	return normal(email), verified || s.config.SkipEmailVerification, err
 }
 
 // InvitationsOf returns the invitations of a user that can be accepted.
 func (s *Service) InvitationsOf(ctx context.Context, userID string) ([]Invitation, error) {
-	u, err := s.invitee(ctx, userID)
-	if err != nil || u.Email == "" || !u.EmailVerified && !s.config.SkipEmailVerification {
+	email, verified, err := s.invitee(ctx, userID)
+	if err != nil || email == "" || !verified {
 		return nil, err
 	}
 	var all []Invitation
 	// Whom they are to is in no organization yet.
-	err = s.db.All(ctx).NewSelect().Model(&all).Where("email = ? AND status = ? AND expires_at > ?", u.Email, Pending, now()).
+	err = s.db.All(ctx).NewSelect().Model(&all).Where("email = ? AND status = ? AND expires_at > ?", email, Pending, now()).
 		OrderExpr("created_at DESC, id").Scan(ctx)
 	if err != nil {
 		return nil, err
@@ -260,16 +252,16 @@ func (s *Service) InvitationsOf(ctx context.Context, userID string) ([]Invitatio
 
 // ofUser returns an invitation to a user, to be answered by them.
 func (s *Service) ofUser(ctx context.Context, userID, id string) (*Invitation, error) {
-	u, err := s.invitee(ctx, userID)
+	email, verified, err := s.invitee(ctx, userID)
 	if err != nil {
 		return nil, err
 	}
-	i := &Invitation{}
-	err = s.db.All(ctx).NewSelect().Model(i).Where("id = ? AND email = ?", id, u.Email).Scan(ctx)
-	if u.Email == "" {
+	if email == "" {
 		return nil, notFound("Invitation not found")
 	}
-	if err == nil && !u.EmailVerified && !s.config.SkipEmailVerification {
+	i := &Invitation{}
+	err = s.db.All(ctx).NewSelect().Model(i).Where("id = ? AND email = ?", id, email).Scan(ctx)
+	if err == nil && !verified {
 		return nil, forbidden("Please verify your email address")
 	}
 	return i, open(i, err)

@@ -71,44 +71,44 @@ func GlobalRoles() []Role {
 	}
 }
 
-// Membership is what a user is in an organization.
-type Membership struct {
-	Role        identity.Role
-	Permissions []identity.Permission
-	// Member is false for somebody who is none.
-	Member bool
+// membership is what a user is in an organization: without a role, nothing.
+type membership struct {
+	role        identity.Role
+	permissions []identity.Permission
 }
 
-// Membership returns a user's role and permissions in an organization;
-// [daytona.ErrForbidden] if the user is not a member.
-func (s *Service) Membership(ctx context.Context, userID, organizationID string) (identity.Role, []identity.Permission, error) {
-	if userID == "" || organizationID == "" {
-		return "", nil, forbidden("Access denied")
-	}
-	m, err := s.memberships.Get(ctx, organizationID+" "+userID, func(ctx context.Context) (Membership, error) {
+// Member returns a user's role and the union of the permissions of their
+// roles; [daytona.ErrNotFound] if the user is not a member, or there is no such
+// organization.
+func (s *Service) Member(ctx context.Context, organizationID, userID string) (identity.Role, []identity.Permission, error) {
+	m, err := s.memberships.Get(ctx, organizationID+" "+userID, func(ctx context.Context) (membership, error) {
 		m, err := s.member(ctx, organizationID, userID)
 		if errors.Is(err, daytona.ErrNotFound) {
-			return Membership{}, nil
+			return membership{}, nil
 		} else if err != nil {
-			return Membership{}, err
+			return membership{}, err
 		}
 		permissions, err := s.permissions(ctx, m)
-		return Membership{m.Role, permissions, true}, err
+		return membership{m.Role, permissions}, err
 	})
 	if err != nil {
 		return "", nil, err
 	}
-	if !m.Member {
-		return "", nil, forbidden("Access denied")
+	if m.role == "" {
+		return "", nil, notMember(userID)
 	}
-	return m.Role, slices.Clone(m.Permissions), nil
+	return m.role, slices.Clone(m.permissions), nil
+}
+
+func notMember(userID string) error {
+	return notFound("User with ID %s is not a member of the organization", userID)
 }
 
 func (s *Service) member(ctx context.Context, organizationID, userID string) (*Member, error) {
 	m := &Member{}
 	err := s.db.In(ctx, organizationID).Select(m).Where("user_id = ?", userID).Scan(ctx)
 	if store.IsNone(err) {
-		return nil, notFound("User with ID %s is not a member of the organization", userID)
+		return nil, notMember(userID)
 	}
 	return m, err
 }
@@ -281,44 +281,33 @@ func (s *Service) DeleteRole(ctx context.Context, organizationID, id string) err
 	})
 }
 
-// losing revokes the keys of members who have a role and have fewer
-// permissions after f than before.
+// losing revokes the keys of members who have a role, as far as they have not
+// the permissions any more after f.
 func (s *Service) losing(ctx context.Context, organizationID, roleID string, f func() error) error {
 	var members []Member
 	if err := s.db.In(ctx, organizationID).Select(&members).Scan(ctx); err != nil {
 		return err
 	}
-	members = slices.DeleteFunc(members, func(m Member) bool { return !slices.Contains(m.RoleIDs, roleID) })
-	before := make([][]identity.Permission, len(members))
-	for i := range members {
-		var err error
-		if before[i], err = s.permissions(ctx, &members[i]); err != nil {
-			return err
-		}
-	}
 	if err := f(); err != nil {
 		return err
 	}
 	for i := range members {
-		if err := s.revoke(ctx, &members[i], before[i]); err != nil {
-			return err
+		if slices.Contains(members[i].RoleIDs, roleID) {
+			if err := s.revoke(ctx, &members[i]); err != nil {
+				return err
+			}
 		}
 	}
 	return s.memberships.Changed(ctx, "")
 }
 
-// revoke deletes the keys of a member that have what the member has not any
-// more.
-func (s *Service) revoke(ctx context.Context, m *Member, before []identity.Permission) error {
-	after, err := s.permissions(ctx, m)
+// revoke deletes the keys of a member that have what the member has not.
+func (s *Service) revoke(ctx context.Context, m *Member) error {
+	held, err := s.permissions(ctx, m)
 	if err != nil {
 		return err
 	}
-	lost := slices.DeleteFunc(slices.Clone(before), func(p identity.Permission) bool { return slices.Contains(after, p) })
-	if len(lost) == 0 {
-		return nil
-	}
-	return s.config.Keys.RevokePermissions(ctx, m.OrganizationID, m.UserID, lost)
+	return s.config.Keys.DeleteExceeding(ctx, m.OrganizationID, m.UserID, held)
 }
 
 // Members returns the members of an organization.
@@ -332,21 +321,18 @@ func (s *Service) Members(ctx context.Context, organizationID string) ([]Member,
 
 // fill adds to members what is not in their rows.
 func (s *Service) fill(ctx context.Context, organizationID string, all []Member) error {
-	ids := make([]string, len(all))
-	for i, m := range all {
-		ids[i] = m.UserID
-	}
-	users, err := s.config.Users.Users(ctx, ids...)
-	if err != nil {
-		return err
-	}
 	roles, err := s.Roles(ctx, organizationID)
 	if err != nil {
 		return err
 	}
 	for i := range all {
 		m := &all[i]
-		m.Name, m.Email, m.Roles = users[m.UserID].Name, users[m.UserID].Email, []Role{}
+		var err error
+		// Of a user who is no more there is nothing to be said.
+		if m.Email, m.Name, _, err = s.config.Users.Info(ctx, m.UserID); err != nil && !errors.Is(err, daytona.ErrNotFound) {
+			return err
+		}
+		m.Roles = []Role{}
 		for _, r := range roles {
 			if slices.Contains(m.RoleIDs, r.ID) {
 				m.Roles = append(m.Roles, r)
@@ -381,7 +367,7 @@ func (s *Service) removeMember(ctx context.Context, organizationID, userID strin
 	if _, err := s.db.In(ctx, organizationID).Delete((*Member)(nil)).Where("user_id = ?", userID).Exec(ctx); err != nil {
 		return err
 	}
-	if err := s.config.Keys.RevokeMember(ctx, organizationID, userID); err != nil {
+	if err := s.config.Keys.DeleteForMember(ctx, organizationID, userID); err != nil {
 		return err
 	}
 	if err := s.memberships.Changed(ctx, organizationID+" "+userID); err != nil {
@@ -422,10 +408,6 @@ func (s *Service) SetAccess(ctx context.Context, organizationID, userID string, 
 				return err
 			}
 		}
-		before, err := s.permissions(ctx, m)
-		if err != nil {
-			return err
-		}
 		if role == identity.Owner {
 			roleIDs = []string{} // an owner has all permissions anyway
 		}
@@ -433,7 +415,7 @@ func (s *Service) SetAccess(ctx context.Context, organizationID, userID string, 
 		if _, err := s.db.In(ctx, organizationID).Update(m).WherePK().Exec(ctx); err != nil {
 			return err
 		}
-		if err := s.revoke(ctx, m, before); err != nil {
+		if err := s.revoke(ctx, m); err != nil {
 			return err
 		}
 		return s.memberships.Changed(ctx, organizationID+" "+userID)

@@ -54,25 +54,20 @@ const (
 	maxHeaderValue             = 8 << 10
 )
 
-// User is what is known of a user elsewhere.
-type User struct {
-	ID, Name, Email string
-	EmailVerified   bool
-}
-
 // Users is the feature that has users.
 type Users interface {
-	// Users returns those of the ids that there are, by id.
-	Users(ctx context.Context, ids ...string) (map[string]User, error)
+	// Info returns what is known of a user; [daytona.ErrNotFound] if that is
+	// nothing.
+	Info(ctx context.Context, id string) (email, name string, verified bool, err error)
 }
 
 // Keys is the feature that has API keys.
 type Keys interface {
-	// RevokePermissions deletes those keys of a member that have any of the
-	// permissions.
-	RevokePermissions(ctx context.Context, organizationID, userID string, permissions []identity.Permission) error
-	// RevokeMember deletes all keys that a user has in an organization.
-	RevokeMember(ctx context.Context, organizationID, userID string) error
+	// DeleteExceeding revokes the keys of a user in an organization that have
+	// permissions which the user has not.
+	DeleteExceeding(ctx context.Context, organizationID, userID string, held []identity.Permission) error
+	// DeleteForMember revokes all keys of a user in an organization.
+	DeleteForMember(ctx context.Context, organizationID, userID string) error
 }
 
 // Regions is the feature that has regions.
@@ -130,7 +125,7 @@ type Config struct {
 type Service struct {
 	db          *store.DB
 	config      Config
-	memberships *cache.Cache[Membership]
+	memberships *cache.Cache[membership]
 	actives     *cache.Cache[active]
 }
 
@@ -141,7 +136,7 @@ func New(db *store.DB, c Config) *Service {
 	}
 	return &Service{
 		db: db, config: c,
-		memberships: cache.New[Membership](db, TopicMember, 20000, time.Minute),
+		memberships: cache.New[membership](db, TopicMember, 20000, time.Minute),
 		actives:     cache.New[active](db, TopicChanged, 10000, time.Minute),
 	}
 }
@@ -269,15 +264,11 @@ func (s *Service) Create(ctx context.Context, n NewOrganization) (*Organization,
 	if err := display.Name("name", n.Name); err != nil {
 		return nil, err
 	}
-	users, err := s.config.Users.Users(ctx, n.UserID)
+	_, _, verified, err := s.config.Users.Info(ctx, n.UserID)
 	if err != nil {
 		return nil, err
 	}
-	user, ok := users[n.UserID]
-	if !ok {
-		return nil, notFound("User with ID %s not found", n.UserID)
-	}
-	verified := user.EmailVerified || s.config.SkipEmailVerification || n.Trusted
+	verified = verified || s.config.SkipEmailVerification || n.Trusted
 	if !n.Personal {
 		if !verified {
 			return nil, forbidden("Please verify your email address")
@@ -328,33 +319,24 @@ func (s *Service) Create(ctx context.Context, n NewOrganization) (*Organization,
 	return o, nil
 }
 
-// Personal returns the personal organization of a user, and makes it where
-// there is none.
-func (s *Service) Personal(ctx context.Context, userID string) (*Organization, error) {
-	find := func() (*Organization, error) {
-		o := &Organization{}
-		return o, s.db.All(ctx).NewSelect().Model(o).Where("created_by = ? AND personal = ?", userID, true).Limit(1).Scan(ctx)
+// CreatePersonal makes the personal organization of a user who has just come,
+// and returns its id. Without a default region, the owner chooses one.
+func (s *Service) CreatePersonal(ctx context.Context, userID, defaultRegionID string) (string, error) {
+	o, err := s.Create(ctx, NewOrganization{UserID: userID, Personal: true, DefaultRegionID: defaultRegionID})
+	if err != nil {
+		return "", err
 	}
-	o, err := find()
-	if !store.IsNone(err) {
-		return o, err
-	}
-	o, err = s.Create(ctx, NewOrganization{UserID: userID, Personal: true})
-	if errors.Is(err, daytona.ErrConflict) {
-		return find()
-	}
-	return o, err
+	return o.ID, nil
 }
 
-// Verified ends the suspension of a user's organizations that was for an
-// address that had not been verified.
-func (s *Service) Verified(ctx context.Context, userID string) error {
-	var all []Organization
-	err := s.db.All(ctx).NewSelect().Model(&all).Where("created_by = ? AND suspended = ? AND suspension_reason = ?", userID, true, reasonVerify).Scan(ctx)
-	for _, o := range all {
-		err = errors.Join(err, s.Unsuspend(ctx, o.ID))
+// Personal returns the id of the personal organization of a user.
+func (s *Service) Personal(ctx context.Context, userID string) (string, error) {
+	o := &Organization{}
+	err := s.db.All(ctx).NewSelect().Model(o).Where("created_by = ? AND personal = ?", userID, true).Limit(1).Scan(ctx)
+	if store.IsNone(err) {
+		return "", notFound("User %s has no personal organization", userID)
 	}
-	return err
+	return o.ID, err
 }
 
 // Delete deletes an organization with all that this package has of it.
@@ -381,7 +363,7 @@ func (s *Service) Delete(ctx context.Context, id string) error {
 				return err
 			}
 		}
-		for _, model := range []any{(*Role)(nil), (*Invitation)(nil), (*Provider)(nil), (*PendingLink)(nil)} {
+		for _, model := range []any{(*Role)(nil), (*Invitation)(nil), (*Provider)(nil)} {
 			if _, err := s.db.In(ctx, id).Delete(model).Exec(ctx); err != nil {
 				return err
 			}
@@ -496,6 +478,12 @@ func (s *Service) Active(ctx context.Context, id string) error {
 	if err != nil {
 		return err
 	}
+	if e.suspended && e.reason == reasonVerify {
+		// It ends with what it was for.
+		if _, _, verified, err := s.config.Users.Info(ctx, e.creator); err == nil && verified {
+			return s.Unsuspend(ctx, id)
+		}
+	}
 	if e.suspended && (e.until == nil || e.until.After(time.Now())) {
 		if e.reason == "" {
 			return forbidden("Organization is suspended")
@@ -549,11 +537,19 @@ func (s *Service) SetRateLimits(ctx context.Context, id string, limits map[strin
 	return s.change(ctx, id, func(o *Organization) error { o.RateLimits = limits; return nil })
 }
 
-// RateLimit returns what an organization has of its own for a limiter; nil is
-// as in the server's configuration.
-func (s *Service) RateLimit(ctx context.Context, id, limiter string) (limit, seconds *int, err error) {
+// RateLimit returns what an organization has of its own for a limiter; zero,
+// of either, is as in the server's configuration.
+func (s *Service) RateLimit(ctx context.Context, id, limiter string) (limit int, ttl time.Duration, err error) {
 	e, err := s.lookActive(ctx, id)
-	return e.limits[limiter].Limit, e.limits[limiter].TTL, err
+	if l := e.limits[limiter]; err == nil {
+		if l.Limit != nil {
+			limit = *l.Limit
+		}
+		if l.TTL != nil {
+			ttl = time.Duration(*l.TTL) * time.Second
+		}
+	}
+	return limit, ttl, err
 }
 
 // SetDeactivation sets how long snapshots stay active that nobody uses.
@@ -584,6 +580,7 @@ type active struct {
 	reason    string
 	until     *time.Time
 	region    string
+	creator   string
 	limits    map[string]RateLimit
 }
 
@@ -593,7 +590,7 @@ func (s *Service) lookActive(ctx context.Context, id string) (active, error) {
 		if err != nil {
 			return active{}, err
 		}
-		return active{o.Suspended, o.SuspensionReason, o.SuspendedUntil, o.DefaultRegionID, o.RateLimits}, nil
+		return active{o.Suspended, o.SuspensionReason, o.SuspendedUntil, o.DefaultRegionID, o.CreatedBy, o.RateLimits}, nil
 	})
 }
 

@@ -222,9 +222,6 @@ func (s *Service) DeleteProvider(ctx context.Context, organizationID, id string)
 		if _, err := s.Provider(ctx, organizationID, id); err != nil {
 			return err
 		}
-		if _, err := s.db.In(ctx, organizationID).Delete((*PendingLink)(nil)).Where("identity_provider_id = ?", id).Exec(ctx); err != nil {
-			return err
-		}
 		_, err := s.db.In(ctx, organizationID).Delete((*Provider)(nil)).Where("id = ?", id).Exec(ctx)
 		return err
 	})
@@ -274,80 +271,4 @@ func (s *Service) TestProvider(ctx context.Context, issuer string) (found, probl
 		}
 	}
 	return doc.Issuer, ""
-}
-
-// PendingLink is a login by an identity provider that says to be of a user who
-// is there already: the user decides.
-type PendingLink struct {
-	bun.BaseModel `bun:"table:pending_sso_links,alias:link"`
-
-	ID             string    `bun:"id,pk"`
-	OrganizationID string    `bun:"organization_id,notnull"`
-	ProviderID     string    `bun:"identity_provider_id,notnull"`
-	UserID         string    `bun:"user_id,notnull"`
-	Subject        string    `bun:"subject,notnull"`
-	ProviderEmail  string    `bun:"provider_email,notnull"`
-	CreatedAt      time.Time `bun:"created_at,notnull"`
-	ExpiresAt      time.Time `bun:"expires_at,notnull"`
-
-	// ProviderName is filled in for who reads.
-	ProviderName string `bun:"-"`
-}
-
-// linkExpiry is how long a user has to decide.
-const linkExpiry = 7 * 24 * time.Hour
-
-// AddPendingLink notes that subject of a provider wants to be a user.
-func (s *Service) AddPendingLink(ctx context.Context, organizationID, providerID, userID, subject, email string) (*PendingLink, error) {
-	if _, err := s.Provider(ctx, organizationID, providerID); err != nil {
-		return nil, err
-	}
-	l := &PendingLink{
-		ID: uuid.NewString(), OrganizationID: organizationID, ProviderID: providerID, UserID: userID, Subject: subject, ProviderEmail: email,
-		CreatedAt: now(), ExpiresAt: now().Add(linkExpiry),
-	}
-	return l, s.db.Tx(ctx, func(ctx context.Context) error {
-		if _, err := s.db.In(ctx, organizationID).Delete((*PendingLink)(nil)).
-			Where("identity_provider_id = ? AND user_id = ? AND subject = ?", providerID, userID, subject).Exec(ctx); err != nil {
-			return err
-		}
-		_, err := s.db.All(ctx).NewInsert().Model(l).Exec(ctx)
-		return err
-	})
-}
-
-// PendingLinks returns what a user has to decide.
-func (s *Service) PendingLinks(ctx context.Context, userID string) ([]PendingLink, error) {
-	var all []PendingLink
-	// They are the user's, from whichever organization.
-	if err := s.db.All(ctx).NewSelect().Model(&all).Where("user_id = ? AND expires_at > ?", userID, now()).OrderExpr("created_at, id").Scan(ctx); err != nil {
-		return nil, err
-	}
-	for i := range all {
-		p, err := s.Provider(ctx, all[i].OrganizationID, all[i].ProviderID)
-		if err != nil {
-			return nil, err
-		}
-		all[i].ProviderName = p.Name
-	}
-	return all, nil
-}
-
-// TakePendingLink returns a link that a user has decided about, and forgets
-// it. Whoever asks makes the link, if that is what the user decided.
-func (s *Service) TakePendingLink(ctx context.Context, userID, id string) (*PendingLink, error) {
-	l := &PendingLink{}
-	err := s.db.Tx(ctx, func(ctx context.Context) error {
-		err := s.db.All(ctx).NewSelect().Model(l).Where("id = ? AND user_id = ? AND expires_at > ?", id, userID, now()).Scan(ctx)
-		if store.IsNone(err) {
-			return notFound("Pending SSO link with ID %s not found", id)
-		} else if err != nil {
-			return err
-		}
-		return store.Changed(s.db.All(ctx).NewDelete().Model(l).WherePK().Exec(ctx))
-	})
-	if err != nil {
-		return nil, err
-	}
-	return l, nil
 }

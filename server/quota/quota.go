@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"slices"
 	"strconv"
+	"time"
 
 	"github.com/uptrace/bun"
 
@@ -15,12 +16,11 @@ import (
 	"github.com/daytona-go/daytona/server/store"
 )
 
-// Kinds of what is counted one by one.
+// Kinds of what is reserved. Snapshots and volumes are counted by those who
+// have them.
 const (
-	Snapshot = "snapshot"
-	Volume   = "volume"
-	Secret   = "secret"
-	sandbox  = "sandbox"
+	sandbox = "sandbox"
+	secret  = "secret"
 )
 
 // Classes of sandboxes, in the order of the wire.
@@ -288,6 +288,16 @@ func (s *Service) DeleteRegionQuota(ctx context.Context, organizationID, regionI
 		_, err := s.db.In(ctx, organizationID).Delete((*Region)(nil)).Where("region_id = ? AND sandbox_class = ?", regionID, class).Exec(ctx)
 		return err
 	})
+}
+
+// Lifespan returns the longest that a sandbox of an organization may live; 0
+// is for any time.
+func (s *Service) Lifespan(ctx context.Context, organizationID, regionID, class string) (time.Duration, error) {
+	r, err := s.Effective(ctx, organizationID, regionID, class)
+	if err != nil || r.MaxLifespan == nil {
+		return 0, err
+	}
+	return time.Duration(*r.MaxLifespan * float64(time.Minute)), nil
 }
 
 // DeleteAll removes what there is of an organization that is being deleted.

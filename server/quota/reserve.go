@@ -173,12 +173,12 @@ func (s *Service) Adjust(ctx context.Context, c Claim) error {
 
 // Release ends the reservation of a sandbox, if it has one.
 func (s *Service) Release(ctx context.Context, sandboxID string) error {
-	return s.ReleaseOne(ctx, sandbox, sandboxID)
+	return s.release(ctx, sandbox, sandboxID)
 }
 
-// ReserveOne reserves one of what is counted: a [Snapshot], [Volume] or
-// [Secret]. Of one that is reserved already it changes nothing.
-func (s *Service) ReserveOne(ctx context.Context, organizationID, kind, id string) error {
+// ReserveSecret reserves one of the secrets that an organization may have. Of
+// one that is reserved already it changes nothing.
+func (s *Service) ReserveSecret(ctx context.Context, organizationID, id string) error {
 	return s.db.Tx(ctx, func(ctx context.Context) error {
 		if err := s.lock(ctx, organizationID); err != nil {
 			return err
@@ -187,34 +187,27 @@ func (s *Service) ReserveOne(ctx context.Context, organizationID, kind, id strin
 		if err != nil {
 			return err
 		}
-		most, name := 0, ""
-		switch kind {
-		case Snapshot:
-			most, name = l.Snapshots, "Snapshot"
-		case Volume:
-			most, name = l.Volumes, "Volume"
-		case Secret:
-			most, name = l.Secrets, "Secret"
-		default:
-			return &daytona.Error{Kind: daytona.KindInternal, Op: "reserve", Field: "kind", Value: kind, Message: "is none"}
-		}
-		n, err := s.count(ctx, organizationID, kind, id)
-		if err != nil {
-			return err
-		}
-		had, err := s.reserved(ctx, kind, organizationID, id)
+		had, err := s.reserved(ctx, secret, organizationID, id)
 		if err != nil || had.ID != "" {
 			return err
 		}
-		if n >= most {
-			return invalid("%s quota exceeded. Maximum allowed: %d", name, most)
+		n, err := s.db.In(ctx, organizationID).Select((*reservation)(nil)).Where("kind = ?", secret).Count(ctx)
+		if err != nil {
+			return err
 		}
-		return s.put(ctx, &reservation{Kind: kind, ID: id, OrganizationID: organizationID})
+		if int(n) >= l.Secrets {
+			return invalid("Secret quota exceeded. Maximum allowed: %d", l.Secrets)
+		}
+		return s.put(ctx, &reservation{Kind: secret, ID: id, OrganizationID: organizationID})
 	})
 }
 
-// ReleaseOne ends a reservation, if there is one.
-func (s *Service) ReleaseOne(ctx context.Context, kind, id string) error {
+// ReleaseSecret ends what is reserved for a secret.
+func (s *Service) ReleaseSecret(ctx context.Context, id string) error {
+	return s.release(ctx, secret, id)
+}
+
+func (s *Service) release(ctx context.Context, kind, id string) error {
 	// Who has the id of a thing has found it in its organization.
 	_, err := s.db.All(ctx).NewDelete().Model((*reservation)(nil)).Where("kind = ? AND resource_id = ?", kind, id).Exec(ctx)
 	return err
@@ -237,11 +230,6 @@ func (s *Service) put(ctx context.Context, r *reservation) error {
 	}
 	_, err := q.Exec(ctx)
 	return err
-}
-
-func (s *Service) count(ctx context.Context, organizationID, kind, without string) (int, error) {
-	n, err := s.db.In(ctx, organizationID).Select((*reservation)(nil)).Where("kind = ? AND resource_id <> ?", kind, without).Count(ctx)
-	return int(n), err
 }
 
 // Usage is what an organization uses in a region, for a class.
@@ -268,11 +256,6 @@ func (s *Service) Used(ctx context.Context, organizationID string) ([]Usage, err
 	err := s.db.In(ctx, organizationID).Select((*reservation)(nil)).ColumnExpr("region_id, sandbox_class, "+sums).
 		Where("kind = ?", sandbox).GroupExpr("region_id, sandbox_class").OrderExpr("region_id, sandbox_class").Scan(ctx, &all)
 	return all, err
-}
-
-// Count returns how many of a kind an organization has.
-func (s *Service) Count(ctx context.Context, organizationID, kind string) (int, error) {
-	return s.count(ctx, organizationID, kind, "")
 }
 
 // Effective returns the quotas of an organization in a region for a class: its

@@ -490,9 +490,10 @@ func (s *Service) DeleteAll(ctx context.Context, organizationID string) error {
 	return nil
 }
 
-// Service returns the principal of a region's proxy or SSH gateway with a key;
-// [daytona.ErrUnauthorized] if it is nobody's.
-func (s *Service) Service(ctx context.Context, key string) (*identity.Principal, error) {
+// RegionByKey returns the region that a key belongs to and what it is for:
+// [identity.RegionProxy] or [identity.RegionSSHGateway]; [daytona.ErrNotFound]
+// if it belongs to none.
+func (s *Service) RegionByKey(ctx context.Context, key string) (regionID string, kind identity.Kind, err error) {
 	if strings.HasPrefix(key, "dtn_") && len(key) == 4+64 {
 		hash := hashOf(key)
 		r := &Region{}
@@ -500,12 +501,12 @@ func (s *Service) Service(ctx context.Context, key string) (*identity.Principal,
 		err := s.db.All(ctx).NewSelect().Model(r).Where("proxy_key_hash = ? OR ssh_gateway_key_hash = ?", hash, hash).Limit(1).Scan(ctx)
 		switch {
 		case err == nil && subtle.ConstantTimeCompare([]byte(r.ProxyKeyHash), []byte(hash)) == 1:
-			return &identity.Principal{Kind: identity.RegionProxy, RegionID: r.ID}, nil
+			return r.ID, identity.RegionProxy, nil
 		case err == nil:
-			return &identity.Principal{Kind: identity.RegionSSHGateway, RegionID: r.ID}, nil
+			return r.ID, identity.RegionSSHGateway, nil
 		case !store.IsNone(err):
-			return nil, err
+			return "", 0, err
 		}
 	}
-	return nil, &daytona.Error{Kind: daytona.KindUnauthorized, Message: "Invalid credentials"}
+	return "", 0, &daytona.Error{Kind: daytona.KindNotFound, Message: "no region has this key"}
 }

@@ -35,14 +35,14 @@ const (
 	maxHosts  = 50
 	maxEnv    = 256 // characters of the name of a variable
 	maxListed = 1500
-	// kind is what a secret is to the feature that has quotas.
-	kind = "secret"
 )
 
 // Quotas is the feature that has quotas.
 type Quotas interface {
-	ReserveOne(ctx context.Context, organizationID, kind, id string) error
-	ReleaseOne(ctx context.Context, kind, id string) error
+	// ReserveSecret counts a secret, if there may be one more, and
+	// ReleaseSecret counts it no more.
+	ReserveSecret(ctx context.Context, organizationID, id string) error
+	ReleaseSecret(ctx context.Context, id string) error
 	// SecretsPerSandbox returns how many a sandbox may have.
 	SecretsPerSandbox(ctx context.Context, organizationID string) (int, error)
 }
@@ -168,7 +168,7 @@ func (s *Service) Create(ctx context.Context, organizationID string, n NewSecret
 	v.UpdatedAt = v.CreatedAt
 	v.Value = s.config.Box.Seal(n.Value, place(v))
 	err = s.db.Tx(ctx, func(ctx context.Context) error {
-		if err := s.config.Quotas.ReserveOne(ctx, organizationID, kind, v.ID); err != nil {
+		if err := s.config.Quotas.ReserveSecret(ctx, organizationID, v.ID); err != nil {
 			return err
 		}
 		_, err := s.db.All(ctx).NewInsert().Model(v).Exec(ctx)
@@ -354,7 +354,7 @@ func (s *Service) Delete(ctx context.Context, organizationID, id string) error {
 		if _, err := s.db.In(ctx, organizationID).Delete((*Secret)(nil)).Where("id = ?", id).Exec(ctx); err != nil {
 			return err
 		}
-		return s.config.Quotas.ReleaseOne(ctx, kind, id)
+		return s.config.Quotas.ReleaseSecret(ctx, id)
 	})
 }
 

@@ -78,18 +78,6 @@ CREATE TABLE identity_providers (
 );
 CREATE UNIQUE INDEX identity_providers_name ON identity_providers (organization_id, name);
 
-CREATE TABLE pending_sso_links (
-    id                   TEXT PRIMARY KEY,
-    organization_id      TEXT NOT NULL,
-    identity_provider_id TEXT NOT NULL,
-    user_id              TEXT NOT NULL,
-    subject              TEXT NOT NULL,
-    provider_email       TEXT NOT NULL,
-    created_at           TIMESTAMP NOT NULL,
-    expires_at           TIMESTAMP NOT NULL
-);
-CREATE INDEX pending_sso_links_user ON pending_sso_links (user_id);
-
 CREATE TABLE regions (
     id                    TEXT PRIMARY KEY,
     organization_id       TEXT NOT NULL,
@@ -270,7 +258,6 @@ DROP TABLE reservations;
 DROP TABLE region_quotas;
 DROP TABLE organization_quotas;
 DROP TABLE regions;
-DROP TABLE pending_sso_links;
 DROP TABLE identity_providers;
 DROP TABLE organization_invitations;
 DROP TABLE organization_roles;
