@@ -242,7 +242,7 @@ type Usage struct {
 	GPU      float64 `bun:"gpu"`
 }
 
-const sums = "COALESCE(SUM(cpu), 0) AS cpu, COALESCE(SUM(memory), 0) AS memory, COALESCE(SUM(disk), 0) AS disk, COALESCE(SUM(gpu), 0) AS gpu"
+const sums = "COALESCE(SUM(cpu), 0.0) AS cpu, COALESCE(SUM(memory), 0.0) AS memory, COALESCE(SUM(disk), 0.0) AS disk, COALESCE(SUM(gpu), 0.0) AS gpu"
 
 func (s *Service) used(ctx context.Context, organizationID, regionID, class, without string) (*Usage, error) {
 	u := &Usage{}
