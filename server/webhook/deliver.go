@@ -41,8 +41,9 @@ const (
 	failed    = "failed"
 )
 
-// poll is how often what is due is looked for, besides being told.
-const poll = 2 * time.Second
+// poll is how often what is due is looked for, besides being told and knowing
+// when to try again.
+const poll = 10 * time.Second
 
 // Run delivers until ctx is done. What it is in the middle of then is tried
 // again by whoever runs next.
@@ -53,7 +54,7 @@ func (s *Service) Run(ctx context.Context) error {
 	}
 	woken, stop := s.db.Subscribe(topic)
 	defer stop()
-	t := time.NewTicker(poll)
+	t := time.NewTimer(poll)
 	defer t.Stop()
 	var swept time.Time
 	for {
@@ -72,6 +73,7 @@ func (s *Service) Run(ctx context.Context) error {
 				s.config.Log.Error("old webhook messages can't be deleted", "err", err)
 			}
 		}
+		t.Reset(s.wait(ctx))
 		select {
 		case <-ctx.Done():
 			return ctx.Err()
@@ -79,6 +81,15 @@ func (s *Service) Run(ctx context.Context) error {
 		case <-t.C:
 		}
 	}
+}
+
+// wait returns the time until something is due.
+func (s *Service) wait(ctx context.Context) time.Duration {
+	first := &delivery{}
+	if err := s.db.All(ctx).NewSelect().Model(first).Where("state = ?", pending).OrderExpr("next_at").Limit(1).Scan(ctx); err != nil {
+		return poll
+	}
+	return min(max(time.Until(first.NextAt), time.Millisecond), poll)
 }
 
 // deliver makes an attempt for some of what is due, and returns for how many.
