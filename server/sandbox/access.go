@@ -127,24 +127,28 @@ func (s *Service) ExpirePreviewURL(ctx context.Context, organizationID, idOrName
 }
 
 // SignedPreview returns the sandbox of a signed preview token, which is for
-// just one port: KindForbidden if it is for another, or none.
-func (s *Service) SignedPreview(ctx context.Context, token string, port int) (*Sandbox, error) {
+// just one port, and until when it is valid, which may be over: KindForbidden
+// if it is for another port, or none.
+func (s *Service) SignedPreview(ctx context.Context, token string, port int) (sandboxID string, expires time.Time, err error) {
 	wrong := &daytona.Error{Kind: daytona.KindForbidden, Message: "Invalid or expired token"}
 	if len(token) != 16 {
-		return nil, wrong
+		return "", time.Time{}, wrong
 	}
 	row := &previewToken{}
-	err := s.db.All(ctx).NewSelect().Model(row).Where("token_hash = ? AND port = ? AND expires_at > ?", hashOf(token), port, s.now()).Scan(ctx)
+	err = s.db.All(ctx).NewSelect().Model(row).Where("token_hash = ? AND port = ?", hashOf(token), port).Scan(ctx)
 	if store.IsNone(err) {
-		return nil, wrong
+		return "", time.Time{}, wrong
 	} else if err != nil {
-		return nil, err
+		return "", time.Time{}, err
 	}
-	return s.Find(ctx, row.SandboxID)
+	if _, err := s.Find(ctx, row.SandboxID); err != nil {
+		return "", time.Time{}, err
+	}
+	return row.SandboxID, row.Expires, nil
 }
 
-// ValidToken reports whether a token is the auth token of a sandbox.
-func (s *Service) ValidToken(ctx context.Context, id, token string) (bool, error) {
+// ValidPreviewToken reports whether a token is the auth token of a sandbox.
+func (s *Service) ValidPreviewToken(ctx context.Context, id, token string) (bool, error) {
 	sb, err := s.Find(ctx, id)
 	if err != nil {
 		return false, err
@@ -163,16 +167,19 @@ func (s *Service) ByToken(ctx context.Context, token string) (*Sandbox, error) {
 	return sb, err
 }
 
-// SigningKey returns the key that URLs of files of a sandbox are signed with.
-// organizationID is "" for the services of the system.
-func (s *Service) SigningKey(ctx context.Context, organizationID, id string) (string, error) {
-	var sb *Sandbox
-	var err error
-	if organizationID == "" {
-		sb, err = s.Find(ctx, id)
-	} else {
-		sb, err = s.Get(ctx, organizationID, id)
+// SigningKey returns the key that URLs of files of a sandbox are signed with,
+// to the services of the system.
+func (s *Service) SigningKey(ctx context.Context, id string) (string, error) {
+	sb, err := s.Find(ctx, id)
+	if err != nil {
+		return "", err
 	}
+	return s.seals.unseal("signing "+sb.ID, sb.SigningKey)
+}
+
+// OwnSigningKey is SigningKey for the organization that has the sandbox.
+func (s *Service) OwnSigningKey(ctx context.Context, organizationID, id string) (string, error) {
+	sb, err := s.Get(ctx, organizationID, id)
 	if err != nil {
 		return "", err
 	}
@@ -263,15 +270,41 @@ func (s *Service) RevokeSSHAccess(ctx context.Context, organizationID, idOrName,
 	return sb, err
 }
 
-// ValidateSSHAccess returns the id of the sandbox that a token lets into, "" if
-// into none.
-func (s *Service) ValidateSSHAccess(ctx context.Context, token string) (string, error) {
+// SSHGrant is what a token opens.
+type SSHGrant struct {
+	ID, SandboxID string
+	Expires       time.Time
+	// State is the one that the wire shows.
+	State State
+}
+
+// SSHGrant returns what a token opens: KindNotFound if nothing, or nothing any
+// more.
+func (s *Service) SSHGrant(ctx context.Context, token string) (SSHGrant, error) {
 	row := &sshAccess{}
 	err := s.db.All(ctx).NewSelect().Model(row).Where("token_hash = ? AND expires_at > ?", hashOf(token), s.now()).Scan(ctx)
 	if store.IsNone(err) {
-		return "", nil
+		return SSHGrant{}, &daytona.Error{Kind: daytona.KindNotFound, Message: "SSH access not found or expired"}
+	} else if err != nil {
+		return SSHGrant{}, err
 	}
-	return row.SandboxID, err
+	sb, err := s.Find(ctx, row.SandboxID)
+	if err != nil {
+		return SSHGrant{}, err
+	}
+	return SSHGrant{row.ID, sb.ID, row.Expires, sb.Shown()}, nil
+}
+
+// SandboxBuild returns whose the build of a sandbox is, and its reference.
+func (s *Service) SandboxBuild(ctx context.Context, id string) (organizationID, ref string, err error) {
+	sb, err := s.Find(ctx, id)
+	if err != nil {
+		return "", "", err
+	}
+	if sb.Build == nil {
+		return "", "", &daytona.Error{Kind: daytona.KindNotFound, Message: "Sandbox " + clip(id) + " has no build"}
+	}
+	return sb.OrganizationID, sb.Build.Ref, nil
 }
 
 // ToolboxURL is the base of the toolbox of sandboxes of a region.

@@ -116,34 +116,8 @@ func (s *Service) VolumeUsed(ctx context.Context, organizationID, volumeID strin
 	return s.db.In(ctx, organizationID).Select((*volumeRow)(nil)).Where("volume_id = ?", volumeID).Exists(ctx)
 }
 
-// SnapshotUsed reports whether a sandbox that is not gone was made from a
-// reference.
-func (s *Service) SnapshotUsed(ctx context.Context, ref string) (bool, error) {
-	return s.db.All(ctx).NewSelect().Model((*Sandbox)(nil)).Where("ref = ? AND state <> ?", ref, Destroyed).Exists(ctx)
-}
-
-// Usage is what the sandboxes of an organization use in a region.
-type Usage struct {
-	RegionID string `bun:"region_id"`
-	Class    string `bun:"class"`
-	CPU      int    `bun:"cpu"`
-	Memory   int    `bun:"memory"`
-	GPU      int    `bun:"gpu"`
-	Disk     int    `bun:"disk"`
-}
-
-// Usage returns what an organization uses: processors, memory and GPUs of what
-// runs or is about to, and the disks of all that a runner keeps. Within the
-// transaction of ctx, so that what is allowed is what is counted.
-func (s *Service) Usage(ctx context.Context, organizationID string) ([]Usage, error) {
-	const runs = "(state NOT IN ('stopped', 'archived', 'archiving', 'error', 'build_failed') OR desired_state = 'started' AND state IN ('stopped', 'archived', 'archiving'))"
-	const keeps = "(state NOT IN ('archived', 'build_failed') OR desired_state = 'started' AND state = 'archived')"
-	sum := func(column, when string) string {
-		return "CAST(COALESCE(SUM(CASE WHEN " + when + " THEN " + column + " ELSE 0 END), 0) AS BIGINT) AS " + column
-	}
-	var all []Usage
-	err := s.db.In(ctx, organizationID).Select((*Sandbox)(nil)).Column("region_id", "class").
-		ColumnExpr(sum("cpu", runs)).ColumnExpr(sum("memory", runs)).ColumnExpr(sum("gpu", runs)).ColumnExpr(sum("disk", keeps)).
-		Where("state <> ?", Destroyed).Group("region_id", "class").Order("region_id", "class").Scan(ctx, &all)
-	return all, err
+// Needed reports whether a sandbox that is yet to be made needs a reference.
+func (s *Service) Needed(ctx context.Context, ref string) (bool, error) {
+	return s.db.All(ctx).NewSelect().Model((*Sandbox)(nil)).
+		Where("ref = ? AND state IN (?)", ref, bun.In([]State{Unknown, PendingBuild, BuildingSnapshot, PullingSnapshot, Creating})).Exists(ctx)
 }

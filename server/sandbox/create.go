@@ -106,8 +106,13 @@ func (s *Service) Create(ctx context.Context, organizationID string, n Spec) (*S
 // add writes a new sandbox and begins its first step.
 func (s *Service) add(ctx context.Context, sb *Sandbox) error {
 	return s.db.Tx(ctx, func(ctx context.Context) error {
-		if err := s.allow(ctx, sb, sb.Resources(), sb.Resources()); err != nil {
+		if err := s.reserve(ctx, sb, sb.Resources()); err != nil {
 			return err
+		}
+		if len(sb.Secrets) > 0 {
+			if _, err := s.deps.Secrets.Attach(ctx, sb.OrganizationID, sb.ID, secretMap(sb.Secrets)); err != nil {
+				return err
+			}
 		}
 		if sb.LinkedID != "" {
 			// The owner must still be there when the link is.
@@ -115,36 +120,18 @@ func (s *Service) add(ctx context.Context, sb *Sandbox) error {
 				return err
 			}
 		}
-		if sb.State == PendingBuild {
-			if err := s.insert(ctx, sb); err != nil {
-				return err
-			}
-			return s.db.Publish(ctx, TopicWake, sb.ID)
-		}
-		// A failed insertion must not leave a job behind: it is the first thing.
 		if err := s.insert(ctx, sb); err != nil {
 			return err
+		}
+		if sb.State == PendingBuild {
+			// Not now: a client must see that there is a build, to read its log.
+			return s.db.Publish(ctx, TopicWake, sb.ID)
 		}
 		if err := s.advance(ctx, sb); err != nil {
 			return err
 		}
 		return s.save(ctx, sb)
 	})
-}
-
-// allow asks for quota; until the transaction ends nobody else of the
-// organization can.
-func (s *Service) allow(ctx context.Context, sb *Sandbox, each, more Resources) error {
-	if s.db.Postgres() {
-		if _, err := s.db.All(ctx).NewRaw("SELECT pg_advisory_xact_lock(hashtext(?))", "sandbox quota "+sb.OrganizationID).Exec(ctx); err != nil {
-			return err
-		}
-	}
-	u := Use{OrganizationID: sb.OrganizationID, RegionID: sb.RegionID, Class: sb.Class, Each: each, More: more, Ephemeral: sb.Ephemeral()}
-	if sb.GPUType != "" {
-		u.GPUTypes = strings.Split(sb.GPUType, ",")
-	}
-	return s.deps.Quotas.Allow(ctx, u)
 }
 
 // waitStarted waits for a new or starting sandbox.
@@ -198,7 +185,7 @@ func (s *Service) prepare(ctx context.Context, organizationID string, region Reg
 	if err := checkLabels(sb.Labels); err != nil {
 		return nil, err
 	}
-	if err := s.intervals(ctx, sb, n); err != nil {
+	if err := s.intervals(sb, n); err != nil {
 		return nil, err
 	}
 	if err := s.network(sb, n); err != nil {
@@ -217,7 +204,7 @@ func (s *Service) prepare(ctx context.Context, organizationID string, region Reg
 	if sb.Volumes, err = s.volumes(ctx, organizationID, n.Volumes); err != nil {
 		return nil, err
 	}
-	if sb.Secrets, err = s.secrets(ctx, sb, n.Secrets); err != nil {
+	if sb.Secrets, err = s.secrets(n.Secrets); err != nil {
 		return nil, err
 	}
 	if max, err := s.deps.Quotas.Lifespan(ctx, organizationID, region.ID, sb.Class); err != nil {
@@ -266,9 +253,12 @@ func (s *Service) source(ctx context.Context, sb *Sandbox, region Region, n *Spe
 			}
 		}
 		r.CPU, r.Memory, r.Disk = or(r.CPU, 1), or(r.Memory, 1), or(r.Disk, 3)
-		ref, err := s.deps.Snapshots.Build(ctx, sb.OrganizationID, b.Dockerfile, b.ContextHashes)
+		ref, entrypoint, err := s.deps.Snapshots.Build(ctx, sb.OrganizationID, b.Dockerfile, b.ContextHashes)
 		if err != nil {
 			return err
+		}
+		if entrypoint != nil {
+			sb.Entrypoint = entrypoint
 		}
 		sb.Build = &Build{Dockerfile: b.Dockerfile, ContextHashes: b.ContextHashes, Ref: ref, CreatedAt: sb.CreatedAt, UpdatedAt: sb.CreatedAt}
 		sb.Ref, sb.CPU, sb.Memory, sb.Disk, sb.GPU = ref, r.CPU, r.Memory, r.Disk, r.GPU
@@ -284,7 +274,11 @@ func (s *Service) source(ctx context.Context, sb *Sandbox, region Region, n *Spe
 	if n.Resources != (Resources{}) || len(n.GPUTypes) > 0 {
 		return invalid("Cannot specify Sandbox resources when using a snapshot")
 	}
-	snapshot, err := s.deps.Snapshots.Resolve(ctx, sb.OrganizationID, region.ID, n.Snapshot)
+	name := n.Snapshot
+	if name == "" {
+		name = s.config.DefaultSnapshot
+	}
+	snapshot, err := s.deps.Snapshots.Resolve(ctx, sb.OrganizationID, region.ID, name)
 	if err != nil {
 		return err
 	}
@@ -423,7 +417,16 @@ func checkMount(m Volume) error {
 	return nil
 }
 
-func (s *Service) secrets(ctx context.Context, sb *Sandbox, list []Secret) ([]Secret, error) {
+// secretMap has the names of secrets by their variables.
+func secretMap(list []Secret) map[string]string {
+	m := map[string]string{}
+	for _, v := range list {
+		m[v.Env] = v.Name
+	}
+	return m
+}
+
+func (s *Service) secrets(list []Secret) ([]Secret, error) {
 	if len(list) == 0 {
 		return []Secret{}, nil
 	}
@@ -443,12 +446,11 @@ func (s *Service) secrets(ctx context.Context, sb *Sandbox, list []Secret) ([]Se
 		}
 		seen[v.Env] = true
 	}
-	_, err := s.deps.Secrets.Mounted(ctx, sb.OrganizationID, sb.ID, list)
-	return list, err
+	return list, nil
 }
 
 // intervals checks the intervals and the time to live.
-func (s *Service) intervals(ctx context.Context, sb *Sandbox, n *Spec) error {
+func (s *Service) intervals(sb *Sandbox, n *Spec) error {
 	sb.AutoStop, sb.AutoArchive, sb.AutoDelete = defaultAutoStop, min(defaultAutoArchive, s.config.MaxAutoArchive), -1
 	if n.AutoPause != nil && *n.AutoPause > 0 {
 		sb.AutoStop = 0

@@ -66,7 +66,8 @@ type Capability string
 const (
 	CanPause    Capability = "pause"
 	CanFork     Capability = "fork"
-	CanBackup   Capability = "backup" // and restore from one, on any runner of the region
+	CanBackup   Capability = "backup" // and restore on the same runner
+	CanMove     Capability = "move"   // restore backups that other runners of its region made
 	CanResize   Capability = "resize"
 	CanSnapshot Capability = "snapshot"
 	CanNetwork  Capability = "network" // change the network settings of what runs
@@ -84,8 +85,11 @@ type Runner struct {
 	ID, RegionID string
 	// Usable says that it is ready and takes jobs.
 	Usable bool
-	// Lost says that it has been away for so long that it is taken to be gone.
-	Lost bool
+	// SeenAt is when it last said anything, the zero time if never.
+	SeenAt time.Time
+	// lost says that it has been away for so long that it is taken to be gone;
+	// gone that it is.
+	lost, gone bool
 	// Draining says that it is to become empty.
 	Draining     bool
 	Capabilities []Capability
@@ -103,6 +107,9 @@ func (r *Runner) Can(c Capability) bool {
 
 // Placement is a sandbox to find a runner for.
 type Placement struct {
+	// Key names the room that is taken until the runner's own figures have it;
+	// a second one for the same takes the place of the first. The sandbox's id.
+	Key             string
 	RegionID, Class string
 	Resources       Resources
 	// GPUTypes are those that will do, best first. Empty for all.
@@ -111,6 +118,9 @@ type Placement struct {
 	Needs []Capability
 	// Only, if not nil, are the runners that will do; never those of Not.
 	Only, Not []string
+	// Prefer are runners that are taken if one of them has room: those that have
+	// the snapshot.
+	Prefer []string
 }
 
 // Placed is where a sandbox goes.
@@ -125,6 +135,8 @@ type Runners interface {
 	// of the region can do what is needed, and KindInvalid "No available runners"
 	// if none has room now.
 	Place(ctx context.Context, p Placement) (Placed, error)
+	// Release says that the sandbox of a placement is there, or will not be.
+	Release(ctx context.Context, key string) error
 	// Runner returns one; KindNotFound if it was deleted.
 	Runner(ctx context.Context, id string) (Runner, error)
 }
@@ -160,35 +172,33 @@ type Capture struct {
 	GPUType        string    `json:"gpuType,omitempty"`
 	Entrypoint     []string  `json:"entrypoint,omitempty"`
 	IncludeMemory  bool      `json:"includeMemory,omitempty"`
-	// Ref is what the runner is told to name it, until it says what it did; Hash
-	// and SizeGB are what it says.
-	Ref    string  `json:"ref"`
-	Hash   string  `json:"hash,omitempty"`
-	SizeGB float64 `json:"sizeGB,omitempty"`
+	// SnapshotID is the row's, Ref what the runner is to name it.
+	SnapshotID string `json:"snapshotId"`
+	Ref        string `json:"ref"`
 }
 
 // Snapshots knows what sandboxes are made from.
 type Snapshots interface {
 	// Resolve finds an active snapshot that an organization may use in a region
-	// by name, or else by id; "" is the default snapshot. Its errors are those of
-	// the wire, such as "Snapshot x not found. Did you add it through the Daytona
+	// by name, or else by id. Its errors are those of the wire, such as "Snapshot x not found. Did you add it through the Daytona
 	// Dashboard?" (KindInvalid).
 	Resolve(ctx context.Context, organizationID, regionID, nameOrID string) (Snapshot, error)
 	// Build notes the build of a Dockerfile and returns the reference that its
-	// image will have. Equal content has an equal reference.
-	Build(ctx context.Context, organizationID, dockerfile string, contextHashes []string) (ref string, err error)
-	// Ready returns the runners that have a reference.
+	// image will have, and its entrypoint. Equal content has an equal reference.
+	Build(ctx context.Context, organizationID, dockerfile string, contextHashes []string) (ref string, entrypoint []string, err error)
+	// Ready returns the runners that have a reference. All have "".
 	Ready(ctx context.Context, ref string) (runnerIDs []string, err error)
 	// Ensure has a runner pull a reference, or build it, unless it is at it.
-	// It publishes [TopicWake] with an empty payload when that ended.
+	// KindConflict is for now. A topic of [Config.WakeOn] tells of the end.
 	Ensure(ctx context.Context, runnerID, ref string) error
 	// Copy returns how far that is, and why it failed.
 	Copy(ctx context.Context, runnerID, ref string) (c Copy, reason string, err error)
-	// Free reports whether a name is free for a new snapshot and the quota
-	// allows one: KindConflict or KindInvalid if not.
-	Free(ctx context.Context, organizationID, name string) error
-	// Captured adds the snapshot that was made of a sandbox.
-	Captured(ctx context.Context, c Capture) error
+	// Capture notes the snapshot that a sandbox is about to become, if its name
+	// is free and the quota allows one, and returns its id and the reference that
+	// the runner is to give it.
+	Capture(ctx context.Context, c Capture) (id, ref string, err error)
+	// Captured says that a runner has made it, of a size in GB, or why not.
+	Captured(ctx context.Context, id, runnerID string, sizeGB float64, failure string) error
 }
 
 // Region is where runners are.
@@ -209,24 +219,26 @@ type Regions interface {
 	Region(ctx context.Context, id string) (Region, error)
 }
 
-// Use is what an organization is about to use more of.
-type Use struct {
-	OrganizationID, RegionID, Class string
-	// Each is what the sandbox has in the end, for limits of one sandbox. The
-	// zero Resources ask about none.
-	Each Resources
-	// More is what is added to the totals.
-	More      Resources
-	GPUTypes  []string
+// Claim is what a sandbox uses in its present state: all of it while it runs
+// or is about to, its disk alone while it is stopped.
+type Claim struct {
+	SandboxID, OrganizationID, RegionID, Class string
+	Resources                                  Resources
+	// GPUType is the one that is asked for; "" for any.
+	GPUType   string
 	Ephemeral bool
 }
 
 // Quotas limits organizations.
 type Quotas interface {
-	// Allow reports whether a use is within the limits: KindInvalid with the
-	// message of the wire if not. It is called while no other sandbox of the
-	// organization can be made.
-	Allow(ctx context.Context, u Use) error
+	// Reserve notes what a sandbox uses from now on, in the transaction of ctx, if
+	// it may be so large and the totals have room for it: KindInvalid with the
+	// message of the wire if not. It takes the place of what was noted of it.
+	Reserve(ctx context.Context, c Claim) error
+	// Adjust is Reserve that asks nothing: what has happened has happened.
+	Adjust(ctx context.Context, c Claim) error
+	// Release ends what is noted of a sandbox.
+	Release(ctx context.Context, sandboxID string) error
 	// Lifespan returns the longest that a sandbox may live, 0 for any time.
 	Lifespan(ctx context.Context, organizationID, regionID, class string) (time.Duration, error)
 }
@@ -256,10 +268,13 @@ type VolumeInfo struct {
 type Volumes interface {
 	// Find returns a volume by id, or else by name; KindNotFound if neither.
 	Find(ctx context.Context, organizationID, idOrName string) (VolumeInfo, error)
+	// Location returns what a runner needs to mount a volume, the value of "s3" in
+	// its payload; nil for a directory of the runner's.
+	Location(ctx context.Context, organizationID, volumeID string) (any, error)
 }
 
-// Mounted is a secret for a sandbox: the variable, what it has in place of the
-// secret, the secret, and where it may be sent.
+// Mounted is a secret for the runner of a sandbox: the variable, what it has
+// in place of the secret, the secret, and where it may be sent.
 type Mounted struct {
 	Env, Placeholder, Value string
 	Hosts                   []string
@@ -267,6 +282,12 @@ type Mounted struct {
 
 // Secrets knows the secrets.
 type Secrets interface {
-	// Mounted resolves secrets: KindInvalid, naming it, for one that is not there.
-	Mounted(ctx context.Context, organizationID, sandboxID string, secrets []Secret) ([]Mounted, error)
+	// Attach makes secrets those of a sandbox, names by variables, in place of
+	// those that it had: KindInvalid, naming it, for one that is not there.
+	Attach(ctx context.Context, organizationID, sandboxID string, secrets map[string]string) (placeholders map[string]string, err error)
+	// Detach takes all from a sandbox that is no more.
+	Detach(ctx context.Context, organizationID, sandboxID string) error
+	// Env returns the placeholders of a sandbox by variables, Resolve the secrets.
+	Env(ctx context.Context, organizationID, sandboxID string) (map[string]string, error)
+	Resolve(ctx context.Context, organizationID, sandboxID string) ([]Mounted, error)
 }

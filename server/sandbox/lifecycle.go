@@ -33,14 +33,7 @@ func (s *Service) Start(ctx context.Context, organizationID, idOrName string) (*
 		default:
 			return state("Sandbox is not in a startable state")
 		}
-		more := Resources{CPU: sb.CPU, Memory: sb.Memory, GPU: sb.GPU}
-		switch sb.State {
-		case Archived:
-			more.Disk = sb.Disk
-		case Paused:
-			more = Resources{}
-		}
-		if err := s.allow(ctx, sb, sb.Resources(), more); err != nil {
+		if err := s.reserve(ctx, sb, sb.Resources()); err != nil {
 			return err
 		}
 		sb.RetryAt = nil
@@ -213,11 +206,17 @@ func (s *Service) Recover(ctx context.Context, organizationID, idOrName string, 
 		if sb.State != Errored {
 			return state("Sandbox is not in an errored state")
 		}
-		restorable := sb.Backup == BackupCompleted && (sb.Lost || timedOut.MatchString(sb.ErrorReason))
+		restorable := sb.Lost || timedOut.MatchString(sb.ErrorReason)
+		if restorable {
+			var err error
+			if restorable, err = s.restorable(ctx, sb); err != nil {
+				return err
+			}
+		}
 		if !restorable && !sb.Recoverable {
 			return state("Sandbox is not in a recoverable state")
 		}
-		if err := s.allow(ctx, sb, sb.Resources(), Resources{CPU: sb.CPU, Memory: sb.Memory, GPU: sb.GPU}); err != nil {
+		if err := s.reserve(ctx, sb, sb.Resources()); err != nil {
 			return err
 		}
 		sb.RetryAt = nil
@@ -289,11 +288,16 @@ func (s *Service) Resize(ctx context.Context, organizationID, idOrName string, t
 		if err := s.can(ctx, sb, CanResize, "Resizing"); err != nil {
 			return err
 		}
-		more := Resources{Disk: r.Disk - sb.Disk}
-		if sb.State == Started {
-			more.CPU, more.Memory = r.CPU-sb.CPU, r.Memory-sb.Memory
+		claim := r
+		if sb.State == Stopped {
+			claim = Resources{Disk: r.Disk}
+			// What it has when it starts is asked for now as well, so that nobody
+			// makes one that can't start.
+			if err := s.reserve(ctx, sb, r); err != nil {
+				return err
+			}
 		}
-		if err := s.allow(ctx, sb, r, more); err != nil {
+		if err := s.reserve(ctx, sb, claim); err != nil {
 			return err
 		}
 		sb.Step = step{Prior: sb.State, Resize: &r, Backup: sb.Step.Backup}
@@ -344,12 +348,12 @@ func (s *Service) Snapshot(ctx context.Context, organizationID, idOrName, name s
 				return err
 			}
 		}
-		if err := s.deps.Snapshots.Free(ctx, organizationID, name); err != nil {
+		c := &Capture{OrganizationID: organizationID, Name: name, SandboxID: sb.ID, RegionID: sb.RegionID, RunnerID: sb.RunnerID, Class: sb.Class,
+			Resources: sb.Resources(), GPUType: sb.GPUType, Entrypoint: sb.Entrypoint, IncludeMemory: memory}
+		var err error
+		if c.SnapshotID, c.Ref, err = s.deps.Snapshots.Capture(ctx, *c); err != nil {
 			return err
 		}
-		c := &Capture{OrganizationID: organizationID, Name: name, SandboxID: sb.ID, RegionID: sb.RegionID, RunnerID: sb.RunnerID, Class: sb.Class,
-			Resources: sb.Resources(), GPUType: sb.GPUType, Entrypoint: sb.Entrypoint, IncludeMemory: memory,
-			Ref: "daytona/daytona-" + hashOf(newID()) + ":daytona"}
 		sb.Step = step{Prior: sb.State, Capture: c, Backup: sb.Step.Backup}
 		return s.excursion(ctx, sb, Snapshotting, jobSnapshot, map[string]any{"sandboxId": sb.ID, "name": name, "ref": c.Ref,
 			"organizationId": organizationID, "includeMemory": memory})
@@ -414,7 +418,12 @@ func (s *Service) Fork(ctx context.Context, organizationID, idOrName, name strin
 			return err
 		}
 		child.SigningKey = s.seals.seal("signing "+child.ID, token(64))
-		if err := s.allow(ctx, child, child.Resources(), child.Resources()); err != nil {
+		if len(child.Secrets) > 0 && s.deps.Secrets != nil {
+			if _, err := s.deps.Secrets.Attach(ctx, child.OrganizationID, child.ID, secretMap(child.Secrets)); err != nil {
+				return err
+			}
+		}
+		if err := s.reserve(ctx, child, child.Resources()); err != nil {
 			return err
 		}
 		auth, err := s.seals.unseal("auth "+child.ID, child.AuthToken)
@@ -654,9 +663,8 @@ func (s *Service) SetNetwork(ctx context.Context, organizationID, idOrName strin
 			if sb.Pending {
 				return inProgress()
 			}
-			// The next start is told.
 			if sb.State == Archived {
-				return nil
+				return nil // when it is restored, its runner is told
 			}
 		default:
 			return inProgress()
@@ -722,7 +730,7 @@ func (u NetworkUpdate) apply(sb *Sandbox) error {
 func (s *Service) SetSecrets(ctx context.Context, organizationID, idOrName string, list []Secret) (*Sandbox, error) {
 	job := ""
 	sb, err := s.change(ctx, organizationID, idOrName, func(ctx context.Context, sb *Sandbox) error {
-		checked, err := s.secrets(ctx, sb, list)
+		checked, err := s.secrets(list)
 		if err != nil {
 			return err
 		}
@@ -731,7 +739,13 @@ func (s *Service) SetSecrets(ctx context.Context, organizationID, idOrName strin
 		}
 		old := sb.Secrets
 		sb.Secrets = checked
-		if sb.RunnerID == "" || len(old) == 0 && len(checked) == 0 {
+		if len(old) == 0 && len(checked) == 0 {
+			return nil
+		}
+		if _, err := s.deps.Secrets.Attach(ctx, organizationID, sb.ID, secretMap(checked)); err != nil {
+			return err
+		}
+		if sb.RunnerID == "" {
 			return nil
 		}
 		if err := s.can(ctx, sb, CanSecrets, "secrets"); err != nil {
@@ -757,7 +771,7 @@ func (s *Service) MountedSecrets(ctx context.Context, runnerID, id string) ([]Mo
 	if err != nil || len(sb.Secrets) == 0 || s.deps.Secrets == nil {
 		return nil, err
 	}
-	return s.deps.Secrets.Mounted(ctx, sb.OrganizationID, sb.ID, sb.Secrets)
+	return s.deps.Secrets.Resolve(ctx, sb.OrganizationID, sb.ID)
 }
 
 // ofRunner returns a sandbox to the runner that has it; for any other there is

@@ -89,9 +89,6 @@ func (s *Service) CreatePool(ctx context.Context, organizationID, snapshot, targ
 	p := &Pool{ID: newID(), OrganizationID: organizationID, Snapshot: sb.Snapshot, SnapshotID: sb.SnapshotID, RegionID: region.ID, Size: size,
 		CPU: sb.CPU, Memory: sb.Memory, Disk: sb.Disk, User: sb.User, CreatedAt: now, UpdatedAt: now}
 	err = s.db.Tx(ctx, func(ctx context.Context) error {
-		if err := s.allow(ctx, sb, sb.Resources(), Resources{CPU: sb.CPU * size, Memory: sb.Memory * size, Disk: sb.Disk * size}); err != nil {
-			return err
-		}
 		if _, err := s.db.All(ctx).NewInsert().Model(p).Exec(ctx); err != nil {
 			if store.IsUnique(err) {
 				return &daytona.Error{Kind: daytona.KindConflict, Message: "A warm pool for snapshot " + sb.Snapshot + " already exists in this region"}

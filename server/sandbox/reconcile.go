@@ -17,6 +17,24 @@ import (
 func (s *Service) Run(ctx context.Context) error {
 	wake, end := s.db.Subscribe(TopicWake)
 	defer end()
+	copies := make(chan struct{}, 1)
+	for _, topic := range s.config.WakeOn {
+		c, end := s.db.Subscribe(topic)
+		defer end()
+		go func() {
+			for {
+				select {
+				case <-c:
+					select {
+					case copies <- struct{}{}:
+					default:
+					}
+				case <-ctx.Done():
+					return
+				}
+			}
+		}()
+	}
 	tick := time.NewTicker(s.config.Sweep)
 	defer tick.Stop()
 	lead := func() {
@@ -48,6 +66,10 @@ func (s *Service) Run(ctx context.Context) error {
 			return nil
 		case <-tick.C:
 			lead()
+		case <-copies:
+			if err := s.reconcileWaiting(ctx); err != nil && ctx.Err() == nil {
+				s.log.Error("reconciling sandboxes that wait for snapshots", "err", err)
+			}
 		case id := <-wake:
 			var err error
 			switch id {
@@ -136,7 +158,9 @@ func (s *Service) reconcile(ctx context.Context, id string) error {
 			}
 		}
 		if limit, ok := timeouts[sb.State]; ok && s.now().Sub(sb.StateSince) > limit {
-			s.timeOut(sb)
+			if err := s.timeOut(ctx, sb); err != nil {
+				return false, err
+			}
 		}
 		if err := s.advanceLater(ctx, sb); err != nil {
 			return false, err
@@ -168,7 +192,7 @@ func (s *Service) revise(ctx context.Context, id string, f func(context.Context,
 }
 
 // timeOut is what becomes of a sandbox that stays in a state for too long.
-func (s *Service) timeOut(sb *Sandbox) {
+func (s *Service) timeOut(ctx context.Context, sb *Sandbox) error {
 	s.log.Warn("a sandbox took too long", "sandbox", sb.ID, "state", string(sb.State), "job", sb.JobID)
 	if sb.JobID != "" {
 		sb.LastJobID, sb.LastJobError = sb.JobID, "Timeout while "+string(sb.State)
@@ -194,7 +218,9 @@ func (s *Service) timeOut(sb *Sandbox) {
 			s.retryLater(sb)
 		}
 	}
+	capture := sb.Step.Capture
 	sb.Step = step{Backup: sb.Step.Backup}
+	return s.captured(ctx, capture, 0, sb.LastJobError)
 }
 
 // reconcileRunners finds the sandboxes of runners that are lost, or that are to
@@ -209,43 +235,53 @@ func (s *Service) reconcileRunners(ctx context.Context) error {
 		if err != nil {
 			return err
 		}
-		if r.Draining && r.Usable && r.Can(CanBackup) {
-			ids, err := s.ids(ctx, func(q *bun.SelectQuery) *bun.SelectQuery {
-				return q.Where("runner_id = ? AND state = ? AND desired_state = ? AND auto_delete <> 0", id, Stopped, WantStopped)
-			})
-			if err != nil {
-				return err
-			}
-			if err := s.each(ctx, ids, s.autoArchive); err != nil {
-				return err
-			}
+		if r.Draining && r.Usable {
+			err = s.Drain(ctx, id)
+		} else if r.lost {
+			err = s.Lost(ctx, id)
 		}
-		if !r.Lost {
-			continue
-		}
-		ids, err := s.ids(ctx, func(q *bun.SelectQuery) *bun.SelectQuery {
-			return q.Where("runner_id = ? AND NOT (state = ? AND desired_state = ?) AND NOT (state = ? AND desired_state <> ?)",
-				id, Stopped, WantStopped, Errored, WantDestroyed)
-		})
-		if err != nil {
-			return err
-		}
-		err = s.each(ctx, ids, func(ctx context.Context, id string) error {
-			return s.revise(ctx, id, func(ctx context.Context, sb *Sandbox) (bool, error) {
-				if sb.RunnerID != r.ID || sb.State == Stopped && sb.Desired == WantStopped {
-					return false, nil
-				}
-				if err := s.lose(ctx, sb); err != nil {
-					return false, err
-				}
-				return true, s.advanceLater(ctx, sb)
-			})
-		})
 		if err != nil {
 			return err
 		}
 	}
 	return nil
+}
+
+// Drain archives the stopped sandboxes of a runner that is to become empty, if
+// it can; those that run go on until they stop.
+func (s *Service) Drain(ctx context.Context, runnerID string) error {
+	ids, err := s.ids(ctx, func(q *bun.SelectQuery) *bun.SelectQuery {
+		return q.Where("runner_id = ? AND state = ? AND desired_state = ? AND auto_delete <> 0", runnerID, Stopped, WantStopped)
+	})
+	if err != nil {
+		return err
+	}
+	return s.each(ctx, ids, s.autoArchive)
+}
+
+// Lost says that a runner is gone, with all that was on it.
+func (s *Service) Lost(ctx context.Context, runnerID string) error {
+	if runnerID == "" {
+		return nil
+	}
+	ids, err := s.ids(ctx, func(q *bun.SelectQuery) *bun.SelectQuery {
+		return q.Where("runner_id = ? AND NOT (state = ? AND desired_state = ?) AND NOT (state IN (?, ?) AND desired_state <> ?)",
+			runnerID, Stopped, WantStopped, Errored, BuildFailed, WantDestroyed)
+	})
+	if err != nil {
+		return err
+	}
+	return s.each(ctx, ids, func(ctx context.Context, id string) error {
+		return s.revise(ctx, id, func(ctx context.Context, sb *Sandbox) (bool, error) {
+			if sb.RunnerID != runnerID || sb.State == Stopped && sb.Desired == WantStopped || sb.State == Errored && sb.Desired != WantDestroyed {
+				return false, nil
+			}
+			if err := s.lose(ctx, sb); err != nil {
+				return false, err
+			}
+			return true, s.advanceLater(ctx, sb)
+		})
+	})
 }
 
 // lose is what becomes of a sandbox whose runner is lost.
@@ -254,8 +290,15 @@ func (s *Service) lose(ctx context.Context, sb *Sandbox) error {
 		sb.LastJobID, sb.LastJobError = sb.JobID, "The runner of the sandbox was lost"
 	}
 	sb.JobID, sb.JobType, sb.RetryAt = "", "", nil
-	prior := sb.Step.Prior
+	capture := sb.Step.Capture
 	sb.Step = step{Backup: sb.Step.Backup}
+	if err := s.captured(ctx, capture, 0, "The runner of the sandbox was lost"); err != nil {
+		return err
+	}
+	restorable, err := s.restorable(ctx, sb)
+	if err != nil {
+		return err
+	}
 	switch {
 	case sb.Desired == WantDestroyed:
 		// stepDestroy leaves it.
@@ -270,7 +313,7 @@ func (s *Service) lose(ctx context.Context, sb *Sandbox) error {
 	case sb.State == BuildingSnapshot:
 		sb.State, sb.RunnerID = PendingBuild, ""
 		return nil
-	case sb.Backup == BackupCompleted && (sb.Desired == WantStarted || sb.Desired == WantArchived):
+	case restorable && (sb.Desired == WantStarted || sb.Desired == WantArchived):
 		if err := s.leave(ctx, sb); err != nil {
 			return err
 		}
@@ -281,7 +324,6 @@ func (s *Service) lose(ctx context.Context, sb *Sandbox) error {
 		sb.ErrorReason = "The runner of the sandbox was lost before it was archived"
 		return nil
 	}
-	_ = prior
 	sb.BackupJobID = ""
 	if sb.Backup != BackupCompleted {
 		sb.Backup = BackupNone

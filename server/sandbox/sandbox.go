@@ -153,6 +153,10 @@ type Sandbox struct {
 	BackupSince *time.Time  `bun:"backup_since"`
 	BackupAt    *time.Time  `bun:"backup_at"`
 	BackupError string      `bun:"backup_error,notnull"`
+	// BackupRunnerID is the one runner that can restore the backup, "" for all.
+	BackupRunnerID string `bun:"backup_runner_id,notnull"`
+	// Reserved is what the quota has of it.
+	Reserved Resources `bun:"reserved,notnull"`
 
 	// Intervals in minutes: 0 is never for AutoStop and AutoPause, at once for
 	// AutoDelete, for which less than 0 is never.
@@ -270,6 +274,25 @@ func shown(state State, desired Desired) State {
 	return state
 }
 
+// uses is what it counts for: all while it runs or is about to, its disk while
+// a runner keeps that.
+func (s *Sandbox) uses() Resources {
+	about := s.Desired == WantStarted
+	switch s.State {
+	case Destroyed, BuildFailed:
+		return Resources{}
+	case Archived:
+		if !about {
+			return Resources{}
+		}
+	case Stopped, Archiving, Errored:
+		if !about || s.State == Errored {
+			return Resources{Disk: s.Disk}
+		}
+	}
+	return s.Resources()
+}
+
 // listed is shown for lists.
 func listed(state State, desired Desired) State {
 	if state == Archived && desired == WantStarted {
@@ -315,6 +338,9 @@ func (s *Sandbox) settle() {
 	}
 	if s.State != Errored {
 		s.Lost, s.Recoverable = false, false
+	}
+	if s.State == Destroyed || s.State == BuildFailed {
+		s.JobID, s.JobType = "", ""
 	}
 	s.Listed = listed(s.State, s.Desired)
 }

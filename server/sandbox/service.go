@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"strings"
 	"sync"
 	"time"
 
@@ -70,6 +71,14 @@ type Config struct {
 	// BackupEvery is how often a started sandbox is backed up, on runners that
 	// can. Defaults to 1 h; negative is never, not even when it stops.
 	BackupEvery time.Duration
+	// LostAfter is for how long a runner may be away before its sandboxes are
+	// taken to be lost. Defaults to 10 min.
+	LostAfter time.Duration
+	// DefaultSnapshot is the name of the snapshot of sandboxes that name none.
+	DefaultSnapshot string
+	// WakeOn are topics that tell of copies of snapshots on runners. Defaults to
+	// none: the next sweep finds them.
+	WakeOn []string
 	// Now is the clock. Defaults to [time.Now].
 	Now func() time.Time
 	// Log defaults to [slog.Default].
@@ -123,6 +132,9 @@ func New(c Config) (*Service, error) {
 	}
 	if c.BackupEvery == 0 {
 		c.BackupEvery = time.Hour
+	}
+	if c.LostAfter == 0 {
+		c.LostAfter = 10 * time.Minute
 	}
 	if c.Now == nil {
 		c.Now = time.Now
@@ -201,6 +213,16 @@ func (s *Service) Find(ctx context.Context, id string) (*Sandbox, error) {
 	return sb, nil
 }
 
+// Any is Find for one that is destroyed as well, which comes with KindGone: for
+// who has to tell its members so.
+func (s *Service) Any(ctx context.Context, id string) (*Sandbox, error) {
+	sb, err := s.byID(ctx, id, false)
+	if err == nil && (sb.State == Destroyed || (sb.State == Errored || sb.State == BuildFailed) && sb.Desired == WantDestroyed) {
+		err = &daytona.Error{Kind: daytona.KindGone, Message: "Sandbox " + clip(id) + " was destroyed"}
+	}
+	return sb, err
+}
+
 // byID is for the reconciler, which serves all organizations.
 func (s *Service) byID(ctx context.Context, id string, lock bool) (*Sandbox, error) {
 	sb := &Sandbox{}
@@ -253,7 +275,7 @@ func want(sb *Sandbox, desired Desired) error {
 // insert writes a new sandbox.
 func (s *Service) insert(ctx context.Context, sb *Sandbox) error {
 	sb.settle()
-	sb.Version = 1
+	sb.Version, sb.Reserved = 1, sb.uses()
 	if _, err := s.db.All(ctx).NewInsert().Model(sb).Exec(ctx); err != nil {
 		if store.IsUnique(err) {
 			return &daytona.Error{Kind: daytona.KindConflict, Message: "Sandbox with name " + sb.Name + " already exists"}
@@ -325,6 +347,9 @@ func (s *Service) save(ctx context.Context, sb *Sandbox) error {
 	if sb.State != sb.was.state {
 		sb.StateSince, sb.LastActivityAt = now, now
 	}
+	if err := s.account(ctx, sb); err != nil {
+		return err
+	}
 	version := sb.Version
 	sb.Version++
 	q := s.db.In(ctx, sb.OrganizationID).Update(sb).WherePK().Where("sandbox.version = ?", version)
@@ -339,7 +364,7 @@ func (s *Service) save(ctx context.Context, sb *Sandbox) error {
 		return err
 	}
 	if sb.State == Destroyed && sb.was.state != Destroyed {
-		if err := s.forget(ctx, sb.ID); err != nil {
+		if err := s.forget(ctx, sb); err != nil {
 			return err
 		}
 	}
@@ -360,12 +385,54 @@ func (s *Service) save(ctx context.Context, sb *Sandbox) error {
 }
 
 // forget removes what a sandbox that is gone had.
-func (s *Service) forget(ctx context.Context, id string) error {
+func (s *Service) forget(ctx context.Context, sb *Sandbox) error {
 	for _, model := range []any{(*volumeRow)(nil), (*previewToken)(nil), (*sshAccess)(nil)} {
-		if _, err := s.db.All(ctx).NewDelete().Model(model).Where("sandbox_id = ?", id).Exec(ctx); err != nil {
+		if _, err := s.db.In(ctx, sb.OrganizationID).Delete(model).Where("sandbox_id = ?", sb.ID).Exec(ctx); err != nil {
 			return err
 		}
 	}
+	if len(sb.Secrets) > 0 && s.deps.Secrets != nil {
+		return s.deps.Secrets.Detach(ctx, sb.OrganizationID, sb.ID)
+	}
+	return nil
+}
+
+// account tells the quota what a sandbox uses, where that has changed.
+func (s *Service) account(ctx context.Context, sb *Sandbox) error {
+	uses := sb.uses()
+	if uses == sb.Reserved {
+		return nil
+	}
+	sb.Reserved = uses
+	if uses == (Resources{}) {
+		return s.deps.Quotas.Release(ctx, sb.ID)
+	}
+	return s.deps.Quotas.Adjust(ctx, sb.claim(uses))
+}
+
+func (sb *Sandbox) claim(r Resources) Claim {
+	c := Claim{SandboxID: sb.ID, OrganizationID: sb.OrganizationID, RegionID: sb.RegionID, Class: sb.Class, Resources: r, Ephemeral: sb.Ephemeral()}
+	if r.GPU > 0 {
+		c.GPUType, _, _ = strings.Cut(sb.GPUType, ",")
+	}
+	return c
+}
+
+// reserve asks the quota for what a sandbox is to use.
+func (s *Service) reserve(ctx context.Context, sb *Sandbox, r Resources) error {
+	c := sb.claim(r)
+	if r.GPU > 0 {
+		// Each type that will do must be one that it may have.
+		for t := range strings.SplitSeq(sb.GPUType, ",") {
+			c.GPUType = t
+			if err := s.deps.Quotas.Reserve(ctx, c); err != nil {
+				return err
+			}
+		}
+	} else if err := s.deps.Quotas.Reserve(ctx, c); err != nil {
+		return err
+	}
+	sb.Reserved = r
 	return nil
 }
 

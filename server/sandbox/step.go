@@ -100,13 +100,13 @@ func (s *Service) stepDestroy(ctx context.Context, sb *Sandbox) (bool, error) {
 		return false, nil
 	case sb.State == Archived, sb.State == PendingBuild, sb.RunnerID == "":
 		sb.State, sb.RetryAt = Destroyed, nil
-		return false, nil
+		return false, s.dropBackup(ctx, sb)
 	}
 	r, err := s.runner(ctx, sb.RunnerID)
 	if err != nil {
 		return false, err
 	}
-	if r.Lost {
+	if r.lost {
 		if err := s.leave(ctx, sb); err != nil {
 			return false, err
 		}
@@ -121,12 +121,12 @@ func (s *Service) stepStart(ctx context.Context, sb *Sandbox) (bool, error) {
 	case Unknown:
 		return s.stepCreate(ctx, sb)
 	case PendingBuild:
-		placed, err := s.place(ctx, sb, nil)
+		placed, err := s.place(ctx, sb, nil, nil)
 		if err != nil {
 			return false, err
 		}
 		sb.RunnerID, sb.GPUType = placed.RunnerID, placed.GPUType
-		if err := s.deps.Snapshots.Ensure(ctx, sb.RunnerID, sb.Ref); err != nil {
+		if err := s.ensure(ctx, sb.RunnerID, sb.Ref); err != nil {
 			return false, err
 		}
 		sb.State, sb.RetryAt = BuildingSnapshot, nil
@@ -149,7 +149,7 @@ func (s *Service) stepStart(ctx context.Context, sb *Sandbox) (bool, error) {
 			}
 		case CopyNone:
 			// The runner has forgotten it.
-			return false, s.deps.Snapshots.Ensure(ctx, sb.RunnerID, sb.Ref)
+			return false, s.ensure(ctx, sb.RunnerID, sb.Ref)
 		}
 		return false, nil
 	case Archived:
@@ -164,10 +164,14 @@ func (s *Service) stepStart(ctx context.Context, sb *Sandbox) (bool, error) {
 		if err != nil {
 			return false, err
 		}
-		if !r.Usable && sb.Backup == BackupCompleted {
-			return s.stepRestore(ctx, sb)
+		if !r.Usable {
+			if ok, err := s.restorable(ctx, sb); err != nil {
+				return false, err
+			} else if ok {
+				return s.stepRestore(ctx, sb)
+			}
 		}
-		if r.Lost {
+		if r.lost {
 			sb.fail("The runner of the sandbox was lost, and there is no backup", true)
 			sb.Lost = true
 			return false, nil
@@ -188,26 +192,20 @@ func (s *Service) stepCreate(ctx context.Context, sb *Sandbox) (bool, error) {
 	if err != nil {
 		return false, err
 	}
-	if sb.RunnerID != "" && !slices.Contains(ready, sb.RunnerID) {
+	if sb.RunnerID != "" && sb.Ref != "" && !slices.Contains(ready, sb.RunnerID) {
 		sb.RunnerID = ""
 	}
 	if sb.RunnerID == "" {
-		var placed Placed
-		err := error(noPlaceError{invalid("No available runners")})
-		if len(ready) > 0 {
-			placed, err = s.place(ctx, sb, ready)
-		}
-		if _, none := errors.AsType[noPlaceError](err); none {
-			if placed, err = s.place(ctx, sb, nil); err == nil && !slices.Contains(ready, placed.RunnerID) {
-				if err := s.deps.Snapshots.Ensure(ctx, placed.RunnerID, sb.Ref); err != nil {
-					return false, err
-				}
-				sb.RunnerID, sb.GPUType, sb.State, sb.RetryAt = placed.RunnerID, placed.GPUType, PullingSnapshot, nil
-				return true, nil
-			}
-		}
+		placed, err := s.place(ctx, sb, nil, ready)
 		if err != nil {
 			return false, err
+		}
+		if sb.Ref != "" && !slices.Contains(ready, placed.RunnerID) {
+			if err := s.ensure(ctx, placed.RunnerID, sb.Ref); err != nil {
+				return false, err
+			}
+			sb.RunnerID, sb.GPUType, sb.State, sb.RetryAt = placed.RunnerID, placed.GPUType, PullingSnapshot, nil
+			return true, nil
 		}
 		sb.RunnerID, sb.GPUType = placed.RunnerID, placed.GPUType
 	}
@@ -220,7 +218,11 @@ func (s *Service) stepCreate(ctx context.Context, sb *Sandbox) (bool, error) {
 
 // stepRestore makes the sandbox anew from its backup.
 func (s *Service) stepRestore(ctx context.Context, sb *Sandbox) (bool, error) {
-	placed, err := s.place(ctx, sb, nil)
+	var only []string
+	if sb.BackupRunnerID != "" {
+		only = []string{sb.BackupRunnerID}
+	}
+	placed, err := s.place(ctx, sb, only, nil)
 	if err != nil {
 		return false, err
 	}
@@ -297,14 +299,50 @@ func (s *Service) renew(sb *Sandbox) error {
 func (s *Service) runner(ctx context.Context, id string) (Runner, error) {
 	r, err := s.deps.Runners.Runner(ctx, id)
 	if errors.Is(err, daytona.ErrNotFound) {
-		return Runner{ID: id, Lost: true}, nil
+		return Runner{ID: id, lost: true, gone: true}, nil
 	}
+	r.lost = !r.Usable && s.now().Sub(r.SeenAt) > s.config.LostAfter
 	return r, err
 }
 
+// restorable reports whether a sandbox can be made again from its backup.
+func (s *Service) restorable(ctx context.Context, sb *Sandbox) (bool, error) {
+	if sb.Backup != BackupCompleted || sb.BackupRunnerID == "" {
+		return sb.Backup == BackupCompleted, nil
+	}
+	r, err := s.runner(ctx, sb.BackupRunnerID)
+	return r.Usable, err
+}
+
+// ensure has a runner get a reference; what is in its way now may be gone later.
+func (s *Service) ensure(ctx context.Context, runnerID, ref string) error {
+	err := s.deps.Snapshots.Ensure(ctx, runnerID, ref)
+	if errors.Is(err, daytona.ErrConflict) {
+		return noPlaceError{err}
+	}
+	return err
+}
+
+// dropBackup removes the backup of a sandbox from the runner that has it.
+func (s *Service) dropBackup(ctx context.Context, sb *Sandbox) error {
+	ref, runner := sb.BackupRef, sb.BackupRunnerID
+	sb.BackupRef, sb.BackupRunnerID = "", ""
+	if ref == "" || runner == "" {
+		return nil
+	}
+	if r, err := s.runner(ctx, runner); err != nil || r.gone {
+		return err
+	}
+	_, err := s.deps.Jobs.Enqueue(ctx, Job{Type: "REMOVE_SNAPSHOT", RunnerID: runner, ResourceType: "SNAPSHOT", ResourceID: ref, Payload: map[string]any{}})
+	if errors.Is(err, daytona.ErrConflict) {
+		return nil
+	}
+	return err
+}
+
 // place finds a runner for a sandbox.
-func (s *Service) place(ctx context.Context, sb *Sandbox, only []string) (Placed, error) {
-	p := Placement{RegionID: sb.RegionID, Class: sb.Class, Resources: sb.Resources(), Needs: needs(sb), Only: only}
+func (s *Service) place(ctx context.Context, sb *Sandbox, only, prefer []string) (Placed, error) {
+	p := Placement{Key: sb.ID, RegionID: sb.RegionID, Class: sb.Class, Resources: sb.Resources(), Needs: needs(sb), Only: only, Prefer: prefer}
 	if sb.GPUType != "" {
 		p.GPUTypes = strings.Split(sb.GPUType, ",")
 	}
@@ -463,7 +501,7 @@ func (s *Service) finish(ctx context.Context, sb *Sandbox, j Job) error {
 	case jobCreate, jobStart:
 		if j.Failed {
 			sb.fail(reason, recoverable)
-			break
+			return s.deps.Runners.Release(ctx, sb.ID)
 		}
 		if sb.State == Restoring {
 			sb.RestoredAt = new(s.now())
@@ -471,6 +509,9 @@ func (s *Service) finish(ctx context.Context, sb *Sandbox, j Job) error {
 		// From now on a backup would be of something older.
 		sb.Backup, sb.BackupJobID = BackupNone, ""
 		sb.State, sb.Attempts = Started, 0
+		if j.Type == jobCreate {
+			return s.deps.Runners.Release(ctx, sb.ID)
+		}
 	case jobStop:
 		if j.Failed {
 			sb.fail(reason, recoverable)
@@ -481,6 +522,7 @@ func (s *Service) finish(ctx context.Context, sb *Sandbox, j Job) error {
 		switch {
 		case !j.Failed && sb.Desired == WantDestroyed:
 			sb.State = Destroyed
+			return s.dropBackup(ctx, sb)
 		case !j.Failed:
 			sb.State, sb.RunnerID = Archived, ""
 		case sb.Desired == WantDestroyed:
@@ -511,24 +553,16 @@ func (s *Service) finish(ctx context.Context, sb *Sandbox, j Job) error {
 	case jobSecrets:
 		if j.Failed {
 			sb.Secrets = st.Secrets
-		}
-	case jobSnapshot:
-		sb.State = st.Prior
-		if c := st.Capture; !j.Failed && c != nil {
-			c.Hash, c.SizeGB = result.Hash, result.SizeGB
-			if result.Ref != "" {
-				c.Ref = result.Ref
-			}
-			switch err := s.deps.Snapshots.Captured(ctx, *c); {
-			case errors.Is(err, daytona.ErrConflict), errors.Is(err, daytona.ErrInvalid):
-				sb.LastJobError = message(err)
-			case err != nil:
+			if _, err := s.deps.Secrets.Attach(ctx, sb.OrganizationID, sb.ID, secretMap(sb.Secrets)); err != nil && !errors.Is(err, daytona.ErrInvalid) {
 				return err
 			}
 		}
-		if sb.LastJobError != "" {
-			sb.ErrorReason = sb.LastJobError
+	case jobSnapshot:
+		sb.State = st.Prior
+		if j.Failed {
+			sb.ErrorReason = reason
 		}
+		return s.captured(ctx, st.Capture, result.SizeGB, sb.LastJobError)
 	case jobFork:
 		switch {
 		case sb.State == Forking:
@@ -546,6 +580,18 @@ func (s *Service) finish(ctx context.Context, sb *Sandbox, j Job) error {
 		sb.State = Stopped
 	}
 	return nil
+}
+
+// captured says what came of a snapshot.
+func (s *Service) captured(ctx context.Context, c *Capture, sizeGB float64, failure string) error {
+	if c == nil {
+		return nil
+	}
+	err := s.deps.Snapshots.Captured(ctx, c.SnapshotID, c.RunnerID, sizeGB, failure)
+	if errors.Is(err, daytona.ErrNotFound) { // it was deleted meanwhile
+		return nil
+	}
+	return err
 }
 
 // stopped is what follows when a sandbox has stopped.
@@ -600,7 +646,16 @@ func (s *Service) backupDone(ctx context.Context, j Job) error {
 		sb.BackupError, _ = reasonOf(j.Error)
 		sb.Backup = BackupError
 	} else {
-		sb.Backup, sb.BackupRef, sb.BackupAt = BackupCompleted, sb.Step.Backup, new(s.now())
+		// Only the newest is kept.
+		if err := s.dropBackup(ctx, sb); err != nil {
+			return err
+		}
+		sb.Backup, sb.BackupRef, sb.BackupAt, sb.BackupRunnerID = BackupCompleted, sb.Step.Backup, new(s.now()), j.RunnerID
+		if r, err := s.runner(ctx, j.RunnerID); err != nil {
+			return err
+		} else if r.Can(CanMove) {
+			sb.BackupRunnerID = ""
+		}
 	}
 	sb.Step.Backup = ""
 	if err := s.advanceLater(ctx, sb); err != nil {
@@ -651,6 +706,12 @@ func message(err error) string {
 	return err.Error()
 }
 
+// mount is a volume with where it is.
+type mount struct {
+	Volume
+	S3 any `json:"s3,omitempty"`
+}
+
 type createJob struct {
 	ID                string            `json:"id"`
 	Name              string            `json:"name"`
@@ -665,7 +726,7 @@ type createJob struct {
 	StorageQuota      int               `json:"storageQuota"`
 	Env               map[string]string `json:"env"`
 	Entrypoint        []string          `json:"entrypoint,omitempty"`
-	Volumes           []Volume          `json:"volumes,omitempty"`
+	Volumes           []mount           `json:"volumes,omitempty"`
 	NetworkBlockAll   bool              `json:"networkBlockAll"`
 	NetworkAllowList  *string           `json:"networkAllowList,omitempty"`
 	DomainAllowList   *string           `json:"domainAllowList,omitempty"`
@@ -704,12 +765,19 @@ func (s *Service) createPayload(ctx context.Context, sb *Sandbox, backup string)
 		}
 	}
 	if len(sb.Secrets) > 0 && s.deps.Secrets != nil {
-		mounted, err := s.deps.Secrets.Mounted(ctx, sb.OrganizationID, sb.ID, sb.Secrets)
+		placeholders, err := s.deps.Secrets.Env(ctx, sb.OrganizationID, sb.ID)
 		if err != nil {
 			return nil, err
 		}
-		for _, m := range mounted {
-			env[m.Env] = m.Placeholder
+		maps.Copy(env, placeholders)
+	}
+	volumes := make([]mount, len(sb.Volumes))
+	for i, v := range sb.Volumes {
+		volumes[i].Volume = v
+		if s.deps.Volumes != nil {
+			if volumes[i].S3, err = s.deps.Volumes.Location(ctx, sb.OrganizationID, v.VolumeID); err != nil {
+				return nil, err
+			}
 		}
 	}
 	ref := sb.Ref
@@ -719,7 +787,7 @@ func (s *Service) createPayload(ctx context.Context, sb *Sandbox, backup string)
 	return &createJob{
 		ID: sb.ID, Name: sb.Name, UserID: sb.OrganizationID, Snapshot: ref, BackupRef: backup, OSUser: sb.User,
 		CPUQuota: sb.CPU, GPUQuota: sb.GPU, GPUType: sb.GPUType, MemoryQuota: sb.Memory, StorageQuota: sb.Disk,
-		Env: env, Entrypoint: sb.Entrypoint, Volumes: sb.Volumes,
+		Env: env, Entrypoint: sb.Entrypoint, Volumes: volumes,
 		NetworkBlockAll: sb.NetworkBlockAll, NetworkAllowList: sb.NetworkAllowList, DomainAllowList: sb.DomainAllowList,
 		Metadata: s.metadata(ctx, sb), AuthToken: auth, OTelEndpoint: sb.OTelEndpoint,
 		OrganizationID: sb.OrganizationID, RegionID: sb.RegionID, LinkedSandboxID: sb.LinkedID, SandboxClass: sb.Class,

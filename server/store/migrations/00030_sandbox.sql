@@ -50,6 +50,8 @@ CREATE TABLE sandboxes (
     backup_since       TIMESTAMP,
     backup_at          TIMESTAMP,
     backup_error       TEXT NOT NULL,
+    backup_runner_id   TEXT NOT NULL,
+    reserved           TEXT NOT NULL,
     auto_stop          BIGINT NOT NULL,
     auto_pause         BIGINT NOT NULL,
     auto_archive       BIGINT NOT NULL,
