@@ -42,13 +42,13 @@ const current = "(SELECT COUNT(*) FROM sandboxes AS s WHERE s.warm_pool_id = poo
 // Pools returns the pools of an organization, oldest first.
 func (s *Service) Pools(ctx context.Context, organizationID string) ([]*Pool, error) {
 	all := []*Pool{}
-	err := s.db.In(ctx, organizationID).Select(&all).ExcludeColumn("current").ColumnExpr(current).Order("created_at", "id").Limit(1000).Scan(ctx)
+	err := s.db.In(ctx, organizationID).Select(&all).ColumnExpr("pool.*").ColumnExpr(current).Order("created_at", "id").Limit(1000).Scan(ctx)
 	return all, err
 }
 
 func (s *Service) pool(ctx context.Context, organizationID, id string) (*Pool, error) {
 	p := &Pool{}
-	err := s.db.In(ctx, organizationID).Select(p).ExcludeColumn("current").ColumnExpr(current).Where("pool.id = ?", id).Scan(ctx)
+	err := s.db.In(ctx, organizationID).Select(p).ColumnExpr("pool.*").ColumnExpr(current).Where("pool.id = ?", id).Scan(ctx)
 	if store.IsNone(err) {
 		return nil, &daytona.Error{Kind: daytona.KindNotFound, Message: "Warm pool with ID " + clip(id) + " not found"}
 	}
@@ -213,7 +213,7 @@ func (s *Service) claim(ctx context.Context, sb *Sandbox, n *Spec) (*Sandbox, er
 // reconcilePools fills pools, and empties those that are too large or gone.
 func (s *Service) reconcilePools(ctx context.Context) error {
 	var pools []*Pool
-	if err := s.db.All(ctx).NewSelect().Model(&pools).ExcludeColumn("current").Order("id").Scan(ctx); err != nil {
+	if err := s.db.All(ctx).NewSelect().Model(&pools).Order("id").Scan(ctx); err != nil {
 		return err
 	}
 	for _, p := range pools {
@@ -295,7 +295,7 @@ func (s *Service) addMember(ctx context.Context, p *Pool) error {
 	sb.WarmPoolID, sb.AutoStop, sb.AutoPause, sb.DestroyAt = p.ID, 0, 0, nil
 	err = s.db.Tx(ctx, func(ctx context.Context) error {
 		// Two servers that fill at once must not make twice as many.
-		q := s.db.In(ctx, p.OrganizationID).Select(p).ExcludeColumn("current").WherePK()
+		q := s.db.In(ctx, p.OrganizationID).Select(p).WherePK()
 		if s.db.Postgres() {
 			q = q.For("UPDATE")
 		}
