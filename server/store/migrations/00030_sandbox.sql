@@ -71,7 +71,9 @@ CREATE TABLE sandboxes (
     last_activity_at   TIMESTAMP NOT NULL
 );
 CREATE UNIQUE INDEX sandboxes_name ON sandboxes (organization_id, name);
-CREATE INDEX sandboxes_activity ON sandboxes (organization_id, last_activity_at, id);
+-- All that a list can ask for: it need not read the rows, which are large.
+CREATE INDEX sandboxes_list ON sandboxes (organization_id, last_activity_at, id, state, desired_state, shown, warm_pool_id, name, snapshot,
+    region_id, class, cpu, memory, disk, gpu, public, recoverable, created_at, destroy_at);
 CREATE INDEX sandboxes_created ON sandboxes (organization_id, created_at, id);
 CREATE INDEX sandboxes_token ON sandboxes (auth_token_hash);
 CREATE INDEX sandboxes_state ON sandboxes (state, desired_state);
