@@ -1021,6 +1021,14 @@ type SandboxListItem struct {
 	ToolboxProxyURL     string            `json:"toolboxProxyUrl" required:"true"`
 }
 
+// SandboxSecret is a secret of a sandbox as its runner needs it.
+type SandboxSecret struct {
+	Env         string   `json:"env"`
+	Placeholder string   `json:"placeholder"`
+	Value       string   `json:"value"`
+	Hosts       []string `json:"hosts"`
+}
+
 type SandboxVolume struct {
 	VolumeID  string  `json:"volumeId" required:"true"`
 	MountPath string  `json:"mountPath" required:"true"`
@@ -1096,8 +1104,9 @@ type SSHAccess struct {
 }
 
 type SSHAccessValidation struct {
-	Valid     bool   `json:"valid" required:"true"`
-	SandboxID string `json:"sandboxId" required:"true"`
+	Valid bool `json:"valid" required:"true"`
+	// SandboxID is null if the token opens nothing.
+	SandboxID *string `json:"sandboxId" required:"true" nullable:"true"`
 }
 
 type SSOOIDCConfig struct {
