@@ -50,7 +50,9 @@ type JobSandbox struct {
 	UserID string `json:"userId"`
 	// Snapshot is a reference: that of a snapshot on the runner, or of an image.
 	Snapshot string `json:"snapshot"`
-	OSUser   string `json:"osUser"`
+	// BackupRef, which is ours, says that Snapshot is a backup of the sandbox.
+	BackupRef string `json:"backupRef,omitempty"`
+	OSUser    string `json:"osUser"`
 	// Quotas are cores, GiB, GiB and GPUs.
 	CPUQuota     float64           `json:"cpuQuota"`
 	MemoryQuota  float64           `json:"memoryQuota"`
@@ -105,10 +107,13 @@ type JobBackup struct {
 // JobSnapshot is the payload of BUILD_SNAPSHOT, PULL_SNAPSHOT and
 // INSPECT_SNAPSHOT_IN_REGISTRY.
 type JobSnapshot struct {
-	Snapshot               string        `json:"snapshot"`
-	Dockerfile             string        `json:"dockerfile,omitempty"`
-	OrganizationID         string        `json:"organizationId,omitempty"`
-	Context                []string      `json:"context,omitempty"`
+	Snapshot       string   `json:"snapshot"`
+	Dockerfile     string   `json:"dockerfile,omitempty"`
+	OrganizationID string   `json:"organizationId,omitempty"`
+	Context        []string `json:"context,omitempty"`
+	// ContextURLs, which is ours, says where the archives of Context are, in the
+	// same order, for runners without an object storage of their own.
+	ContextURLs            []string      `json:"contextUrls,omitempty"`
 	PushToInternalRegistry bool          `json:"pushToInternalRegistry,omitempty"`
 	SourceRegistries       []JobRegistry `json:"sourceRegistries,omitempty"`
 	Registry               *JobRegistry  `json:"registry,omitempty"`

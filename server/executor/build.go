@@ -8,6 +8,8 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"net/http"
+	"net/url"
 	"os"
 	"path"
 	"path/filepath"
@@ -119,7 +121,8 @@ func (e *Executor) build(ctx context.Context, ref string, p *wire.JobSnapshot) (
 // fetchContexts unpacks what a Dockerfile copies into one directory.
 func (e *Executor) fetchContexts(ctx context.Context, dir string, p *wire.JobSnapshot) error {
 	const op = "fetch context"
-	if e.c.Contexts == nil {
+	urls := p.ContextURLs
+	if e.c.Contexts == nil && len(urls) != len(p.Context) {
 		return &daytona.Error{Kind: daytona.KindUnsupported, Op: op, Message: "this runner has no object storage to fetch files from"}
 	}
 	if len(p.Context) > maxContexts {
@@ -131,11 +134,16 @@ func (e *Executor) fetchContexts(ctx context.Context, dir string, p *wire.JobSna
 	}
 	defer root.Close()
 	u := &unpacker{root: root, bytes: maxContextBytes, entries: maxContextEntries}
-	for _, hash := range p.Context {
+	for i, hash := range p.Context {
 		if !keyPart.MatchString(hash) || !keyPart.MatchString(p.OrganizationID) {
 			return &daytona.Error{Kind: daytona.KindInvalid, Op: op, Field: "context", Value: hash, Message: `hashes, and the organization's id, must be letters, digits, "_" and "-"`}
 		}
-		r, err := e.c.Contexts.OpenContext(ctx, p.OrganizationID, hash)
+		var r io.ReadCloser
+		if e.c.Contexts != nil {
+			r, err = e.c.Contexts.OpenContext(ctx, p.OrganizationID, hash)
+		} else {
+			r, err = download(ctx, hash, urls[i])
+		}
 		if err != nil {
 			return err
 		}
@@ -146,6 +154,25 @@ func (e *Executor) fetchContexts(ctx context.Context, dir string, p *wire.JobSna
 		}
 	}
 	return nil
+}
+
+// download reads a context from where the server says that it is.
+func download(ctx context.Context, hash, from string) (io.ReadCloser, error) {
+	r, err := http.NewRequestWithContext(ctx, "GET", from, nil)
+	if err == nil {
+		var w *http.Response
+		if w, err = http.DefaultClient.Do(r); err == nil {
+			if w.StatusCode == http.StatusOK {
+				return w.Body, nil
+			}
+			w.Body.Close()
+			err = errors.New(w.Status)
+		}
+	}
+	if e, ok := errors.AsType[*url.Error](err); ok {
+		err = e.Err // the URL is a credential
+	}
+	return nil, &daytona.Error{Kind: daytona.KindUnavailable, Op: "fetch context", Subject: hash, Err: err}
 }
 
 // sweepContexts removes what builds of an earlier process have left.

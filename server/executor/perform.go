@@ -70,8 +70,9 @@ func (e *Executor) perform(ctx context.Context, j wire.Job) (*string, error) {
 		}
 	case wire.JobTypeUpdateSandboxNetworkSettings:
 		var p wire.JobNetwork
-		if err = decode(j, &p); err == nil {
-			err = e.setNetwork(ctx, id, p)
+		var said map[string]any
+		if err = errors.Join(decode(j, &p), decode(j, &said)); err == nil {
+			err = e.setNetwork(ctx, id, p, said)
 		}
 	case wire.JobTypePauseSandbox:
 		err = e.pauseSandbox(ctx, id)
@@ -267,16 +268,31 @@ func (e *Executor) spec(ctx context.Context, id string, p *wire.JobSandbox) (day
 	if p.Snapshot == "" {
 		return spec, nil
 	}
-	if _, err := e.c.Client.Snapshots(); err != nil {
+	snapshots, err := e.c.Client.Snapshots()
+	if err != nil {
 		spec.Image, err = e.image(p.Snapshot)
 		return spec, err
 	}
-	// It is here already, but for what somebody removed by hand.
-	if _, err := e.snapshot(ctx, p.Snapshot, p.Snapshot); err != nil {
-		return daytona.Spec{}, err
+	if _, err = e.existing(ctx, snapshots, p.Snapshot); errors.Is(err, daytona.ErrNotFound) && p.BackupRef == "" && e.named(p) {
+		_, err = e.snapshot(ctx, p.Snapshot, p.Snapshot)
+	}
+	if errors.Is(err, daytona.ErrNotFound) {
+		return daytona.Spec{}, &daytona.Error{Kind: daytona.KindNotFound, Op: "create sandbox", Subject: p.Snapshot, Message: "this runner does not have the snapshot", Err: err}
 	}
 	spec.Snapshot = p.Snapshot
-	return spec, nil
+	return spec, err
+}
+
+// named reports whether a sandbox's snapshot is the name of an image that may be
+// pulled: one of the configuration, or one that says in which registry it is. A
+// server's own references say nothing of the kind, and whoever has their name
+// in a public registry is a stranger.
+func (e *Executor) named(p *wire.JobSandbox) bool {
+	if _, ok := e.c.Images[p.Snapshot]; ok || p.Registry != nil {
+		return true
+	}
+	host, _, found := strings.Cut(p.Snapshot, "/")
+	return found && (host == "localhost" || strings.ContainsAny(host, ".:"))
 }
 
 // enforced leaves out the limits that the backend can't enforce here.
@@ -449,15 +465,22 @@ func (e *Executor) recover(ctx context.Context, id string, p *wire.JobSandbox) (
 	return e.started(), sb.Start(ctx)
 }
 
-func (e *Executor) setNetwork(ctx context.Context, id string, n wire.JobNetwork) error {
+// setNetwork replaces what of the policy is said: null is the default, what is
+// left out stays.
+func (e *Executor) setNetwork(ctx context.Context, id string, n wire.JobNetwork, said map[string]any) error {
 	sb, err := e.find(ctx, id)
 	if err != nil {
 		return err
 	}
-	// What is said of replaces what was; the rest stays.
 	before := sb.Info().Network
-	if n.NetworkBlockAll == nil && (n.NetworkAllowList != nil || n.DomainAllowList != nil) {
-		before.Block = false
+	for field, reset := range map[string]func(){
+		"networkBlockAll":  func() { before.Block = false },
+		"networkAllowList": func() { before.Allow = nil },
+		"domainAllowList":  func() { before.AllowDomains = nil },
+	} {
+		if _, ok := said[field]; ok {
+			reset()
+		}
 	}
 	policy, err := networkOf(n, before)
 	if err != nil {
