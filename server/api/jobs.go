@@ -21,7 +21,7 @@ func RegisterJobs(a *API, s *job.Service) {
 	}) (*wire.PollJobsResponse, error) {
 		wait := time.Duration(min(max(in.Timeout, 0), 60) * float64(time.Second))
 		jobs, err := s.Poll(ctx, identity.From(ctx).RunnerID, int(min(max(in.Limit, 1), 100)), wait)
-		if err != nil {
+		if err != nil && ctx.Err() == nil {
 			return nil, err
 		}
 		return &wire.PollJobsResponse{Jobs: wireJobs(jobs)}, nil
@@ -52,7 +52,7 @@ func RegisterJobs(a *API, s *job.Service) {
 		return new(wireJob(&j)), nil
 	})
 	Handle(a, "updateJobStatus", func(ctx context.Context, in *struct {
-		one
+		ID   string `path:"jobId"`
 		Body wire.UpdateJobStatus
 	}) (*wire.Job, error) {
 		u := job.Update{Status: job.Status(in.Body.Status)}

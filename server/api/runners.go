@@ -29,11 +29,11 @@ func RegisterRunners(a *API, s *runner.Service, contents RunnerContents) {
 		RegionID string `query:"regionId"`
 	}
 	type gone struct {
-		one
-		Force bool `query:"force" doc:"Delete it although it has sandboxes, which are lost, or gets new ones"`
+		ID    string `path:"id"`
+		Force bool   `query:"force" doc:"Delete it although it has sandboxes, which are lost, or gets new ones"`
 	}
 	type scheduling struct {
-		one
+		ID   string `path:"id"`
 		Body struct {
 			Unschedulable bool `json:"unschedulable" required:"true"`
 		}
@@ -90,7 +90,7 @@ func RegisterRunners(a *API, s *runner.Service, contents RunnerContents) {
 		return public(s.Schedule(ctx, in.ID, in.Body.Unschedulable))
 	})
 	Handle(a, "updateRunnerDraining", func(ctx context.Context, in *struct {
-		one
+		ID   string `path:"id"`
 		Body struct {
 			Draining bool `json:"draining" required:"true"`
 		}
