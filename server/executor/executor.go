@@ -328,15 +328,12 @@ func (e *Executor) adopt(ctx, jobs context.Context) error {
 // place for it.
 func (e *Executor) begin(ctx context.Context, j wire.Job) bool {
 	e.mu.Lock()
-	fresh := !e.known[j.ID]
-	for _, id := range e.finished {
-		fresh = fresh && id != j.ID
-	}
-	if fresh {
+	_, known := e.known[j.ID]
+	if !known {
 		e.known[j.ID] = true
 	}
 	e.mu.Unlock()
-	if !fresh {
+	if known {
 		<-e.slots
 		return false
 	}
@@ -346,12 +343,14 @@ func (e *Executor) begin(ctx context.Context, j wire.Job) bool {
 		e.mu.Lock()
 		defer e.mu.Unlock()
 		delete(e.known, j.ID)
-		if ended {
-			// An old list must not bring it back.
-			e.finished = append(e.finished, j.ID)
-			if n := len(e.finished) - keepFinished; n > 0 {
-				e.finished = append([]string(nil), e.finished[n+keepFinished/10:]...)
-			}
+		if !ended {
+			return
+		}
+		// An old list must not bring it back.
+		e.known[j.ID] = false
+		if e.finished = append(e.finished, j.ID); len(e.finished) > keepFinished {
+			delete(e.known, e.finished[0])
+			e.finished = e.finished[1:]
 		}
 	})
 	return true

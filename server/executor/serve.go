@@ -117,7 +117,7 @@ func (e *Executor) serveMetrics(w http.ResponseWriter, r *http.Request) error {
 		return err
 	}
 	e.mu.Lock()
-	running := len(e.known)
+	running := len(e.known) - len(e.finished)
 	e.mu.Unlock()
 	w.Header().Set("Content-Type", "text/plain; version=0.0.4; charset=utf-8")
 	for _, g := range []struct {
