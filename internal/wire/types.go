@@ -918,6 +918,9 @@ type RunnerHealthcheck struct {
 	ProxyURL      *string               `json:"proxyUrl,omitempty"`
 	APIURL        *string               `json:"apiUrl,omitempty"`
 	AppVersion    string                `json:"appVersion" required:"true"`
+	// Capabilities are what the runner can do beyond the least, such as "pause"
+	// and "fork". Ours: others leave it out, and ignore it.
+	Capabilities []string `json:"capabilities,omitempty" maxItems:"64"`
 }
 
 type RunnerServiceHealth struct {
