@@ -11,7 +11,9 @@ import (
 	"encoding/base64"
 	"encoding/hex"
 	"encoding/json"
+	"errors"
 	"fmt"
+	"io"
 	"log/slog"
 	"net/http"
 	"net/url"
@@ -308,6 +310,35 @@ func (s *Service) Contexts(ctx context.Context, organizationID string, hashes []
 		urls[i] = presign(s.url, "/"+s.Bucket+"/"+contextKey(organizationID, h), g.AccessKey, s.secret(g.AccessKey), defaultRegion, now, readValid)
 	}
 	return urls, nil
+}
+
+// OpenContext returns the archive that an organization has pushed under a hash;
+// KindNotFound if there is none. The caller closes it.
+func (s *Service) OpenContext(ctx context.Context, organizationID, hash string) (io.ReadCloser, error) {
+	missing := &daytona.Error{Kind: daytona.KindNotFound, Op: "open build context", Subject: hash, Message: "it was not uploaded"}
+	if s.External != nil {
+		o, err := s.client.GetObject(ctx, s.External.Bucket, contextKey(organizationID, hash), minio.GetObjectOptions{})
+		if err == nil {
+			_, err = o.Stat()
+		}
+		switch {
+		case err == nil:
+			return o, nil
+		case minio.ToErrorResponse(err).Code == "NoSuchKey":
+			return nil, missing
+		}
+		return nil, &daytona.Error{Kind: daytona.KindUnavailable, Message: "Object storage does not answer", Err: err}
+	}
+	if s.Store == nil {
+		return nil, unconfigured()
+	}
+	_, f, err := s.Store.Open(s.Bucket, contextKey(organizationID, hash))
+	if errors.Is(err, errNoKey) {
+		return nil, missing
+	} else if err != nil {
+		return nil, err
+	}
+	return f, nil
 }
 
 func volumeBucket(id string) string { return "daytona-volume-" + id }

@@ -11,8 +11,11 @@ import (
 
 // Resolve finds the snapshot that a sandbox of an organization is to be made
 // from in a region, and notes its use. What is wrong with it is KindInvalid, as
-// clients know it. A Ref of "" needs no copy: every runner has it.
+// clients know it. No name is the default snapshot. A Ref of "" needs no copy: every runner has it.
 func (s *Service) Resolve(ctx context.Context, organizationID, region, nameOrID string) (*Snapshot, error) {
+	if nameOrID == "" {
+		nameOrID = s.Default
+	}
 	snap, err := s.Get(ctx, organizationID, nameOrID)
 	if daytona.KindOf(err) == daytona.KindNotFound {
 		return nil, invalid("Snapshot %s not found. Did you add it through the Daytona Dashboard?", clip(nameOrID))
@@ -119,7 +122,26 @@ func (s *Service) putCopy(ctx context.Context, c *Copy) error {
 	if err != nil {
 		return err
 	}
-	return s.db.Publish(ctx, Topic, c.Ref)
+	return s.changed(ctx, c.Ref)
+}
+
+// changed tells that the copies of a ref have changed.
+func (s *Service) changed(ctx context.Context, ref string) error {
+	if err := s.Changed(ctx, ref); err != nil {
+		return err
+	}
+	return s.db.Publish(ctx, Topic, ref)
+}
+
+// CopyOf returns the copy of a ref on a runner; nil if there is none.
+func (s *Service) CopyOf(ctx context.Context, runnerID, ref string) (*Copy, error) {
+	c := &Copy{RunnerID: runnerID, Ref: ref}
+	if err := s.db.All(ctx).NewSelect().Model(c).WherePK().Scan(ctx); store.IsNone(err) {
+		return nil, nil
+	} else if err != nil {
+		return nil, err
+	}
+	return c, nil
 }
 
 // job is what brings a ref to a runner.

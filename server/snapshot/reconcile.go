@@ -268,7 +268,7 @@ func (s *Service) Done(ctx context.Context, r Result) error {
 				if _, err := s.db.All(ctx).NewDelete().Model(c).WherePK().Exec(ctx); err != nil {
 					return err
 				}
-				return s.db.Publish(ctx, Topic, c.Ref)
+				return s.changed(ctx, c.Ref)
 			}
 			c.State, c.Reason = CopyError, r.Error
 			return s.putCopy(ctx, c)
@@ -470,7 +470,7 @@ func (s *Service) sweep(ctx context.Context) error {
 			if err := store.Changed(s.db.All(ctx).NewUpdate().Model(c).WherePK().Where("state = ? AND job_id = ?", before.State, before.JobID).Exec(ctx)); err != nil {
 				return err
 			}
-			return s.db.Publish(ctx, Topic, c.Ref)
+			return s.changed(ctx, c.Ref)
 		})
 		if err != nil && daytona.KindOf(err) != daytona.KindConflict {
 			return err

@@ -101,22 +101,8 @@ func (s *Service) Create(ctx context.Context, q Request) (*Snapshot, error) {
 
 // insert stores a new snapshot, if the quota and its name allow it.
 func (s *Service) insert(ctx context.Context, snap *Snapshot, b *Build, region string, limits Limits) error {
-	if taken, err := s.db.In(ctx, snap.OrganizationID).Select((*Snapshot)(nil)).Where("name = ?", snap.Name).Exists(ctx); err != nil {
+	if err := s.free(ctx, snap.OrganizationID, snap.Name, limits); err != nil {
 		return err
-	} else if taken {
-		return duplicate(snap.Name)
-	}
-	if limits.Snapshots > 0 {
-		if err := s.serial(ctx, snap.OrganizationID); err != nil {
-			return err
-		}
-		n, err := s.Count(ctx, snap.OrganizationID)
-		if err != nil {
-			return err
-		}
-		if n >= limits.Snapshots {
-			return invalid("Snapshot quota exceeded. Maximum allowed: %d", limits.Snapshots)
-		}
 	}
 	if b != nil {
 		if err := s.keepBuild(ctx, b); err != nil {
@@ -139,6 +125,30 @@ func (s *Service) insert(ctx context.Context, snap *Snapshot, b *Build, region s
 		return err
 	}
 	return s.db.Publish(ctx, wake, snap.ID)
+}
+
+func (s *Service) free(ctx context.Context, organizationID, name string, limits Limits) error {
+	if taken, err := s.db.In(ctx, organizationID).Select((*Snapshot)(nil)).Where("name = ?", name).Exists(ctx); err != nil {
+		return err
+	} else if taken {
+		return duplicate(name)
+	}
+	return s.quota(ctx, organizationID, limits)
+}
+
+// quota reports whether there may be one more.
+func (s *Service) quota(ctx context.Context, organizationID string, limits Limits) error {
+	if limits.Snapshots <= 0 {
+		return nil
+	}
+	if err := s.serial(ctx, organizationID); err != nil {
+		return err
+	}
+	n, err := s.Count(ctx, organizationID)
+	if err == nil && n >= limits.Snapshots {
+		err = invalid("Snapshot quota exceeded. Maximum allowed: %d", limits.Snapshots)
+	}
+	return err
 }
 
 // serial makes the rest of a transaction the only one for an organization, so
@@ -508,15 +518,8 @@ func (s *Service) Activate(ctx context.Context, organizationID, id string) (*Sna
 		case s.now().Sub(snap.StateSince) < reactivation:
 			return &daytona.Error{Kind: daytona.KindState, Message: "Snapshot deactivation is still in progress. Please try again later."}
 		}
-		if limits.Snapshots > 0 {
-			if err := s.serial(ctx, organizationID); err != nil {
-				return err
-			}
-			if n, err := s.Count(ctx, organizationID); err != nil {
-				return err
-			} else if n >= limits.Snapshots {
-				return invalid("Snapshot quota exceeded. Maximum allowed: %d", limits.Snapshots)
-			}
+		if err := s.quota(ctx, organizationID, limits); err != nil {
+			return err
 		}
 		return s.move(ctx, snap, daytona.SnapshotPending, "")
 	})
@@ -620,60 +623,62 @@ func (s *Service) Bootstrap(ctx context.Context, organizationID, name, image str
 	return err
 }
 
-// Capture makes the row of a snapshot that a sandbox is about to become, with
-// what the sandbox has. Its ref is the name that the runner's backend is to give
-// it; see [Service.Captured].
-func (s *Service) Capture(ctx context.Context, organizationID, name, sandboxID, region string, like Snapshot) (*Snapshot, error) {
+// Free reports whether a name is free for a new snapshot of an organization, and
+// the quota allows one: KindConflict or KindInvalid if not.
+func (s *Service) Free(ctx context.Context, organizationID, name string) error {
 	if err := CheckName(name); err != nil {
-		return nil, err
+		return err
 	}
 	if err := s.Organizations.Active(ctx, organizationID); err != nil {
-		return nil, err
+		return err
 	}
 	limits, err := s.Organizations.SnapshotLimits(ctx, organizationID)
 	if err != nil {
-		return nil, err
+		return err
 	}
-	now := s.now()
-	snap := &Snapshot{
-		ID: uuid.NewString(), OrganizationID: organizationID, Name: name, Source: sandboxID, State: daytona.SnapshotSnapshotting,
-		Entrypoint: like.Entrypoint, CPU: like.CPU, GPU: like.GPU, GPUType: like.GPUType, Memory: like.Memory, Disk: like.Disk, Class: like.Class,
-		Version: 1, CreatedAt: now, UpdatedAt: now, StateSince: now,
-	}
-	if snap.Class == "" {
-		snap.Class = "container"
-	}
-	snap.Ref = refOf(organizationID, snap.ID)
-	err = s.db.Tx(ctx, func(ctx context.Context) error { return s.insert(ctx, snap, nil, region, limits) })
-	if err != nil {
-		return nil, err
-	}
-	return snap, nil
+	return s.free(ctx, organizationID, name, limits)
 }
 
-// Captured says that a runner has made the snapshot of a sandbox, of a size in
-// GB, or why it could not. It is for the transaction in which that becomes known.
-func (s *Service) Captured(ctx context.Context, id, runnerID string, sizeGB float64, failure string) error {
+// Capture is a snapshot that a runner has made of a sandbox.
+type Capture struct {
+	OrganizationID, Name, SandboxID, RegionID, RunnerID, Class string
+	CPU, GPU, Memory, Disk                                     int
+	GPUType                                                    string
+	Entrypoint                                                 []string
+	// Ref is the name that the runner's backend has it under, which must begin
+	// with the organization's id, or be no other snapshot's.
+	Ref    string
+	SizeGB float64
+}
+
+// CaptureRef makes a name for [Capture].
+func CaptureRef(organizationID string) string { return refOf(organizationID, uuid.NewString()) }
+
+// Captured adds the snapshot that was made of a sandbox, active at once. It is
+// for the transaction in which that becomes known, and does nothing if it is
+// there. The quota has been asked before; see [Service.Free].
+func (s *Service) Captured(ctx context.Context, c Capture) error {
+	if c.Ref == "" {
+		return invalid("A snapshot of a sandbox must have a ref")
+	}
 	return s.db.Tx(ctx, func(ctx context.Context) error {
-		snap := &Snapshot{ID: id}
-		if err := s.db.All(ctx).NewSelect().Model(snap).WherePK().Scan(ctx); store.IsNone(err) {
-			return notFound(id)
-		} else if err != nil {
+		// A ref is of one snapshot, whoever has it.
+		if there, err := s.db.All(ctx).NewSelect().Model((*Snapshot)(nil)).Where("ref = ?", c.Ref).Exists(ctx); err != nil || there {
 			return err
-		}
-		if snap.State != daytona.SnapshotSnapshotting {
-			return nil
-		}
-		if failure != "" {
-			return s.move(ctx, snap, daytona.SnapshotError, failure)
 		}
 		now := s.now()
-		c := &Copy{RunnerID: runnerID, Ref: snap.Ref, State: CopyReady, CreatedAt: now, UpdatedAt: now}
-		if err := s.putCopy(ctx, c); err != nil {
+		snap := &Snapshot{
+			ID: uuid.NewString(), OrganizationID: c.OrganizationID, Name: c.Name, Source: c.SandboxID, Ref: c.Ref, State: daytona.SnapshotActive,
+			Size: &c.SizeGB, Entrypoint: c.Entrypoint, CPU: c.CPU, GPU: c.GPU, GPUType: c.GPUType, Memory: c.Memory, Disk: c.Disk, Class: c.Class,
+			RunnerID: c.RunnerID, Version: 1, CreatedAt: now, UpdatedAt: now, StateSince: now,
+		}
+		if snap.Class == "" {
+			snap.Class = "container"
+		}
+		if err := s.insert(ctx, snap, nil, c.RegionID, Limits{}); err != nil {
 			return err
 		}
-		snap.RunnerID, snap.Size = runnerID, &sizeGB
-		return s.move(ctx, snap, daytona.SnapshotActive, "")
+		return s.putCopy(ctx, &Copy{RunnerID: c.RunnerID, Ref: c.Ref, State: CopyReady, CreatedAt: now, UpdatedAt: now})
 	})
 }
 

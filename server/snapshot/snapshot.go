@@ -227,6 +227,12 @@ type Config struct {
 	// Event is told of what happens, in the transaction that it happens in.
 	// Defaults to nobody.
 	Event func(ctx context.Context, e Event) error
+	// Changed is told of a change of a ref's copies, in the transaction of the
+	// change. Defaults to nobody; see [Topic].
+	Changed func(ctx context.Context, ref string) error
+	// Default is the name of the snapshot that sandboxes are made from by
+	// default. Defaults to "default".
+	Default string
 	// ProxyURL is where the logs of builds are read: <ProxyURL>/snapshots/<id>/build-logs.
 	ProxyURL string
 	// Timeout of one pull or build. Defaults to 60 minutes.
@@ -261,6 +267,12 @@ func New(c Config) *Service {
 	}
 	if c.Event == nil {
 		c.Event = func(context.Context, Event) error { return nil }
+	}
+	if c.Changed == nil {
+		c.Changed = func(context.Context, string) error { return nil }
+	}
+	if c.Default == "" {
+		c.Default = "default"
 	}
 	return &Service{Config: c, db: c.DB}
 }
