@@ -272,7 +272,9 @@ func (s *Service) assume(ctx context.Context, organizationID string) (*Access, e
 }
 
 // contextKey is where clients put what a build copies from.
-func contextKey(organizationID, hash string) string { return organizationID + "/" + hash + "/context.tar" }
+func contextKey(organizationID, hash string) string {
+	return organizationID + "/" + hash + "/context.tar"
+}
 
 // Contexts returns URLs of the archives that an organization has pushed, in the
 // order of their hashes, which read them for six hours.
