@@ -166,15 +166,24 @@ func (c *chunkedReader) check() error {
 // trailer reads what comes after the last chunk, up to an empty line or the end.
 func (c *chunkedReader) trailer() error {
 	var text strings.Builder
+	gap := false
 	for i := 0; ; i++ {
 		line, err := c.line()
 		if err == io.ErrUnexpectedEOF && line == "" && i == 0 && c.trailers == nil {
 			return nil // no line after the last chunk
 		}
+		if err == io.ErrUnexpectedEOF && gap {
+			return errChunkSig
+		}
 		if err != nil {
 			return err
 		}
 		if line == "" {
+			// minio-go has an empty line before the signature as well.
+			if c.signer != nil && text.Len() > 0 && !gap {
+				gap = true
+				continue
+			}
 			break
 		}
 		name, value, ok := strings.Cut(line, ":")

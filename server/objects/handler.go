@@ -793,6 +793,13 @@ func (c *call) complete(id string) error {
 			ETag       string
 		}
 	}
+	// Checksums are the object's here, not the body's: those of the parts have
+	// been checked.
+	for name := range checksums {
+		if name != "content-md5" {
+			c.r.Header.Del(name)
+		}
+	}
 	if err := c.document(&in, 4<<20); err != nil {
 		return err
 	}
