@@ -864,7 +864,10 @@ func (c *call) get() error {
 	h := c.w.Header()
 	h.Set("Content-Type", "application/octet-stream")
 	for k, v := range o.Headers {
-		h.Set(k, v)
+		if strings.HasPrefix(k, "X-Amz-Meta-") {
+			k = strings.ToLower(k) // boto3 shows them as they are written here
+		}
+		h[k] = []string{v}
 	}
 	// What is stored is its clients' and must not run as a page of this server.
 	h.Set("Content-Security-Policy", "sandbox; default-src 'none'")
