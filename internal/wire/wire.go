@@ -34,4 +34,6 @@ type Error struct {
 	Error string `json:"error" required:"true"`
 	// Message is one line, or lines, that clients show.
 	Message string `json:"message" required:"true"`
+	// Code tells apart what has the same status, where clients have to.
+	Code string `json:"code,omitempty"`
 }
