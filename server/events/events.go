@@ -11,6 +11,8 @@ package events
 import (
 	"context"
 	"crypto/rand"
+	"crypto/sha256"
+	"encoding/hex"
 	"encoding/json"
 	"errors"
 	"log/slog"
@@ -314,7 +316,9 @@ func (s *Server) authorize(ctx context.Context, token, organization string) (roo
 	if organization != "" {
 		rooms = append(rooms, organization)
 	}
-	return rooms, []string{p.KeyID, p.UserID, organization}, nil
+	// Keys are known by their hashes.
+	sum := sha256.Sum256([]byte(token))
+	return rooms, []string{p.KeyID, p.UserID, organization, hex.EncodeToString(sum[:])}, nil
 }
 
 // admit puts a client into its rooms, or says why not.

@@ -27,8 +27,13 @@ type Topics interface {
 // told of: an expiry, a hint that was lost.
 const Interval = 30 * time.Second
 
-// checks is how many checks of a look run at a time.
-const checks = 8
+const (
+	// checks is how many checks of a look run at a time.
+	checks = 8
+	// again is when a change is looked at a second time: who else remembers
+	// answers may hear of it a moment later, and have said yes meanwhile.
+	again = 200 * time.Millisecond
+)
 
 // Set is what is open. The zero Set is not ready; see [New].
 type Set struct {
@@ -114,7 +119,15 @@ func (s *Set) Run(ctx context.Context, topics Topics, names ...string) {
 			for {
 				select {
 				case payload := <-c:
-					s.Changed(ctx, Words(payload))
+					ids := Words(payload)
+					s.Changed(ctx, ids)
+					wg.Go(func() {
+						select {
+						case <-time.After(again):
+							s.Changed(ctx, ids)
+						case <-ctx.Done():
+						}
+					})
 				case <-ctx.Done():
 					return
 				}

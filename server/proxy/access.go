@@ -3,6 +3,7 @@ package proxy
 import (
 	"context"
 	"crypto/sha256"
+	"encoding/hex"
 	"errors"
 	"net/http"
 	"net/url"
@@ -220,7 +221,7 @@ func (p *Proxy) byBearer(ctx context.Context, bearer, sandboxID string) ([]strin
 	if gone {
 		return nil, &daytona.Error{Kind: daytona.KindGone, Message: "Sandbox with ID or name " + sandboxID + " has been destroyed"}
 	}
-	return idsOf(principal, s.OrganizationID), nil
+	return idsOf(principal, s.OrganizationID, bearer), nil
 }
 
 // member returns principal as a member of an organization, ErrForbidden if it
@@ -236,9 +237,14 @@ func (p *Proxy) member(ctx context.Context, principal *identity.Principal, organ
 	return nil, &daytona.Error{Kind: daytona.KindForbidden, Message: "no access to this organization"}
 }
 
-// idsOf is what a member's right hangs on.
-func idsOf(p *identity.Principal, organizationID string) []string {
-	return []string{p.KeyID, p.UserID, organizationID}
+// idsOf is what a member's right hangs on. Keys are known by their hashes.
+func idsOf(p *identity.Principal, organizationID, bearer string) []string {
+	ids := []string{p.KeyID, p.UserID, organizationID}
+	if bearer != "" {
+		sum := sha256.Sum256([]byte(bearer))
+		ids = append(ids, hex.EncodeToString(sum[:]))
+	}
+	return ids
 }
 
 // byToken lets in who has the token of a sandbox.

@@ -143,7 +143,7 @@ func (p *Proxy) byTicket(ctx context.Context, t ticket) ([]string, error) {
 		if _, err := p.member(ctx, principal, s.OrganizationID); err != nil {
 			return nil, asUnauthorized(err)
 		}
-		return idsOf(principal, s.OrganizationID), nil
+		return idsOf(principal, s.OrganizationID, ""), nil
 	}
 	return nil, unauthorized("the cookie is of no use here")
 }

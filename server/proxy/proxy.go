@@ -13,6 +13,8 @@ package proxy
 import (
 	"bytes"
 	"context"
+	"crypto/sha256"
+	"encoding/hex"
 	"errors"
 	"fmt"
 	"io"
@@ -79,13 +81,10 @@ type Dialer interface {
 
 // Builds has the logs of builds.
 type Builds interface {
-	// SnapshotBuild finds the build of a snapshot, SandboxBuild that of a
-	// sandbox, by id or, for a snapshot, by name: whose it is, and the ref that
-	// its log is known by.
-	SnapshotBuild(ctx context.Context, id string) (organizationID, ref string, err error)
-	SandboxBuild(ctx context.Context, id string) (organizationID, ref string, err error)
-	// BuildLog writes a log to w as it comes: until its end, if follow is true.
-	BuildLog(ctx context.Context, ref string, follow bool, w io.Writer) error
+	// SnapshotLogs returns what the build of a snapshot of an organization has
+	// written, SandboxLogs that of a sandbox; with follow until it ends.
+	SnapshotLogs(ctx context.Context, organizationID, idOrName string, follow bool) (io.ReadCloser, error)
+	SandboxLogs(ctx context.Context, organizationID, idOrName string, follow bool) (io.ReadCloser, error)
 }
 
 // Config says what a Proxy is made of.
@@ -426,7 +425,11 @@ func (q *request) buildLogs(path string) {
 		return
 	}
 	parts := strings.Split(strings.Trim(path, "/"), "/")
-	if len(parts) != 3 || !get(q.r) || q.config.Builds == nil {
+	id := ""
+	if len(parts) == 3 {
+		id, _ = url.PathUnescape(parts[1])
+	}
+	if id == "" || !get(q.r) || q.config.Builds == nil {
 		q.fail(http.StatusNotFound, "", "there is no "+q.r.Method+" "+path)
 		return
 	}
@@ -435,58 +438,61 @@ func (q *request) buildLogs(path string) {
 		q.refuse(unauthorized("missing authentication: send a bearer token"))
 		return
 	}
-	ctx := q.r.Context()
-	principal, err := q.config.Authenticator.Authenticate(ctx, bearer)
-	if err != nil {
-		q.refuse(asUnauthorized(err))
-		return
-	}
-	find := q.config.Builds.SnapshotBuild
-	what := "Snapshot"
-	if parts[0] == "sandboxes" {
-		find, what = q.config.Builds.SandboxBuild, "Sandbox"
-	}
-	id, err := url.PathUnescape(parts[1])
-	if err != nil {
-		q.fail(http.StatusNotFound, "", "there is no "+q.r.Method+" "+path)
-		return
-	}
-	organization, ref, err := find(ctx, id)
-	if err == nil {
+	ctx, cancel := context.WithCancel(q.r.Context())
+	defer cancel()
+	var organization string
+	check := func(ctx context.Context) error {
+		principal, err := q.config.Authenticator.Authenticate(ctx, bearer)
+		if err != nil {
+			return asUnauthorized(err)
+		}
+		if organization == "" {
+			organization = principal.OrganizationID
+		}
+		if organization == "" {
+			organization = q.r.Header.Get("X-Daytona-Organization-ID")
+		}
+		if organization == "" && parts[0] == "sandboxes" {
+			s, err := q.config.Sandboxes.ProxySandbox(ctx, id)
+			if err != nil {
+				return err
+			}
+			organization = s.OrganizationID
+		}
 		_, err = q.member(ctx, principal, organization)
+		return err
+	}
+	logs, what := q.config.Builds.SnapshotLogs, "Snapshot"
+	if parts[0] == "sandboxes" {
+		logs, what = q.config.Builds.SandboxLogs, "Sandbox"
+	}
+	follow := q.r.URL.Query().Get("follow") == "true"
+	var body io.ReadCloser
+	err := check(ctx)
+	if err == nil {
+		body, err = logs(ctx, organization, id, follow)
 	}
 	if err != nil {
-		if live.Refused(err) {
+		if errors.Is(err, daytona.ErrForbidden) || errors.Is(err, daytona.ErrNotFound) && what == "Sandbox" {
 			err = &daytona.Error{Kind: daytona.KindNotFound, Message: what + " with ID or name " + id + " not found"}
 		}
 		q.refuse(err)
 		return
 	}
-	ctx, cancel := context.WithCancel(ctx)
-	defer cancel()
-	defer q.set.Add(idsOf(principal, organization), func(ctx context.Context) error {
-		p, err := q.config.Authenticator.Authenticate(ctx, bearer)
-		if err == nil {
-			_, err = q.member(ctx, p, organization)
-		}
-		return err
-	}, func(error) { cancel() })()
+	defer body.Close()
+	sum := sha256.Sum256([]byte(bearer))
+	defer q.set.Add([]string{organization, hex.EncodeToString(sum[:])}, check, func(error) { cancel(); body.Close() })()
 	q.cors(q.w.Header())
 	q.w.Header().Set("Content-Type", "application/octet-stream")
 	q.w.Header().Set("X-Content-Type-Options", "nosniff")
-	follow := q.r.URL.Query().Get("follow") == "true"
 	out := flusher{q.w, http.NewResponseController(q.w)}
 	if follow {
 		// A client that waits for what comes next must know that it may.
 		q.w.WriteHeader(http.StatusOK)
 		_ = out.c.Flush()
 	}
-	if err := q.config.Builds.BuildLog(ctx, ref, follow, out); err != nil && ctx.Err() == nil {
+	if _, err := io.Copy(out, body); err != nil {
 		q.err = err
-		if q.w.status == 0 {
-			q.refuse(err)
-			return
-		}
 		panic(http.ErrAbortHandler) // the log must not look complete
 	}
 }

@@ -12,7 +12,9 @@ import (
 	"context"
 	"crypto/ed25519"
 	"crypto/rand"
+	"crypto/sha256"
 	"encoding/base64"
+	"encoding/hex"
 	"encoding/pem"
 	"errors"
 	"fmt"
@@ -337,7 +339,8 @@ func (g *Gateway) serve(ctx context.Context, raw net.Conn, addr netip.Addr) {
 	raw.SetDeadline(time.Time{})
 	began := time.Now()
 	c := &connection{gateway: g, server: server, sandboxID: access.SandboxID}
-	remove := g.set.Add([]string{access.SandboxID, access.ID}, func(ctx context.Context) error {
+	sum := sha256.Sum256([]byte(token)) // what tokens are known by
+	remove := g.set.Add([]string{access.SandboxID, access.ID, hex.EncodeToString(sum[:])}, func(ctx context.Context) error {
 		a, err := g.config.Tokens.SSHAccess(ctx, token)
 		if err == nil && a.SandboxID != access.SandboxID {
 			err = &daytona.Error{Kind: daytona.KindUnauthorized, Message: "the token opens another sandbox now"}
