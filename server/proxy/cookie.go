@@ -86,7 +86,7 @@ func (s *sealer) open(host, name, text string, v any) bool {
 
 // cookie makes a cookie of the host asked for.
 func (q *request) cookie(name, value string, age time.Duration) *http.Cookie {
-	c := &http.Cookie{Name: name, Value: value, Path: "/", HttpOnly: true, SameSite: http.SameSiteLaxMode, MaxAge: int(age / time.Second)}
+	c := &http.Cookie{Name: name, Value: value, Path: "/", HttpOnly: true, SameSite: http.SameSiteLaxMode, MaxAge: int((age + time.Second - 1) / time.Second)}
 	if age <= 0 {
 		c.MaxAge = -1
 	}

@@ -28,6 +28,11 @@ func parseHost(s string, domains []string) (h host, ok bool) {
 	if len(s) > 253+len(":65535") {
 		return host{}, false
 	}
+	for i := range len(s) {
+		if s[i] >= 0x80 { // there are others whose lower case is a letter of these
+			return host{}, false
+		}
+	}
 	name, suffix := strings.ToLower(s), ""
 	if i := strings.IndexByte(name, ':'); i >= 0 {
 		if p := name[i+1:]; !isPort(p) {
