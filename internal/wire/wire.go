@@ -34,6 +34,8 @@ type Error struct {
 	Error string `json:"error" required:"true"`
 	// Message is one line, or lines, that clients show.
 	Message string `json:"message" required:"true"`
+	// Code tells apart what has the same status, where clients have to.
+	Code string `json:"code,omitempty"`
 }
 
 // UserKeyPair is a user with a new key pair. The private key is kept nowhere.

@@ -140,12 +140,12 @@ func New(c Config) *API {
 }
 
 // Routes returns all routes of the API, in the order of the document.
-func Routes() []Route { return slices.Clone(routeTable) }
+func Routes() []Route { return slices.Concat(routeTable, toolboxRoutes()) }
 
 // Unserved returns the ids of routes without a handler.
 func (a *API) Unserved() []string {
 	var ids []string
-	for _, r := range routeTable {
+	for _, r := range Routes() {
 		if !a.served[r.ID] {
 			ids = append(ids, r.ID)
 		}
