@@ -544,6 +544,9 @@ type OIDCConfig struct {
 	Issuer   string `json:"issuer" required:"true"`
 	ClientID string `json:"clientId" required:"true"`
 	Audience string `json:"audience" required:"true"`
+	// Provider is in neither specification, but Python clients from 0.226 on fail
+	// without it. Only the names of two services mean anything.
+	Provider string `json:"provider"`
 }
 
 type OIDCIDPConfig struct {
@@ -936,49 +939,51 @@ type RunnerSnapshot struct {
 }
 
 type Sandbox struct {
-	ID                   string            `json:"id" required:"true"`
-	OrganizationID       string            `json:"organizationId" required:"true"`
-	Name                 string            `json:"name" required:"true"`
-	Snapshot             *string           `json:"snapshot,omitempty"`
-	User                 string            `json:"user" required:"true"`
-	Env                  map[string]string `json:"env" required:"true"`
-	Labels               map[string]string `json:"labels" required:"true"`
-	Public               bool              `json:"public" required:"true"`
-	NetworkBlockAll      bool              `json:"networkBlockAll" required:"true"`
-	NetworkAllowList     *string           `json:"networkAllowList,omitempty"`
-	DomainAllowList      *string           `json:"domainAllowList,omitempty"`
-	OutboundProxyURL     *string           `json:"outboundProxyUrl,omitempty"`
-	OTelEndpointOverride *string           `json:"otelEndpointOverride,omitempty"`
-	Target               string            `json:"target" required:"true"`
-	CPU                  float64           `json:"cpu" required:"true"`
-	GPU                  float64           `json:"gpu" required:"true"`
-	Spot                 *bool             `json:"spot,omitempty"`
-	SpotEvictedAt        *string           `json:"spotEvictedAt,omitempty"`
-	GPUType              *string           `json:"gpuType,omitempty" enum:"H100,RTX-PRO-6000,H200,RTX-4090,RTX-5090"`
-	Memory               float64           `json:"memory" required:"true"`
-	Disk                 float64           `json:"disk" required:"true"`
-	State                *string           `json:"state,omitempty" enum:"creating,restoring,destroyed,destroying,started,stopped,starting,stopping,error,build_failed,pending_build,building_snapshot,unknown,pulling_snapshot,archived,archiving,resizing,snapshotting,forking,pausing,paused,resuming"`
-	DesiredState         *string           `json:"desiredState,omitempty" enum:"destroyed,started,stopped,resized,archived,paused"`
-	ErrorReason          *string           `json:"errorReason,omitempty"`
-	Recoverable          *bool             `json:"recoverable,omitempty"`
-	WarmPoolID           *string           `json:"warmPoolId,omitempty"`
-	BackupState          *string           `json:"backupState,omitempty" enum:"None,Pending,InProgress,Completed,Error"`
-	BackupCreatedAt      *string           `json:"backupCreatedAt,omitempty"`
-	AutoStopInterval     *float64          `json:"autoStopInterval,omitempty"`
-	AutoPauseInterval    *float64          `json:"autoPauseInterval,omitempty"`
-	AutoArchiveInterval  *float64          `json:"autoArchiveInterval,omitempty"`
-	AutoDeleteInterval   *float64          `json:"autoDeleteInterval,omitempty"`
-	AutoDestroyAt        *string           `json:"autoDestroyAt,omitempty"`
-	Volumes              []SandboxVolume   `json:"volumes,omitempty"`
-	BuildInfo            *BuildInfo        `json:"buildInfo,omitempty"`
-	CreatedAt            *string           `json:"createdAt,omitempty"`
-	UpdatedAt            *string           `json:"updatedAt,omitempty"`
-	LastActivityAt       *string           `json:"lastActivityAt,omitempty"`
-	SandboxClass         *string           `json:"sandboxClass,omitempty" enum:"linux-vm,container,android,windows"`
-	DaemonVersion        *string           `json:"daemonVersion,omitempty"`
-	RunnerID             *string           `json:"runnerId,omitempty"`
-	LinkedSandboxID      *string           `json:"linkedSandboxId,omitempty"`
-	ToolboxProxyURL      string            `json:"toolboxProxyUrl" required:"true"`
+	ID              string            `json:"id" required:"true"`
+	OrganizationID  string            `json:"organizationId" required:"true"`
+	Name            string            `json:"name" required:"true"`
+	Snapshot        *string           `json:"snapshot,omitempty"`
+	User            string            `json:"user" required:"true"`
+	Env             map[string]string `json:"env" required:"true"`
+	Labels          map[string]string `json:"labels" required:"true"`
+	Public          bool              `json:"public" required:"true"`
+	NetworkBlockAll bool              `json:"networkBlockAll" required:"true"`
+	// KVM is in neither specification, but Python clients from 0.226 on fail without it.
+	KVM                  bool            `json:"kvm"`
+	NetworkAllowList     *string         `json:"networkAllowList,omitempty"`
+	DomainAllowList      *string         `json:"domainAllowList,omitempty"`
+	OutboundProxyURL     *string         `json:"outboundProxyUrl,omitempty"`
+	OTelEndpointOverride *string         `json:"otelEndpointOverride,omitempty"`
+	Target               string          `json:"target" required:"true"`
+	CPU                  float64         `json:"cpu" required:"true"`
+	GPU                  float64         `json:"gpu" required:"true"`
+	Spot                 *bool           `json:"spot,omitempty"`
+	SpotEvictedAt        *string         `json:"spotEvictedAt,omitempty"`
+	GPUType              *string         `json:"gpuType,omitempty" enum:"H100,RTX-PRO-6000,H200,RTX-4090,RTX-5090"`
+	Memory               float64         `json:"memory" required:"true"`
+	Disk                 float64         `json:"disk" required:"true"`
+	State                *string         `json:"state,omitempty" enum:"creating,restoring,destroyed,destroying,started,stopped,starting,stopping,error,build_failed,pending_build,building_snapshot,unknown,pulling_snapshot,archived,archiving,resizing,snapshotting,forking,pausing,paused,resuming"`
+	DesiredState         *string         `json:"desiredState,omitempty" enum:"destroyed,started,stopped,resized,archived,paused"`
+	ErrorReason          *string         `json:"errorReason,omitempty"`
+	Recoverable          *bool           `json:"recoverable,omitempty"`
+	WarmPoolID           *string         `json:"warmPoolId,omitempty"`
+	BackupState          *string         `json:"backupState,omitempty" enum:"None,Pending,InProgress,Completed,Error"`
+	BackupCreatedAt      *string         `json:"backupCreatedAt,omitempty"`
+	AutoStopInterval     *float64        `json:"autoStopInterval,omitempty"`
+	AutoPauseInterval    *float64        `json:"autoPauseInterval,omitempty"`
+	AutoArchiveInterval  *float64        `json:"autoArchiveInterval,omitempty"`
+	AutoDeleteInterval   *float64        `json:"autoDeleteInterval,omitempty"`
+	AutoDestroyAt        *string         `json:"autoDestroyAt,omitempty"`
+	Volumes              []SandboxVolume `json:"volumes,omitempty"`
+	BuildInfo            *BuildInfo      `json:"buildInfo,omitempty"`
+	CreatedAt            *string         `json:"createdAt,omitempty"`
+	UpdatedAt            *string         `json:"updatedAt,omitempty"`
+	LastActivityAt       *string         `json:"lastActivityAt,omitempty"`
+	SandboxClass         *string         `json:"sandboxClass,omitempty" enum:"linux-vm,container,android,windows"`
+	DaemonVersion        *string         `json:"daemonVersion,omitempty"`
+	RunnerID             *string         `json:"runnerId,omitempty"`
+	LinkedSandboxID      *string         `json:"linkedSandboxId,omitempty"`
+	ToolboxProxyURL      string          `json:"toolboxProxyUrl" required:"true"`
 }
 
 type SandboxLabels struct {
