@@ -30,7 +30,7 @@ func RegisterAPIKeys(a *API, s *apikey.Service) {
 		}
 		Note(ctx, k.Name, map[string]any{"permissions": k.Permissions})
 		return wire.APIKeyResponse{
-			Name: k.Name, Value: value, CreatedAt: wire.Stamp(k.CreatedAt), Permissions: permissionsOf(k), ExpiresAt: wire.StampOf(k.ExpiresAt),
+			Name: k.Name, Value: value, CreatedAt: wire.Stamp(k.CreatedAt), Permissions: permissionNames(k), ExpiresAt: wire.StampOf(k.ExpiresAt),
 		}, nil
 	})
 	Handle(a, "listApiKeys", func(ctx context.Context, _ *struct{}) ([]wire.APIKeyList, error) {
@@ -75,7 +75,7 @@ func RegisterAPIKeys(a *API, s *apikey.Service) {
 	})
 }
 
-func permissionsOf(k *apikey.Key) []string {
+func permissionNames(k *apikey.Key) []string {
 	out := make([]string, len(k.Permissions))
 	for i, p := range k.Permissions {
 		out[i] = string(p)
@@ -85,7 +85,7 @@ func permissionsOf(k *apikey.Key) []string {
 
 func apiKey(k *apikey.Key) wire.APIKeyList {
 	return wire.APIKeyList{
-		Name: k.Name, Value: k.Masked(), CreatedAt: wire.Stamp(k.CreatedAt), Permissions: permissionsOf(k),
+		Name: k.Name, Value: k.Masked(), CreatedAt: wire.Stamp(k.CreatedAt), Permissions: permissionNames(k),
 		LastUsedAt: wire.StampOf(k.LastUsedAt), ExpiresAt: wire.StampOf(k.ExpiresAt), UserID: k.UserID,
 	}
 }

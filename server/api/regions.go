@@ -19,13 +19,12 @@ func RegisterRegions(a *API, s *region.Service) {
 		}
 		return wireAll(all, func(r *region.Region) (wire.Region, error) { return regionWire(r), nil })
 	}
-	organization := func(ctx context.Context) string { return identity.From(ctx).OrganizationID }
 	Handle(a, "listSharedRegions", func(ctx context.Context, _ *struct{}) ([]wire.Region, error) { return list(s.AllShared(ctx)) })
 	Handle(a, "listAvailableRegions", func(ctx context.Context, _ *struct{}) ([]wire.Region, error) {
-		return list(s.Available(ctx, organization(ctx)))
+		return list(s.Available(ctx, orgID(ctx)))
 	})
 	Handle(a, "getRegionById", func(ctx context.Context, in *inRegion) (wire.Region, error) {
-		r, err := s.Visible(ctx, organization(ctx), in.ID)
+		r, err := s.Visible(ctx, orgID(ctx), in.ID)
 		if err != nil {
 			return wire.Region{}, err
 		}
@@ -33,7 +32,7 @@ func RegisterRegions(a *API, s *region.Service) {
 	})
 	Handle(a, "createRegion", func(ctx context.Context, in *struct{ Body wire.CreateRegion }) (wire.CreateRegionResponse, error) {
 		b := in.Body
-		r, k, err := s.Create(ctx, organization(ctx), b.Name, region.Change{
+		r, k, err := s.Create(ctx, orgID(ctx), b.Name, region.Change{
 			ProxyURL: b.ProxyURL, SSHGatewayURL: b.SSHGatewayURL, SnapshotManagerURL: b.SnapshotManagerURL, OTelEndpoint: b.OTelEndpoint,
 		})
 		if err != nil {
@@ -62,22 +61,22 @@ func RegisterRegions(a *API, s *region.Service) {
 				*v = new("")
 			}
 		}
-		_, err := s.Update(ctx, organization(ctx), in.ID, c)
+		_, err := s.Update(ctx, orgID(ctx), in.ID, c)
 		return None{}, err
 	})
 	Handle(a, "deleteRegion", func(ctx context.Context, in *inRegion) (None, error) {
-		return None{}, s.Delete(ctx, organization(ctx), in.ID)
+		return None{}, s.Delete(ctx, orgID(ctx), in.ID)
 	})
 	Handle(a, "regenerateProxyApiKey", func(ctx context.Context, in *inRegion) (wire.RegenerateAPIKeyResponse, error) {
-		key, err := s.RegenerateProxyKey(ctx, organization(ctx), in.ID)
+		key, err := s.RegenerateProxyKey(ctx, orgID(ctx), in.ID)
 		return wire.RegenerateAPIKeyResponse{APIKey: key}, err
 	})
 	Handle(a, "regenerateSshGatewayApiKey", func(ctx context.Context, in *inRegion) (wire.RegenerateAPIKeyResponse, error) {
-		key, err := s.RegenerateSSHGatewayKey(ctx, organization(ctx), in.ID)
+		key, err := s.RegenerateSSHGatewayKey(ctx, orgID(ctx), in.ID)
 		return wire.RegenerateAPIKeyResponse{APIKey: key}, err
 	})
 	Handle(a, "regenerateSnapshotManagerCredentials", func(ctx context.Context, in *inRegion) (wire.SnapshotManagerCredentials, error) {
-		password, err := s.RegenerateSnapshotManager(ctx, organization(ctx), in.ID)
+		password, err := s.RegenerateSnapshotManager(ctx, orgID(ctx), in.ID)
 		return wire.SnapshotManagerCredentials{Username: region.SnapshotManagerUser, Password: password}, err
 	})
 }

@@ -23,14 +23,13 @@ func oneRegistry(r *registry.Registry, err error) (wire.DockerRegistry, error) {
 
 // RegisterRegistries serves the routes of docker-registry.
 func RegisterRegistries(a *API, s *registry.Service) {
-	organization := func(ctx context.Context) string { return identity.From(ctx).OrganizationID }
 	type byID struct {
 		ID string `path:"id"`
 	}
 
 	Handle(a, "createRegistry", func(ctx context.Context, in *struct{ Body wire.CreateDockerRegistry }) (wire.DockerRegistry, error) {
 		b := in.Body
-		r, err := s.Create(ctx, organization(ctx), registry.Fields{Name: b.Name, URL: b.URL, Username: b.Username, Password: &b.Password, Project: b.Project})
+		r, err := s.Create(ctx, orgID(ctx), registry.Fields{Name: b.Name, URL: b.URL, Username: b.Username, Password: &b.Password, Project: b.Project})
 		if err == nil {
 			Note(ctx, r.ID, map[string]any{"name": r.Name, "url": r.URL})
 		}
@@ -38,7 +37,7 @@ func RegisterRegistries(a *API, s *registry.Service) {
 	})
 
 	Handle(a, "listRegistries", func(ctx context.Context, in *struct{}) ([]wire.DockerRegistry, error) {
-		list, err := s.List(ctx, organization(ctx))
+		list, err := s.List(ctx, orgID(ctx))
 		out := make([]wire.DockerRegistry, len(list))
 		for i := range list {
 			out[i] = registryOf(&list[i])
@@ -47,7 +46,7 @@ func RegisterRegistries(a *API, s *registry.Service) {
 	})
 
 	Handle(a, "getRegistry", func(ctx context.Context, in *byID) (wire.DockerRegistry, error) {
-		return oneRegistry(s.Get(ctx, organization(ctx), in.ID))
+		return oneRegistry(s.Get(ctx, orgID(ctx), in.ID))
 	})
 
 	Handle(a, "updateRegistry", func(ctx context.Context, in *struct {
@@ -56,18 +55,18 @@ func RegisterRegistries(a *API, s *registry.Service) {
 	}) (wire.DockerRegistry, error) {
 		b := in.Body
 		Note(ctx, in.ID, map[string]any{"name": b.Name, "url": b.URL})
-		return oneRegistry(s.Update(ctx, organization(ctx), in.ID, registry.Fields{Name: b.Name, URL: b.URL, Username: b.Username, Password: b.Password, Project: b.Project}))
+		return oneRegistry(s.Update(ctx, orgID(ctx), in.ID, registry.Fields{Name: b.Name, URL: b.URL, Username: b.Username, Password: b.Password, Project: b.Project}))
 	})
 
 	Handle(a, "deleteRegistry", func(ctx context.Context, in *byID) (None, error) {
 		Note(ctx, in.ID, nil)
-		return None{}, s.Delete(ctx, organization(ctx), in.ID)
+		return None{}, s.Delete(ctx, orgID(ctx), in.ID)
 	})
 
 	Handle(a, "getTransientPushAccess", func(ctx context.Context, in *struct {
 		Region string `query:"regionId" maxLength:"255"` // one registry for all of them
 	}) (wire.RegistryPushAccess, error) {
-		p, err := s.PushAccess(ctx, organization(ctx))
+		p, err := s.PushAccess(ctx, orgID(ctx))
 		if err != nil {
 			return wire.RegistryPushAccess{}, err
 		}

@@ -13,7 +13,6 @@ func RegisterSecrets(a *API, s *secret.Service) {
 	type inSecret struct {
 		ID string `path:"secretId"`
 	}
-	organization := func(ctx context.Context) string { return identity.From(ctx).OrganizationID }
 	one := func(v *secret.Secret, err error) (wire.Secret, error) {
 		if err != nil {
 			return wire.Secret{}, err
@@ -29,14 +28,14 @@ func RegisterSecrets(a *API, s *secret.Service) {
 	}
 	Handle(a, "createSecret", func(ctx context.Context, in *struct{ Body wire.CreateSecret }) (wire.Secret, error) {
 		b := in.Body
-		v, err := s.Create(ctx, organization(ctx), secret.NewSecret{Name: b.Name, Value: b.Value, Description: b.Description, Hosts: b.Hosts})
+		v, err := s.Create(ctx, orgID(ctx), secret.NewSecret{Name: b.Name, Value: b.Value, Description: b.Description, Hosts: b.Hosts})
 		if err == nil {
 			Note(ctx, v.ID, map[string]any{"name": v.Name, "hosts": v.Hosts})
 		}
 		return one(v, err)
 	})
 	Handle(a, "listSecrets", func(ctx context.Context, _ *struct{}) ([]wire.Secret, error) {
-		all, err := s.All(ctx, organization(ctx))
+		all, err := s.All(ctx, orgID(ctx))
 		return list(all), err
 	})
 	Handle(a, "listSecretsPaginated", func(ctx context.Context, in *struct {
@@ -46,21 +45,21 @@ func RegisterSecrets(a *API, s *secret.Service) {
 		Sort   string `query:"sort" enum:"name,createdAt,updatedAt" default:"createdAt"`
 		Order  string `query:"order" enum:"asc,desc" default:"desc"`
 	}) (wire.ListSecretsResponse, error) {
-		all, total, next, err := s.List(ctx, organization(ctx), secret.Page{Cursor: in.Cursor, Limit: in.Limit, Name: in.Name, Sort: in.Sort, Order: in.Order})
+		all, total, next, err := s.List(ctx, orgID(ctx), secret.Page{Cursor: in.Cursor, Limit: in.Limit, Name: in.Name, Sort: in.Sort, Order: in.Order})
 		return wire.ListSecretsResponse{Items: list(all), Total: float64(total), NextCursor: some(next)}, err
 	})
 	Handle(a, "getSecret", func(ctx context.Context, in *inSecret) (wire.Secret, error) {
-		return one(s.Get(ctx, organization(ctx), in.ID))
+		return one(s.Get(ctx, orgID(ctx), in.ID))
 	})
 	Handle(a, "updateSecret", func(ctx context.Context, in *struct {
 		inSecret
 		Body wire.UpdateSecret
 	}) (wire.Secret, error) {
 		b := in.Body
-		return one(s.Update(ctx, organization(ctx), in.ID, secret.Change{Value: b.Value, Description: b.Description, Hosts: b.Hosts}))
+		return one(s.Update(ctx, orgID(ctx), in.ID, secret.Change{Value: b.Value, Description: b.Description, Hosts: b.Hosts}))
 	})
 	Handle(a, "deleteSecret", func(ctx context.Context, in *inSecret) (None, error) {
-		return None{}, s.Delete(ctx, organization(ctx), in.ID)
+		return None{}, s.Delete(ctx, orgID(ctx), in.ID)
 	})
 }
 

@@ -53,7 +53,6 @@ func oneSnapshot(s *snapshot.Snapshot, err error) (wire.Snapshot, error) {
 
 // RegisterSnapshots serves the routes of snapshots.
 func RegisterSnapshots(a *API, s *snapshot.Service) {
-	organization := func(ctx context.Context) string { return identity.From(ctx).OrganizationID }
 	type byID struct {
 		ID string `path:"id"`
 	}
@@ -61,7 +60,7 @@ func RegisterSnapshots(a *API, s *snapshot.Service) {
 	Handle(a, "createSnapshot", func(ctx context.Context, in *struct{ Body wire.CreateSnapshot }) (wire.Snapshot, error) {
 		b := in.Body
 		q := snapshot.Request{
-			OrganizationID: organization(ctx), Name: b.Name, Entrypoint: b.Entrypoint,
+			OrganizationID: orgID(ctx), Name: b.Name, Entrypoint: b.Entrypoint,
 			CPU: b.CPU, GPU: b.GPU, Memory: b.Memory, Disk: b.Disk, GPUTypes: b.GPUType,
 		}
 		for to, v := range map[*string]*string{&q.Image: b.ImageName, &q.Region: b.RegionID, &q.Class: b.SandboxClass} {
@@ -87,7 +86,7 @@ func RegisterSnapshots(a *API, s *snapshot.Service) {
 		Sort   string `query:"sort" enum:"name,state,lastUsedAt,createdAt" default:"lastUsedAt"`
 		Order  string `query:"order" enum:"asc,desc" default:"desc"`
 	}) (wire.PaginatedSnapshots, error) {
-		list, total, err := s.List(ctx, organization(ctx), snapshot.Query{Name: in.Name, Source: in.Source, Sort: in.Sort, Ascending: in.Order == "asc", Page: in.Page, Limit: in.Limit})
+		list, total, err := s.List(ctx, orgID(ctx), snapshot.Query{Name: in.Name, Source: in.Source, Sort: in.Sort, Ascending: in.Order == "asc", Page: in.Page, Limit: in.Limit})
 		if err != nil {
 			return wire.PaginatedSnapshots{}, err
 		}
@@ -99,26 +98,26 @@ func RegisterSnapshots(a *API, s *snapshot.Service) {
 	})
 
 	Handle(a, "getSnapshot", func(ctx context.Context, in *byID) (wire.Snapshot, error) {
-		return oneSnapshot(s.Get(ctx, organization(ctx), in.ID))
+		return oneSnapshot(s.Get(ctx, orgID(ctx), in.ID))
 	})
 
 	Handle(a, "removeSnapshot", func(ctx context.Context, in *byID) (None, error) {
 		Note(ctx, in.ID, nil)
-		return None{}, s.Delete(ctx, organization(ctx), in.ID)
+		return None{}, s.Delete(ctx, orgID(ctx), in.ID)
 	})
 
 	Handle(a, "activateSnapshot", func(ctx context.Context, in *byID) (wire.Snapshot, error) {
 		Note(ctx, in.ID, nil)
-		return oneSnapshot(s.Activate(ctx, organization(ctx), in.ID))
+		return oneSnapshot(s.Activate(ctx, orgID(ctx), in.ID))
 	})
 
 	Handle(a, "deactivateSnapshot", func(ctx context.Context, in *byID) (None, error) {
 		Note(ctx, in.ID, nil)
-		return None{}, s.Deactivate(ctx, organization(ctx), in.ID)
+		return None{}, s.Deactivate(ctx, orgID(ctx), in.ID)
 	})
 
 	Handle(a, "getSnapshotBuildLogsUrl", func(ctx context.Context, in *byID) (wire.URL, error) {
-		u, err := s.LogsURL(ctx, organization(ctx), in.ID)
+		u, err := s.LogsURL(ctx, orgID(ctx), in.ID)
 		return wire.URL{URL: u}, err
 	})
 

@@ -29,7 +29,6 @@ func oneVolume(v *volume.Volume, err error) (wire.Volume, error) {
 
 // RegisterVolumes serves the routes of volumes.
 func RegisterVolumes(a *API, s *volume.Service) {
-	organization := func(ctx context.Context) string { return identity.From(ctx).OrganizationID }
 	type byID struct {
 		ID string `path:"volumeId"`
 	}
@@ -37,7 +36,7 @@ func RegisterVolumes(a *API, s *volume.Service) {
 	Handle(a, "listVolumes", func(ctx context.Context, in *struct {
 		Deleted bool `query:"includeDeleted"`
 	}) ([]wire.Volume, error) {
-		list, err := s.List(ctx, organization(ctx), in.Deleted)
+		list, err := s.List(ctx, orgID(ctx), in.Deleted)
 		out := make([]wire.Volume, len(list))
 		for i := range list {
 			out[i] = VolumeOf(&list[i])
@@ -46,7 +45,7 @@ func RegisterVolumes(a *API, s *volume.Service) {
 	})
 
 	Handle(a, "createVolume", func(ctx context.Context, in *struct{ Body wire.CreateVolume }) (wire.Volume, error) {
-		v, err := s.Create(ctx, organization(ctx), in.Body.Name)
+		v, err := s.Create(ctx, orgID(ctx), in.Body.Name)
 		if err == nil {
 			Note(ctx, v.ID, map[string]any{"name": v.Name})
 		}
@@ -54,17 +53,17 @@ func RegisterVolumes(a *API, s *volume.Service) {
 	})
 
 	Handle(a, "getVolume", func(ctx context.Context, in *byID) (wire.Volume, error) {
-		return oneVolume(s.Get(ctx, organization(ctx), in.ID))
+		return oneVolume(s.Get(ctx, orgID(ctx), in.ID))
 	})
 
 	Handle(a, "getVolumeByName", func(ctx context.Context, in *struct {
 		Name string `path:"name"`
 	}) (wire.Volume, error) {
-		return oneVolume(s.ByName(ctx, organization(ctx), in.Name))
+		return oneVolume(s.ByName(ctx, orgID(ctx), in.Name))
 	})
 
 	Handle(a, "deleteVolume", func(ctx context.Context, in *byID) (None, error) {
 		Note(ctx, in.ID, nil)
-		return None{}, s.Delete(ctx, organization(ctx), in.ID)
+		return None{}, s.Delete(ctx, orgID(ctx), in.ID)
 	})
 }
