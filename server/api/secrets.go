@@ -4,7 +4,6 @@ import (
 	"context"
 
 	"github.com/daytona-go/daytona/internal/wire"
-	"github.com/daytona-go/daytona/server/identity"
 	"github.com/daytona-go/daytona/server/secret"
 )
 

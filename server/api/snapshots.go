@@ -8,7 +8,6 @@ import (
 	"time"
 
 	"github.com/daytona-go/daytona/internal/wire"
-	"github.com/daytona-go/daytona/server/identity"
 	"github.com/daytona-go/daytona/server/snapshot"
 )
 
@@ -123,7 +122,7 @@ func RegisterSnapshots(a *API, s *snapshot.Service) {
 
 	Stream(a, "getSnapshotBuildLogs", func(w http.ResponseWriter, r *http.Request) error {
 		follow, _ := strconv.ParseBool(r.URL.Query().Get("follow"))
-		log, err := s.Logs(r.Context(), organization(r.Context()), Param(r, "id"), follow)
+		log, err := s.Logs(r.Context(), orgID(r.Context()), Param(r, "id"), follow)
 		if err != nil {
 			return err
 		}
