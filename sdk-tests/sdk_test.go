@@ -26,6 +26,7 @@ type server struct {
 	// lacks are the capabilities that it does not have: such as "charts", "lsp",
 	// "javascript", "git" (of its default snapshot), "network", "domains", "resize", "pause",
 	// "fork", "archive", "sandbox-snapshot", "images", "build", "volumes", "secrets",
+	// "sandbox-secrets",
 	// "warm-pools" and "timers", which take minutes.
 	lacks string
 	// desktop is a snapshot with a desktop; "" if there is none.

@@ -946,7 +946,12 @@ async def _(t):
         assert s.id in [x.id for x in (await do(secret.list(name=name))).items]
         assert (await do(secret.update(s.id, UpdateSecretParams(description="changed")))).description == "changed"
         box = await t.create()
-        await do(box.update_secrets({"TOKEN": name}))
+
+        async def attach():
+            await do(box.update_secrets({"TOKEN": name}))
+
+        await can("sandbox-secrets", attach)
+        await do(box.delete())
         await do(secret.delete(s.id))
         await refused([404], [], lambda: secret.get(s.id))
 
