@@ -70,7 +70,8 @@ func (b *backend) origin(ctx context.Context, spec daytona.Spec, c *wire.CreateS
 	case spec.Image == "":
 		switch {
 		case limited:
-			return unsupported(createOp, "Resources", fmt.Sprintf("%+v", spec.Resources), "a snapshot has its own resources; set Image")
+			field, value := limit(spec.Resources)
+			return unsupported(createOp, field, value, "a snapshot has its own resources; set Image")
 		case spec.WorkDir != "":
 			return unsupported(createOp, "WorkDir", spec.WorkDir, "a snapshot has its own; set Image")
 		case len(spec.Entrypoint) > 0:
@@ -100,6 +101,19 @@ func (b *backend) origin(ctx context.Context, spec daytona.Spec, c *wire.CreateS
 	c.BuildInfo.DockerfileContent += more
 	c.CPU, c.Memory, c.Disk, c.GPU = r.cpu, r.memory, r.disk, r.gpu
 	return nil
+}
+
+// limit names one that is set.
+func limit(r daytona.Resources) (field string, value any) {
+	switch {
+	case r.CPU != 0:
+		return "Resources.CPU", r.CPU
+	case r.Memory != 0:
+		return "Resources.Memory", r.Memory
+	case r.Disk != 0:
+		return "Resources.Disk", r.Disk
+	}
+	return "Resources.GPU", r.GPU
 }
 
 // instructions are what else the Dockerfile has to say.
@@ -709,9 +723,6 @@ func (b *backend) Update(ctx context.Context, id string, u daytona.Update) (dayt
 		n, err := minutes(op, d.field, *d.value)
 		if err != nil {
 			return daytona.Info{}, err
-		}
-		if *d.value < 0 {
-			return daytona.Info{}, &daytona.Error{Kind: daytona.KindInvalid, Op: op, Field: d.field, Value: *d.value, Message: "must be 0 (never) or at least 1s"}
 		}
 		if n == 0 {
 			n = d.never
