@@ -60,6 +60,11 @@ func harness(t testing.TB) *backendtest.Harness {
 			"DiskFull":          "the wire counts whole GiB",
 			"RunCodeTypeScript": "the default image has no TypeScript",
 			"Fork":              "the wire forks one at a time, and servers keep a parent while it has forks",
+			"Entrypoint":        "the wire has it in the Dockerfile of an image only",
+			"LanguageServer":    "the server's machine has not the program of this package's",
+			"Snapshot":          "an organization sees the server's own snapshots, too",
+			"Resize":            "the wire counts whole GiB",
+			"Volumes":           "the wire has no read-only volumes",
 			"User":              "what is wrong with a user a server says in words only",
 		},
 	}

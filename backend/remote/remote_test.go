@@ -562,7 +562,7 @@ func TestSnapshotsAndVolumes(t *testing.T) {
 	if _, err := volumes.CreateVolume(t.Context(), daytona.VolumeSpec{Name: "v"}); !errors.Is(err, daytona.ErrConflict) {
 		t.Errorf("the same name: %v", err)
 	}
-	for _, spec := range []daytona.VolumeSpec{{Name: "w", Quota: 1}, {Name: "w", Kind: daytona.VolumeS3}} {
+	for _, spec := range []daytona.VolumeSpec{{Name: "w", Quota: 1}, {Name: "w", Kind: daytona.VolumeS3, S3: &daytona.S3Location{Endpoint: "https://s3", Bucket: "b"}}} {
 		if _, err := volumes.CreateVolume(t.Context(), spec); !errors.Is(err, errors.ErrUnsupported) {
 			t.Errorf("%+v: %v", spec, err)
 		}

@@ -39,6 +39,9 @@ func (b *backend) Create(ctx context.Context, spec daytona.Spec) (daytona.Info, 
 		if ambiguous(ctx, err) {
 			b.forget(nonce)
 		}
+		if e, ok := errors.AsType[*daytona.Error](err); ok && e.Kind == daytona.KindUnsupported && c.DomainAllowList != nil && strings.Contains(strings.ToLower(e.Message), "domain") {
+			e.Field, e.Value = "Network.AllowDomains", *c.DomainAllowList // of which a server says in words only
+		}
 		return daytona.Info{}, missing(err)
 	}
 	info, err := b.settle(ctx, createOp, s, daytona.StateStarted)

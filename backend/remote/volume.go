@@ -19,6 +19,9 @@ func volumeInfo(v wire.Volume) daytona.Volume {
 // CreateVolume makes a volume. Where its files are, the server decides: to those
 // who mount it, it is a directory.
 func (b *backend) CreateVolume(ctx context.Context, spec daytona.VolumeSpec) (daytona.Volume, error) {
+	if err := spec.Validate(); err != nil {
+		return daytona.Volume{}, err
+	}
 	switch {
 	case spec.Kind == daytona.VolumeS3:
 		return daytona.Volume{}, unsupported(volumeOp, "Kind", string(spec.Kind), "where the files of a volume are, the server decides")
