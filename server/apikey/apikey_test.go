@@ -368,3 +368,23 @@ func TestConcurrent(t *testing.T) {
 		}
 	})
 }
+
+// A request with a key that is known costs a hash and no query.
+func BenchmarkValidate(b *testing.B) {
+	db := storetest.Open(b, storetest.SQLite(b))
+	s := apikey.New(db, nil)
+	ctx, stop := context.WithCancel(b.Context())
+	done := make(chan error)
+	go func() { done <- s.Run(ctx) }()
+	defer func() { stop(); <-done }()
+	_, value, err := s.Create(ctx, owner("u"), apikey.NewKey{Name: "key"})
+	if err != nil {
+		b.Fatal(err)
+	}
+	b.ReportAllocs()
+	for b.Loop() {
+		if _, err := s.Validate(ctx, value); err != nil {
+			b.Fatal(err)
+		}
+	}
+}
