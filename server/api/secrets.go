@@ -10,7 +10,7 @@ import (
 
 // RegisterSecrets serves the secrets of organizations.
 func RegisterSecrets(a *API, s *secret.Service) {
-	type inSecret struct {
+	type InSecret struct {
 		ID string `path:"secretId"`
 	}
 	organization := func(ctx context.Context) string { return identity.From(ctx).OrganizationID }
@@ -49,17 +49,17 @@ func RegisterSecrets(a *API, s *secret.Service) {
 		all, total, next, err := s.List(ctx, organization(ctx), secret.Page{Cursor: in.Cursor, Limit: in.Limit, Name: in.Name, Sort: in.Sort, Order: in.Order})
 		return wire.ListSecretsResponse{Items: list(all), Total: float64(total), NextCursor: some(next)}, err
 	})
-	Handle(a, "getSecret", func(ctx context.Context, in *inSecret) (wire.Secret, error) {
+	Handle(a, "getSecret", func(ctx context.Context, in *InSecret) (wire.Secret, error) {
 		return one(s.Get(ctx, organization(ctx), in.ID))
 	})
 	Handle(a, "updateSecret", func(ctx context.Context, in *struct {
-		inSecret
+		InSecret
 		Body wire.UpdateSecret
 	}) (wire.Secret, error) {
 		b := in.Body
 		return one(s.Update(ctx, organization(ctx), in.ID, secret.Change{Value: b.Value, Description: b.Description, Hosts: b.Hosts}))
 	})
-	Handle(a, "deleteSecret", func(ctx context.Context, in *inSecret) (None, error) {
+	Handle(a, "deleteSecret", func(ctx context.Context, in *InSecret) (None, error) {
 		return None{}, s.Delete(ctx, organization(ctx), in.ID)
 	})
 }
