@@ -48,7 +48,7 @@ func RegisterSecrets(a *API, s *secret.Service) {
 		return wire.ListSecretsResponse{Items: list(all), Total: float64(total), NextCursor: some(next)}, err
 	})
 	Handle(a, "getSecret", func(ctx context.Context, in *InSecret) (wire.Secret, error) {
-		return one(s.Get(ctx, organization(ctx), in.ID))
+		return one(s.Get(ctx, orgID(ctx), in.ID))
 	})
 	Handle(a, "updateSecret", func(ctx context.Context, in *struct {
 		InSecret
@@ -58,7 +58,7 @@ func RegisterSecrets(a *API, s *secret.Service) {
 		return one(s.Update(ctx, orgID(ctx), in.ID, secret.Change{Value: b.Value, Description: b.Description, Hosts: b.Hosts}))
 	})
 	Handle(a, "deleteSecret", func(ctx context.Context, in *InSecret) (None, error) {
-		return None{}, s.Delete(ctx, organization(ctx), in.ID)
+		return None{}, s.Delete(ctx, orgID(ctx), in.ID)
 	})
 }
 
