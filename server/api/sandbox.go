@@ -215,7 +215,7 @@ func (h *sandboxes) registerLife(a *API) {
 		return h.answer(ctx, sb, err)
 	})
 	Handle(a, "deleteSandbox", func(ctx context.Context, in *SandboxPath) (wire.Sandbox, error) {
-		sb, err := h.s.Delete(ctx, organization(ctx), in.Sandbox)
+		sb, err := h.s.Delete(ctx, orgID(ctx), in.Sandbox)
 		return h.answer(ctx, sb, err)
 	})
 	recovered := func(ctx context.Context, org, id string, skipStart bool) (wire.Sandbox, error) {
@@ -235,7 +235,7 @@ func (h *sandboxes) registerLife(a *API) {
 		return recovered(ctx, "", in.Sandbox, in.SkipStart)
 	})
 	Handle(a, "startSandbox", func(ctx context.Context, in *SandboxPath) (wire.Sandbox, error) {
-		sb, err := h.s.Start(ctx, organization(ctx), in.Sandbox)
+		sb, err := h.s.Start(ctx, orgID(ctx), in.Sandbox)
 		return h.answer(ctx, sb, err)
 	})
 	Handle(a, "stopSandbox", func(ctx context.Context, in *struct {
@@ -246,11 +246,11 @@ func (h *sandboxes) registerLife(a *API) {
 		return h.answer(ctx, sb, err)
 	})
 	Handle(a, "pauseSandbox", func(ctx context.Context, in *SandboxPath) (wire.Sandbox, error) {
-		sb, err := h.s.Pause(ctx, organization(ctx), in.Sandbox)
+		sb, err := h.s.Pause(ctx, orgID(ctx), in.Sandbox)
 		return h.answer(ctx, sb, err)
 	})
 	Handle(a, "archiveSandbox", func(ctx context.Context, in *SandboxPath) (wire.Sandbox, error) {
-		sb, err := h.s.Archive(ctx, organization(ctx), in.Sandbox)
+		sb, err := h.s.Archive(ctx, orgID(ctx), in.Sandbox)
 		return h.answer(ctx, sb, err)
 	})
 	Handle(a, "resizeSandbox", func(ctx context.Context, in *struct {
@@ -261,7 +261,7 @@ func (h *sandboxes) registerLife(a *API) {
 		return h.answer(ctx, sb, err)
 	})
 	Handle(a, "createBackup", func(ctx context.Context, in *SandboxPath) (wire.Sandbox, error) {
-		sb, err := h.s.StartBackup(ctx, organization(ctx), in.Sandbox)
+		sb, err := h.s.StartBackup(ctx, orgID(ctx), in.Sandbox)
 		return h.answer(ctx, sb, err)
 	})
 	Handle(a, "createSandboxSnapshot", func(ctx context.Context, in *struct {
@@ -294,11 +294,11 @@ func (h *sandboxes) registerLife(a *API) {
 		return h.shape().sandboxes(ctx, all)
 	})
 	Handle(a, "getSandboxParent", func(ctx context.Context, in *SandboxPath) (wire.Sandbox, error) {
-		sb, err := h.s.Parent(ctx, organization(ctx), in.Sandbox)
+		sb, err := h.s.Parent(ctx, orgID(ctx), in.Sandbox)
 		return h.answer(ctx, sb, err)
 	})
 	Handle(a, "getSandboxAncestors", func(ctx context.Context, in *SandboxPath) ([]wire.Sandbox, error) {
-		all, err := h.s.Ancestors(ctx, organization(ctx), in.Sandbox)
+		all, err := h.s.Ancestors(ctx, orgID(ctx), in.Sandbox)
 		if err != nil {
 			return nil, err
 		}
@@ -578,11 +578,11 @@ func (h *sandboxes) registerAccess(a *API) {
 		return None{}, h.s.ExpirePreviewURL(ctx, orgID(ctx), in.Sandbox, in.Port, in.Token)
 	})
 	Handle(a, "getSandboxSigningKey", func(ctx context.Context, in *SandboxIDPath) (Text, error) {
-		key, err := h.s.OwnSigningKey(ctx, organization(ctx), in.Sandbox)
+		key, err := h.s.OwnSigningKey(ctx, orgID(ctx), in.Sandbox)
 		return Text(key), err
 	})
 	Handle(a, "rotateSigningKey", func(ctx context.Context, in *SandboxIDPath) (Text, error) {
-		key, err := h.s.RotateSigningKey(ctx, organization(ctx), in.Sandbox)
+		key, err := h.s.RotateSigningKey(ctx, orgID(ctx), in.Sandbox)
 		Note(ctx, in.Sandbox, nil)
 		return Text(key), err
 	})
@@ -622,7 +622,7 @@ func (h *sandboxes) registerAccess(a *API) {
 		return wire.SSHAccessValidation{Valid: true, SandboxID: &g.SandboxID}, nil
 	})
 	Handle(a, "getToolboxProxyUrl", func(ctx context.Context, in *SandboxIDPath) (wire.ToolboxProxyURL, error) {
-		sb, err := h.s.Get(ctx, organization(ctx), in.Sandbox)
+		sb, err := h.s.Get(ctx, orgID(ctx), in.Sandbox)
 		if err != nil {
 			return wire.ToolboxProxyURL{}, err
 		}
@@ -630,7 +630,7 @@ func (h *sandboxes) registerAccess(a *API) {
 		return wire.ToolboxProxyURL{URL: u}, err
 	})
 	Handle(a, "getBuildLogsUrl", func(ctx context.Context, in *SandboxPath) (wire.URL, error) {
-		u, err := h.s.BuildLogsURL(ctx, organization(ctx), in.Sandbox)
+		u, err := h.s.BuildLogsURL(ctx, orgID(ctx), in.Sandbox)
 		return wire.URL{URL: u}, err
 	})
 	Stream(a, "getBuildLogs", func(w http.ResponseWriter, r *http.Request) error {
