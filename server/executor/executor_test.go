@@ -30,7 +30,7 @@ import (
 // server is the real queue and the real runners behind the real API; only the
 // sandboxes' rows are a map.
 type server struct {
-	t       *testing.T
+	t       testing.TB
 	db      *store.DB
 	jobs    *job.Service
 	runners *runner.Service
@@ -44,9 +44,12 @@ type server struct {
 	told   chan string
 }
 
-func newServer(t *testing.T) *server {
+func newServer(t testing.TB, in ...*store.DB) *server {
 	t.Helper()
-	db := storetest.Open(t, "sqlite::memory:")
+	if in == nil {
+		in = append(in, storetest.Open(t, "sqlite::memory:"))
+	}
+	db := in[0]
 	s := &server{
 		t: t, db: db, jobs: job.NewService(db, nil), runners: runner.NewService(db, &runner.Options{Log: quiet()}),
 		rows: map[string]wire.Sandbox{}, states: map[string]wire.UpdateSandboxState{}, told: make(chan string, 100),
@@ -137,7 +140,7 @@ func (s *server) must(n job.New) job.Job {
 }
 
 // run runs an executor until the test ends, or stop is called.
-func run(t *testing.T, c executor.Config) (e *executor.Executor, stop func()) {
+func run(t testing.TB, c executor.Config) (e *executor.Executor, stop func()) {
 	t.Helper()
 	e, err := executor.New(c)
 	if err != nil {

@@ -222,8 +222,19 @@ func TestHealth(t *testing.T) {
 			t.Fatal(err)
 		}
 		state(runner.Unresponsive)
+		gone, _ := s.Runner(ctx, r.ID)
+		if s.Lost(&gone) {
+			t.Error("lost after a minute")
+		}
+		w.advance(30 * time.Minute)
+		if !s.Lost(&gone) {
+			t.Error("not lost after half an hour")
+		}
 		report(true)
 		state(runner.Ready)
+		if back, _ := s.Runner(ctx, r.ID); s.Lost(&back) {
+			t.Error("lost although it is back")
+		}
 		if _, err := s.Report(ctx, r.ID, runner.Report{AppVersion: strings.Repeat("x", 5000)}); !errors.Is(err, daytona.ErrInvalid) {
 			t.Error(err)
 		}
