@@ -317,7 +317,7 @@ func (e *Executor) image(ref string) (string, error) {
 	}
 	scheme, _, found := strings.Cut(ref, ":")
 	local := []string{"oci", "oci-archive", "docker-archive", "dir", "tar"}
-	if ref == daytona.ImageHost || found && slices.Contains(local, scheme) {
+	if ref == daytona.ImageHost || found && slices.Contains(local, scheme) || strings.HasPrefix(strings.TrimPrefix(ref, "docker://"), "daytona.local/") {
 		return "", &daytona.Error{Kind: daytona.KindInvalid, Field: "snapshot", Value: ref, Message: "must be an image in a registry"}
 	}
 	return strings.TrimPrefix(ref, "docker://"), nil
@@ -543,6 +543,9 @@ func (e *Executor) snapshot(ctx context.Context, ref, image string) (any, error)
 	}
 	s, err := e.existing(ctx, snapshots, ref)
 	if errors.Is(err, daytona.ErrNotFound) {
+		if err = e.mayPull(ctx, image); err != nil {
+			return nil, err
+		}
 		if image, err = e.image(image); err != nil {
 			return nil, err
 		}

@@ -427,47 +427,53 @@ func (b *fullBackend) Create(context.Context, daytona.Spec) (daytona.Info, error
 	return daytona.Info{}, errors.New("write /x: No space left on device")
 }
 
-// What a registry has, and with whose credentials: those of the job, for its
-// own registry and no other.
-func TestInspect(t *testing.T) {
-	var mu sync.Mutex
-	seen := map[string]bool{}
+// privateImage serves an image to ada only, and returns its name. asked is told
+// of the credentials of each request.
+func privateImage(t *testing.T, asked ...func(user, password string)) string {
+	t.Helper()
 	blobs := registry.New(registry.Logger(log.New(io.Discard, "", 0)))
-	guarded := func(w http.ResponseWriter, r *http.Request) {
-		user, password, ok := r.BasicAuth()
-		mu.Lock()
-		seen[user+":"+password] = true
-		mu.Unlock()
-		if !ok || user != "ada" || password != "geheim" {
+	srv := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		user, password, _ := r.BasicAuth()
+		for _, f := range asked {
+			f(user, password)
+		}
+		if user != "ada" || password != "geheim" {
 			w.Header().Set("WWW-Authenticate", `Basic realm="x"`)
 			w.WriteHeader(401)
 			return
 		}
 		blobs.ServeHTTP(w, r)
-	}
-	srv := httptest.NewServer(http.HandlerFunc(guarded))
-	defer srv.Close()
-	host := strings.TrimPrefix(srv.URL, "http://")
+	}))
+	t.Cleanup(srv.Close)
 	img, err := random.Image(1000, 3)
 	if err != nil {
 		t.Fatal(err)
 	}
-	ref, err := name.ParseReference(host + "/x/y:1")
+	ref, err := name.ParseReference(strings.TrimPrefix(srv.URL, "http://") + "/x/y:1")
 	if err != nil {
 		t.Fatal(err)
 	}
 	if err := remote.Write(ref, img, remote.WithAuth(&authn.Basic{Username: "ada", Password: "geheim"})); err != nil {
 		t.Fatal(err)
 	}
-	digest, _ := img.Digest()
+	return ref.String()
+}
+
+// What a registry has, and with whose credentials: those of the job, for its
+// own registry and no other.
+func TestInspect(t *testing.T) {
+	var mu sync.Mutex
+	seen := map[string]bool{}
+	ref := privateImage(t, func(user, password string) { mu.Lock(); seen[user+":"+password] = true; mu.Unlock() })
+	host, _, _ := strings.Cut(ref, "/")
 	s := newServer(t)
 	run(t, s.config(daytona.New(daytonatest.NewFake())))
 	inspect := func(r *wire.JobRegistry) job.Job {
-		return s.do(job.New{Type: job.InspectSnapshot, ResourceType: job.ResourceSnapshot, ResourceID: "x", Payload: wire.JobSnapshot{Snapshot: ref.String(), Registry: r}})
+		return s.do(job.New{Type: job.InspectSnapshot, ResourceType: job.ResourceSnapshot, ResourceID: "x", Payload: wire.JobSnapshot{Snapshot: ref, Registry: r}})
 	}
 	j := inspect(&wire.JobRegistry{URL: "http://" + host, Username: new("ada"), Password: new("geheim")})
 	var r wire.JobSnapshotResult
-	if err := json.Unmarshal([]byte(j.Result), &r); err != nil || r.Hash != digest.String() || r.SizeGB <= 0 {
+	if err := json.Unmarshal([]byte(j.Result), &r); err != nil || !strings.HasPrefix(r.Hash, "sha256:") || r.SizeGB <= 0 {
 		t.Errorf("%+v %v %s", r, err, j.Error)
 	}
 	if j := inspect(&wire.JobRegistry{URL: "http://elsewhere.example.com", Username: new("bob"), Password: new("andere")}); j.Status != job.Failed || strings.Contains(j.Error, "andere") {
@@ -478,6 +484,33 @@ func TestInspect(t *testing.T) {
 	}
 	if j := inspect(nil); j.Status != job.Failed {
 		t.Error(j.Status)
+	}
+}
+
+// An image that one organization has pulled with its credentials is not there
+// for another that has none.
+func TestPrivateImages(t *testing.T) {
+	local := daytonatest.Client(t)
+	ref := privateImage(t)
+	s := newServer(t)
+	run(t, s.config(local))
+	pull := func(snapshot string, r *wire.JobRegistry) job.Job {
+		return s.do(job.New{Type: job.PullSnapshot, ResourceType: job.ResourceSnapshot, ResourceID: snapshot, Payload: wire.JobSnapshot{Snapshot: ref, Registry: r}})
+	}
+	own := &wire.JobRegistry{URL: ref, Username: new("ada"), Password: new("geheim")}
+	if j := pull("b/1:daytona", nil); j.Status != job.Failed || !strings.Contains(j.Error, "credentials") {
+		t.Error("without credentials:", j.Status, j.Error)
+	}
+	if j := pull("a/1:daytona", own); j.Status != job.Completed {
+		t.Fatal(j.Error)
+	}
+	for _, r := range []*wire.JobRegistry{nil, {URL: ref, Username: new("bob"), Password: new("x")}} {
+		if j := pull("b/2:daytona", r); j.Status != job.Failed {
+			t.Error("with what another has pulled:", j.Status)
+		}
+	}
+	if j := pull("a/2:daytona", own); j.Status != job.Completed {
+		t.Error(j.Error)
 	}
 }
 
