@@ -424,7 +424,7 @@ func (e *Executor) do(ctx context.Context, j wire.Job) bool {
 		log.Debug("job done")
 	}
 	for try := 0; ; try++ {
-		err := e.api.update(ctx, j.ID, u)
+		err := e.api.update(withTrace(ctx, j), j.ID, u)
 		switch {
 		case err == nil:
 			e.hurry()
