@@ -317,6 +317,25 @@ func TestPlace(t *testing.T) {
 		if full.Score >= 10 || plain.Score < 50 {
 			t.Fatal(full.Score, plain.Score)
 		}
+		for range 20 {
+			if id, err := s.Pick(ctx, "eu", ""); err != nil || id != plain.ID && id != able.ID && id != gpu.ID {
+				t.Fatal(id, err)
+			}
+			if id, err := s.Pick(ctx, "", "container", "fork"); err != nil || id != able.ID {
+				t.Fatal(id, err)
+			}
+		}
+		for _, where := range []string{"us", "mars"} {
+			if _, err := s.Pick(ctx, where, "container"); err == nil || err.Error() != "No available runners" {
+				t.Error(err)
+			}
+		}
+		if ids, err := s.Usable(ctx, []string{plain.ID, closed.ID, leaving.ID, sick.ID, "nobody"}); err != nil || len(ids) != 1 || ids[0] != plain.ID {
+			t.Error(ids, err)
+		}
+		if n, err := s.InRegion(ctx, "eu"); err != nil || n != 7 {
+			t.Error(n, err)
+		}
 		some := daytona.Resources{CPU: .1, Memory: .1, Disk: .1}
 		for _, c := range []struct {
 			name string
