@@ -179,7 +179,7 @@ func (s *Service) Usable(ctx context.Context, ids []string) ([]string, error) {
 	if len(ids) == 0 {
 		return usable, nil
 	}
-	err := s.db.All(ctx).NewSelect().Model((*Runner)(nil)).Column("id").Where("id IN (?)", bun.In(ids)).
+	err := s.db.All(ctx).NewSelect().Model((*Runner)(nil)).Column("id").Where("id IN (?)", bun.List(ids)).
 		Where("state = ? AND unschedulable = ? AND draining = ?", Ready, false, false).Order("id").Scan(ctx, &usable)
 	return usable, err
 }
