@@ -216,6 +216,10 @@ func TestFromBuild(t *testing.T) {
 		if got := e.get("org", "four"); got.State != "build_failed" || *got.ErrorReason != "not yours" {
 			t.Errorf("%+v", got)
 		}
+		own := e.create("org", create{"name": "own", "entrypoint": []string{"x"}, "buildInfo": create{"dockerfileContent": file}})
+		if !slices.Equal(own.Entrypoint, []string{"x"}) {
+			t.Errorf("%q", own.Entrypoint)
+		}
 		// A sandbox's build is the same thing.
 		b, entrypoint, err := e.Declare(t.Context(), "org", file, []string{"h1", "h2"})
 		if err != nil || b.Ref != *s.Ref || len(entrypoint) != 2 {
