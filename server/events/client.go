@@ -28,9 +28,9 @@ type client struct {
 	socket, polling bool
 	// ended says that the session is over, told that a poll has said so.
 	ended, told bool
-	alive           time.Time // when the client was last heard of
-	wake            chan struct{}
-	done            chan struct{}
+	alive       time.Time // when the client was last heard of
+	wake        chan struct{}
+	done        chan struct{}
 }
 
 // push queues a frame. It reports false if there is no place for it.
