@@ -37,3 +37,14 @@ type Error struct {
 	// Code tells apart what has the same status, where clients have to.
 	Code string `json:"code,omitempty"`
 }
+
+// UserKeyPair is a user with a new key pair. The private key is kept nowhere.
+type UserKeyPair struct {
+	User
+	PrivateKey string `json:"privateKey" required:"true"`
+}
+
+// Live is the answer of a server that is there.
+type Live struct {
+	Status string `json:"status" required:"true"`
+}

@@ -127,7 +127,11 @@ func New(c Config) *API {
 	}
 	a.huma = newHuma(a)
 	a.mux.NotFound(func(w http.ResponseWriter, r *http.Request) {
-		writeError(w, r, &daytona.Error{Kind: daytona.KindNotFound, Message: "Cannot " + r.Method + " " + r.URL.Path})
+		path := r.URL.Path
+		if q := requestOf(r.Context()); q != nil {
+			path, _, _ = strings.Cut(q.url, "?")
+		}
+		writeError(w, r, &daytona.Error{Kind: daytona.KindNotFound, Message: "Cannot " + r.Method + " " + path})
 	})
 	// The API's clients are told of a method that a path does not have as of a
 	// path that is not there.
