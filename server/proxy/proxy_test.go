@@ -688,7 +688,7 @@ func TestClientGone(t *testing.T) {
 	}
 }
 
-type builds struct{ reader io.Reader }
+type builds struct{}
 
 func (b builds) SnapshotLogs(_ context.Context, org, id string, follow bool) (io.ReadCloser, error) {
 	if org != orgA || id != "snap/one:1" {

@@ -100,7 +100,6 @@ type Gateway struct {
 	config Config
 	log    *slog.Logger
 	set    *live.Set
-	server *ssh.ServerConfig
 
 	mu       sync.Mutex
 	open     map[netip.Addr]int
