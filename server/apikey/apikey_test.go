@@ -192,18 +192,18 @@ func TestExpires(t *testing.T) {
 	db := storetest.Open(t, storetest.SQLite(t))
 	s := apikey.New(db, nil)
 	run(t, s)
-	end := time.Now().Add(300 * time.Millisecond)
+	now := time.Now()
+	s.SetClock(func() time.Time { return now })
+	end := now.Add(time.Minute)
 	_, value, err := s.Create(t.Context(), owner("u"), apikey.NewKey{Name: "short", ExpiresAt: &end})
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := s.Validate(t.Context(), value); err != nil {
-		t.Error(err)
-	}
-	for ; time.Now().Before(end); time.Sleep(5 * time.Millisecond) {
-	}
-	if _, err := s.Validate(t.Context(), value); !errors.Is(err, daytona.ErrUnauthorized) {
-		t.Error(err)
+	for after, want := range map[time.Duration]error{0: nil, 59 * time.Second: nil, time.Minute: daytona.ErrUnauthorized, time.Hour: daytona.ErrUnauthorized} {
+		now = end.Add(after - time.Minute)
+		if _, err := s.Validate(t.Context(), value); !errors.Is(err, want) {
+			t.Errorf("after %v: %v", after, err)
+		}
 	}
 }
 
