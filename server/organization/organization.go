@@ -515,6 +515,11 @@ func (s *Service) Overdue(ctx context.Context) ([]string, error) {
 	return ids, nil
 }
 
+// Together runs f so that all it does with its context is done, or nothing.
+func (s *Service) Together(ctx context.Context, f func(ctx context.Context) error) error {
+	return s.db.Tx(ctx, f)
+}
+
 // SetLimitedEgress sets whether new sandboxes have a limited network.
 func (s *Service) SetLimitedEgress(ctx context.Context, id string, limited bool) error {
 	return s.change(ctx, id, func(o *Organization) error { o.LimitedEgress = limited; return nil })
