@@ -355,7 +355,9 @@ func (h organizations) quotas(a *API) {
 		Body           wire.UpdateOrganizationQuota
 		RawBody        []byte
 	}) (None, error) {
-		return None{}, h.setQuota(ctx, in.OrganizationID, &in.Body, sentFields(in.RawBody))
+		return None{}, h.o.Together(ctx, func(ctx context.Context) error {
+			return h.setQuota(ctx, in.OrganizationID, &in.Body, sentFields(in.RawBody))
+		})
 	})
 	Handle(a, "updateOrganizationRegionQuota", h.setRegionQuota)
 	Handle(a, "adminUpdateOrganizationRegionQuota", h.setRegionQuota)

@@ -795,6 +795,13 @@ func testQuotaRoutes(t *testing.T, v *tenancy) {
 		t.Error(n, d, err)
 	}
 	v.no(400, "quotas", "root", "PATCH "+org+"/quota", map[string]any{"volumeQuota": -1})
+	v.no(400, "rate limit", "root", "PATCH "+org+"/quota", map[string]any{"volumeQuota": 77, "authenticatedRateLimitTtlSeconds": 1e18})
+	if l, err := v.quot.Limits(t.Context(), v.a); err != nil || l.Volumes != 100 {
+		t.Errorf("half of a request was done: %+v %v", l, err)
+	}
+	v.no(400, "Minutes", "root", "PATCH "+org+"/quota", map[string]any{"snapshotDeactivationTimeoutMinutes": 1e300})
+	v.no(400, "GracePeriod", "root", "POST "+org+"/suspend", map[string]any{"reason": "", "suspensionCleanupGracePeriodHours": 1e15})
+	v.no(400, "maxSandboxLifespan", "root", "PATCH "+org+"/quota/us", map[string]any{"maxSandboxLifespan": 5e8})
 	v.no(404, "", "root", "PATCH /organizations/none/quota", map[string]any{"volumeQuota": 1})
 
 	v.ok(204, "root", "PATCH "+org+"/quota/us", map[string]any{"totalCpuQuota": 20, "totalMemoryQuota": nil, "totalDiskQuota": nil, "totalGpuQuota": 1, "allowedGpuTypes": []string{}, "maxCpuPerSandbox": 6}, nil)
