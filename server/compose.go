@@ -2,7 +2,7 @@ package server
 
 import (
 	"context"
-	"encoding/json"
+	"crypto/rand"
 	"errors"
 	"io"
 	"slices"
@@ -12,9 +12,7 @@ import (
 	"github.com/daytona-go/daytona/internal/wire"
 	"github.com/daytona-go/daytona/server/api"
 	"github.com/daytona-go/daytona/server/executor"
-	"github.com/daytona-go/daytona/server/identity"
 	"github.com/daytona-go/daytona/server/job"
-	"github.com/daytona-go/daytona/server/organization"
 	"github.com/daytona-go/daytona/server/proxy"
 	"github.com/daytona-go/daytona/server/quota"
 	"github.com/daytona-go/daytona/server/runner"
@@ -104,7 +102,28 @@ func (s *Server) refuseWithSandboxes(ctx context.Context, organizationID string)
 type personalQuota struct{ s *Server }
 
 func (p personalQuota) SetPersonalQuota(ctx context.Context, organizationID string, q wire.CreateOrganizationQuota) error {
-	return p.s.quotas.SetLimits(ctx, organizationID, func(l *quota.Limits) { api.ApplyQuota(l, q) })
+	for _, total := range []*float64{q.TotalCPUQuota, q.TotalMemoryQuota, q.TotalDiskQuota, q.TotalGPUQuota} {
+		if total != nil {
+			return &daytona.Error{Kind: daytona.KindInvalid, Message: "personalOrganizationQuota must not have totals: those are set for each region"}
+		}
+	}
+	return p.s.quotas.SetLimits(ctx, organizationID, func(l *quota.Limits) {
+		for _, f := range []struct{ from, to *float64 }{
+			{q.MaxCPUPerSandbox, &l.MaxCPU}, {q.MaxMemoryPerSandbox, &l.MaxMemory}, {q.MaxDiskPerSandbox, &l.MaxDisk}, {q.MaxSnapshotSize, &l.MaxSnapshotSize},
+		} {
+			if f.from != nil {
+				*f.to = *f.from
+			}
+		}
+		for _, f := range []struct {
+			from *float64
+			to   *int
+		}{{q.SnapshotQuota, &l.Snapshots}, {q.VolumeQuota, &l.Volumes}, {q.MaxConcurrentSnapshotProcessing, &l.SnapshotsProcessing}} {
+			if f.from != nil {
+				*f.to = int(*f.from)
+			}
+		}
+	})
 }
 
 type sandboxTokens struct{ s *Server }
@@ -189,12 +208,13 @@ type snapshotRunners struct{ s *Server }
 
 func (r snapshotRunners) Pick(ctx context.Context, region, class string) (string, error) {
 	if region != "" {
-		v, err := r.s.runners.Place(ctx, runner.Want{RegionID: region, Class: class})
+		key := rand.Text()
+		v, err := r.s.runners.Place(ctx, runner.Want{Key: key, RegionID: region, Class: class})
 		if err != nil {
 			return "", err
 		}
 		// It is a place to work in, not one to live in.
-		return v.RunnerID, r.s.runners.Release(ctx, v.Key)
+		return v.RunnerID, r.s.runners.Release(ctx, key)
 	}
 	all, err := r.s.runners.All(ctx, "")
 	if err != nil {
@@ -413,6 +433,25 @@ func (v sandboxSnapshots) Copy(ctx context.Context, runnerID, ref string) (sandb
 	return sandbox.CopyNone, "", nil
 }
 
+func (v sandboxSnapshots) Capture(ctx context.Context, c sandbox.Capture) (id, ref string, err error) {
+	if err := v.s.snapshots.Free(ctx, c.OrganizationID, c.Name); err != nil {
+		return "", "", err
+	}
+	ref = snapshot.CaptureRef(c.OrganizationID)
+	return ref, ref, nil
+}
+
+func (v sandboxSnapshots) Captured(ctx context.Context, c sandbox.Capture, sizeGB float64, failure string) error {
+	if failure != "" {
+		return nil // nothing is noted of it yet
+	}
+	return v.s.snapshots.Captured(ctx, snapshot.Capture{
+		OrganizationID: c.OrganizationID, Name: c.Name, SandboxID: c.SandboxID, RegionID: c.RegionID, RunnerID: c.RunnerID, Class: c.Class,
+		CPU: c.Resources.CPU, GPU: c.Resources.GPU, Memory: c.Resources.Memory, Disk: c.Resources.Disk, GPUType: c.GPUType,
+		Entrypoint: c.Entrypoint, Ref: c.Ref, SizeGB: sizeGB,
+	})
+}
+
 type sandboxVolumes struct{ s *Server }
 
 func (v sandboxVolumes) Find(ctx context.Context, organizationID, idOrName string) (sandbox.VolumeInfo, error) {
@@ -577,7 +616,7 @@ func (s *Server) touch(sandboxID string) {
 
 func (s *Server) sandboxEvent(ctx context.Context, e sandbox.Event) error {
 	sb := e.Sandbox
-	v, err := api.SandboxWire(ctx, s.sandboxes, sb)
+	v, err := api.SandboxOf(ctx, s.sandboxes, sb)
 	if err != nil {
 		return err
 	}
@@ -601,7 +640,7 @@ func (s *Server) sandboxEvent(ctx context.Context, e sandbox.Event) error {
 }
 
 func (s *Server) snapshotEvent(ctx context.Context, e snapshot.Event) error {
-	v := api.SnapshotWire(&e.Snapshot)
+	v := api.SnapshotOf(&e.Snapshot)
 	var payload any = v
 	hook := map[string]any{"id": e.Snapshot.ID, "name": e.Snapshot.Name, "createdAt": wire.Stamp(e.Snapshot.CreatedAt)}
 	if e.Name == "snapshot.state.updated" {
@@ -615,7 +654,7 @@ func (s *Server) snapshotEvent(ctx context.Context, e snapshot.Event) error {
 }
 
 func (s *Server) volumeEvent(ctx context.Context, e volume.Event) error {
-	v := api.VolumeWire(&e.Volume)
+	v := api.VolumeOf(&e.Volume)
 	var payload any = v
 	hook := map[string]any{"id": e.Volume.ID, "name": e.Volume.Name, "createdAt": wire.Stamp(e.Volume.CreatedAt)}
 	switch e.Name {
@@ -635,17 +674,3 @@ func (s *Server) tell(ctx context.Context, organizationID, name string, payload 
 	}
 	return s.webhooks.Send(ctx, organizationID, name, "", hook)
 }
-
-// capture is what a captured snapshot is kept as while a runner makes it.
-func capture(c sandbox.Capture) snapshot.Capture {
-	return snapshot.Capture{
-		OrganizationID: c.OrganizationID, Name: c.Name, SandboxID: c.SandboxID, RegionID: c.RegionID, RunnerID: c.RunnerID, Class: c.Class,
-		CPU: c.Resources.CPU, GPU: c.Resources.GPU, Memory: c.Resources.Memory, Disk: c.Resources.Disk, GPUType: c.GPUType, Entrypoint: c.Entrypoint, Ref: c.Ref,
-	}
-}
-
-var (
-	_ = json.Marshal
-	_ identity.Kind
-	_ organization.Organization
-)

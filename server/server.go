@@ -68,9 +68,6 @@ import (
 	"github.com/daytona-go/daytona/server/webhook"
 )
 
-// adminID is the user that a server is set up with.
-const adminID = "daytona-admin"
-
 // issuerPath is where the built-in OIDC provider is, below the server's URL.
 const issuerPath = "/oidc"
 
@@ -260,7 +257,7 @@ func (s *Server) buildPeople(ctx context.Context) error {
 	s.webhooks = webhook.New(s.db, webhook.Config{Outbound: s.outbound, Box: s.box, PortalURL: c.URL + "/dashboard/webhooks", Log: c.Log})
 	s.secrets = secret.New(s.db, secret.Config{Quotas: s.quotas, Box: s.box})
 
-	tokens := authn.TokensConfig{Issuer: c.OIDC.Issuer, PublicIssuer: c.OIDC.PublicIssuer, Audience: c.OIDC.Audience, Reserved: []string{adminID}, Log: c.Log}
+	tokens := authn.TokensConfig{Issuer: c.OIDC.Issuer, PublicIssuer: c.OIDC.PublicIssuer, Audience: c.OIDC.Audience, Reserved: []string{user.AdminID}, Log: c.Log}
 	if c.OIDC.Issuer == "" {
 		var err error
 		s.issuer, err = issuer.New(issuer.Config{
@@ -397,11 +394,16 @@ func (s *Server) bootstrap(ctx context.Context) error {
 		return err
 	}
 	if c.Admin.Password != "" && s.issuer != nil {
-		if err := s.issuer.SetPassword(ctx, adminID, c.Admin.Email, c.Admin.Password); err != nil {
+		// Once: setting it again would log the user out.
+		has, err := s.issuer.HasPassword(ctx, user.AdminID)
+		if err == nil && !has {
+			err = s.issuer.SetPassword(ctx, user.AdminID, c.Admin.Email, c.Admin.Password)
+		}
+		if err != nil {
 			return err
 		}
 	}
-	organizationID, err := s.organizations.Personal(ctx, adminID)
+	organizationID, err := s.organizations.Personal(ctx, user.AdminID)
 	if err != nil {
 		return err
 	}

@@ -75,6 +75,11 @@ func (w *shape) url(ctx context.Context, region string) (string, error) {
 	return u, nil
 }
 
+// SandboxOf is a sandbox on the wire.
+func SandboxOf(ctx context.Context, s *sandbox.Service, sb *sandbox.Sandbox) (wire.Sandbox, error) {
+	return (&sandboxes{s: s}).shape().sandbox(ctx, sb)
+}
+
 func (w *shape) sandbox(ctx context.Context, sb *sandbox.Sandbox) (wire.Sandbox, error) {
 	u, err := w.url(ctx, sb.RegionID)
 	if err != nil {
