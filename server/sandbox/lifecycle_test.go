@@ -507,7 +507,7 @@ func TestBuildsAndPulls(t *testing.T) {
 			t.Error(sb.State)
 		}
 		// One that waits for a build can be deleted.
-		sb = w.create(sandbox.Spec{Name: "waits", Build: &sandbox.SpecBuild{Dockerfile: "FROM z"}})
+		w.create(sandbox.Spec{Name: "waits", Build: &sandbox.SpecBuild{Dockerfile: "FROM z"}})
 		if sb, err := w.s.Delete(ctx, "a", "waits"); err != nil || sb.State != sandbox.Destroyed {
 			t.Error(sb, err)
 		}

@@ -299,7 +299,7 @@ func TestReference(t *testing.T) {
 					if m.state == sandbox.Destroyed || m.state == sandbox.Errored && m.desired == sandbox.WantDestroyed {
 						want = daytona.ErrNotFound
 					} else if m.desired == sandbox.WantDestroyed && what == "delete" {
-						want = nil // it is being destroyed
+						// it is being destroyed
 					} else {
 						// What waits for a while goes on when it is asked for.
 						later := m.job == "later"

@@ -140,7 +140,7 @@ func (s *Service) reconcileMoving(ctx context.Context) error {
 // reconcileWaiting looks at those that wait for a snapshot.
 func (s *Service) reconcileWaiting(ctx context.Context) error {
 	ids, err := s.ids(ctx, func(q *bun.SelectQuery) *bun.SelectQuery {
-		return q.Where("state IN (?)", bun.In([]State{PendingBuild, BuildingSnapshot, PullingSnapshot}))
+		return q.Where("state IN (?)", bun.List([]State{PendingBuild, BuildingSnapshot, PullingSnapshot}))
 	})
 	if err != nil {
 		return err
@@ -477,7 +477,7 @@ func (s *Service) autoArchive(ctx context.Context, id string) error {
 func (s *Service) backups(ctx context.Context) error {
 	now := s.now()
 	ids, err := s.ids(ctx, func(q *bun.SelectQuery) *bun.SelectQuery {
-		return q.Where("backup_state IN (?) AND (backup_since < ? OR backup_job_id = '')", bun.In([]BackupState{BackupPending, BackupInProgress}), now.Add(-backupTimeout))
+		return q.Where("backup_state IN (?) AND (backup_since < ? OR backup_job_id = '')", bun.List([]BackupState{BackupPending, BackupInProgress}), now.Add(-backupTimeout))
 	})
 	if err != nil {
 		return err
@@ -500,7 +500,7 @@ func (s *Service) backups(ctx context.Context) error {
 	ids, err = s.ids(ctx, func(q *bun.SelectQuery) *bun.SelectQuery {
 		return q.Where("state = ? AND pending = ? AND auto_delete <> 0 AND warm_pool_id = ''", Started, false).
 			Where("(backup_state IN (?) AND COALESCE(backup_at, created_at) < ? AND state_since < ?) OR (backup_state = ? AND backup_since < ?)",
-				bun.In([]BackupState{BackupNone, BackupCompleted}), now.Add(-s.config.BackupEvery), now.Add(-s.config.BackupEvery),
+				bun.List([]BackupState{BackupNone, BackupCompleted}), now.Add(-s.config.BackupEvery), now.Add(-s.config.BackupEvery),
 				BackupError, now.Add(-6*time.Hour))
 	})
 	if err != nil {
@@ -569,11 +569,11 @@ func (s *Service) cleanUp(ctx context.Context) error {
 	}
 	if len(ids) > 0 {
 		for _, model := range []any{(*labelRow)(nil), (*volumeRow)(nil), (*previewToken)(nil), (*sshAccess)(nil)} {
-			if _, err := s.db.All(ctx).NewDelete().Model(model).Where("sandbox_id IN (?)", bun.In(ids)).Exec(ctx); err != nil {
+			if _, err := s.db.All(ctx).NewDelete().Model(model).Where("sandbox_id IN (?)", bun.List(ids)).Exec(ctx); err != nil {
 				return err
 			}
 		}
-		if _, err := s.db.All(ctx).NewDelete().Model((*Sandbox)(nil)).Where("id IN (?)", bun.In(ids)).Exec(ctx); err != nil {
+		if _, err := s.db.All(ctx).NewDelete().Model((*Sandbox)(nil)).Where("id IN (?)", bun.List(ids)).Exec(ctx); err != nil {
 			return err
 		}
 	}
