@@ -613,3 +613,15 @@ func TestListIsFast(t *testing.T) {
 		}
 	}
 }
+
+// BenchmarkCreate is what the service adds to a runner that takes no time.
+func BenchmarkCreate(b *testing.B) {
+	db := storetest.Open(b, storetest.SQLite(b))
+	w := newWorld(b, db)
+	w.limit.CPU = 1 << 30
+	for b.Loop() {
+		if sb, err := w.s.Create(context.Background(), "a", sandbox.Spec{}); err != nil || sb.State != sandbox.Started {
+			b.Fatal(sb, err)
+		}
+	}
+}

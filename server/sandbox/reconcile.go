@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"sync"
 	"time"
 
 	"github.com/uptrace/bun"
@@ -35,43 +36,40 @@ func (s *Service) Run(ctx context.Context) error {
 			}
 		}()
 	}
-	tick := time.NewTicker(s.config.Sweep)
-	defer tick.Stop()
-	lead := func() {
-		if err := s.Flush(ctx); err != nil && ctx.Err() == nil {
-			s.log.Error("activity of sandboxes could not be written", "err", err)
+	// Beside what is woken: a sweep may take its time.
+	var sweeps sync.WaitGroup
+	sweeps.Go(func() {
+		tick := time.NewTicker(s.config.Sweep)
+		defer tick.Stop()
+		for {
+			s.lead(ctx)
+			select {
+			case <-tick.C:
+			case <-ctx.Done():
+				return
+			}
 		}
-		_, ok, err := s.db.Lease(ctx, "sandbox", s.config.Holder, 3*s.config.Sweep)
-		if err == nil && ok {
-			err = s.Reconcile(ctx)
-		}
-		if err != nil && ctx.Err() == nil {
-			s.log.Error("reconciling sandboxes", "err", err)
-		}
-	}
+	})
 	defer func() {
+		sweeps.Wait()
 		last, cancel := context.WithTimeout(context.WithoutCancel(ctx), 5*time.Second)
 		defer cancel()
 		if err := s.Flush(last); err != nil {
 			s.log.Error("activity of sandboxes could not be written", "err", err)
 		}
-		if err := s.db.Yield(last, "sandbox", s.config.Holder); err != nil {
+		if err := s.db.Yield(last, lease, s.config.Holder); err != nil {
 			s.log.Warn("the lease of sandboxes could not be given back", "err", err)
 		}
 	}()
-	lead()
 	for {
+		var err error
+		id := ""
 		select {
 		case <-ctx.Done():
 			return nil
-		case <-tick.C:
-			lead()
 		case <-copies:
-			if err := s.reconcileWaiting(ctx); err != nil && ctx.Err() == nil {
-				s.log.Error("reconciling sandboxes that wait for snapshots", "err", err)
-			}
-		case id := <-wake:
-			var err error
+			err = s.reconcileWaiting(ctx)
+		case id = <-wake:
 			switch id {
 			case "":
 				err = s.reconcileWaiting(ctx)
@@ -80,10 +78,27 @@ func (s *Service) Run(ctx context.Context) error {
 			default:
 				err = s.reconcile(ctx, id)
 			}
-			if err != nil && ctx.Err() == nil {
-				s.log.Error("reconciling a sandbox", "sandbox", id, "err", err)
-			}
 		}
+		if err != nil && ctx.Err() == nil {
+			s.log.Error("reconciling a sandbox", "sandbox", id, "err", err)
+		}
+	}
+}
+
+// lease is the name of what one server of several does.
+const lease = "sandbox"
+
+// lead writes down what this server knows, and makes a sweep if it leads.
+func (s *Service) lead(ctx context.Context) {
+	if err := s.Flush(ctx); err != nil && ctx.Err() == nil {
+		s.log.Error("activity of sandboxes could not be written", "err", err)
+	}
+	_, ok, err := s.db.Lease(ctx, lease, s.config.Holder, 3*s.config.Sweep)
+	if err == nil && ok {
+		err = s.Reconcile(ctx)
+	}
+	if err != nil && ctx.Err() == nil {
+		s.log.Error("reconciling sandboxes", "err", err)
 	}
 }
 
