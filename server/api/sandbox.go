@@ -75,6 +75,11 @@ func (w *shape) url(ctx context.Context, region string) (string, error) {
 	return u, nil
 }
 
+// SandboxOf is a sandbox on the wire.
+func SandboxOf(ctx context.Context, s *sandbox.Service, sb *sandbox.Sandbox) (wire.Sandbox, error) {
+	return (&sandboxes{s: s}).shape().sandbox(ctx, sb)
+}
+
 func (w *shape) sandbox(ctx context.Context, sb *sandbox.Sandbox) (wire.Sandbox, error) {
 	u, err := w.url(ctx, sb.RegionID)
 	if err != nil {
@@ -137,11 +142,6 @@ func (w *shape) item(ctx context.Context, sb *sandbox.Sandbox) (wire.SandboxList
 		CreatedAt: new(wire.Stamp(sb.CreatedAt)), UpdatedAt: new(wire.Stamp(sb.UpdatedAt)), LastActivityAt: new(wire.Stamp(sb.LastActivityAt)),
 		DaemonVersion: ptr(sb.DaemonVersion), WarmPoolID: ptr(sb.WarmPoolID), ToolboxProxyURL: u,
 	}, err
-}
-
-// Sandbox makes of a sandbox what the wire has for it, for events and webhooks.
-func SandboxShape(ctx context.Context, s *sandbox.Service, sb *sandbox.Sandbox) (wire.Sandbox, error) {
-	return (&sandboxes{s: s}).shape().sandbox(ctx, sb)
 }
 
 // answer is what most routes answer with.

@@ -15,6 +15,41 @@ import (
 	"github.com/daytona-go/daytona/server/store/storetest"
 )
 
+func TestEvents(t *testing.T) {
+	storetest.Each(t, func(t *testing.T, db *store.DB) {
+		var got []string
+		var refuse error
+		w := newWorld(t, db, func(c *sandbox.Config) {
+			c.Event = func(_ context.Context, e sandbox.Event) error {
+				if e.Sandbox == nil || e.Sandbox.ID != e.SandboxID || e.OrganizationID != "a" {
+					t.Errorf("%+v", e)
+				}
+				got = append(got, strings.TrimPrefix(e.Name, "sandbox.")+" "+e.Old+" "+e.New)
+				return refuse
+			}
+		})
+		ctx := t.Context()
+		w.create(sandbox.Spec{Name: "x"})
+		w.s.Stop(ctx, "a", "x", false)
+		w.settle()
+		want := []string{"created  ", "state.updated creating started", "state.updated started stopping", "desired-state.updated started stopped", "state.updated stopping stopped"}
+		if !slices.Equal(got, want) {
+			t.Errorf("%q, not %q", got, want)
+		}
+		// What nobody can be told of does not happen.
+		refuse = errors.New("no")
+		if _, err := w.s.Create(ctx, "a", sandbox.Spec{Name: "y"}); !errors.Is(err, refuse) {
+			t.Error(err)
+		}
+		refuse = nil
+		_, err := w.s.Get(ctx, "a", "y")
+		wants(t, err, daytona.ErrNotFound, "")
+		if len(w.open()) != 0 {
+			t.Error(w.open())
+		}
+	})
+}
+
 func TestLife(t *testing.T) {
 	storetest.Each(t, func(t *testing.T, db *store.DB) {
 		w := newWorld(t, db)

@@ -36,6 +36,8 @@ type Event struct {
 	// Old and New are states, or desired states.
 	Old string `json:"old,omitempty"`
 	New string `json:"new,omitempty"`
+	// Sandbox is what it is after the change. A topic does not carry it.
+	Sandbox *Sandbox `json:"-"`
 }
 
 // Config says what a [Service] is made of. DB, Deps and Key must be set.
@@ -79,6 +81,9 @@ type Config struct {
 	// WakeOn are topics that tell of copies of snapshots on runners. Defaults to
 	// none: the next sweep finds them.
 	WakeOn []string
+	// Event is told of changes in the transaction that makes them; an error undoes
+	// that. Defaults to nobody.
+	Event func(ctx context.Context, e Event) error
 	// Now is the clock. Defaults to [time.Now].
 	Now func() time.Time
 	// Log defaults to [slog.Default].
@@ -292,7 +297,7 @@ func (s *Service) insert(ctx context.Context, sb *Sandbox) error {
 	if sb.WarmPoolID != "" {
 		return nil // nobody has it yet
 	}
-	return s.publish(ctx, Event{Name: "sandbox.created", SandboxID: sb.ID, OrganizationID: sb.OrganizationID})
+	return s.publish(ctx, sb, Event{Name: "sandbox.created"})
 }
 
 type labelRow struct {
@@ -376,13 +381,13 @@ func (s *Service) save(ctx context.Context, sb *Sandbox) error {
 		}
 	}
 	if sb.was.shown != sb.Listed && sb.WarmPoolID == "" {
-		err := s.publish(ctx, Event{"sandbox.state.updated", sb.ID, sb.OrganizationID, string(sb.was.shown), string(sb.Listed)})
+		err := s.publish(ctx, sb, Event{Name: "sandbox.state.updated", Old: string(sb.was.shown), New: string(sb.Listed)})
 		if err != nil {
 			return err
 		}
 	}
 	if sb.was.desired != sb.Desired && sb.WarmPoolID == "" {
-		err := s.publish(ctx, Event{"sandbox.desired-state.updated", sb.ID, sb.OrganizationID, string(sb.was.desired), string(sb.Desired)})
+		err := s.publish(ctx, sb, Event{Name: "sandbox.desired-state.updated", Old: string(sb.was.desired), New: string(sb.Desired)})
 		if err != nil {
 			return err
 		}
@@ -443,7 +448,13 @@ func (s *Service) reserve(ctx context.Context, sb *Sandbox, r Resources) error {
 	return nil
 }
 
-func (s *Service) publish(ctx context.Context, e Event) error {
+func (s *Service) publish(ctx context.Context, sb *Sandbox, e Event) error {
+	e.SandboxID, e.OrganizationID, e.Sandbox = sb.ID, sb.OrganizationID, sb
+	if s.config.Event != nil {
+		if err := s.config.Event(ctx, e); err != nil {
+			return err
+		}
+	}
 	b, err := json.Marshal(e)
 	if err != nil {
 		return err
