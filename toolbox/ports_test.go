@@ -36,7 +36,9 @@ func TestWebTerminal(t *testing.T) {
 
 // TestSSHAddress: no port is open for SSH unless the configuration says so.
 func TestSSHAddress(t *testing.T) {
-	l, err := net.Listen("tcp", "127.0.0.1:0")
+	// On an address of its own: on the one that everybody uses, another program
+	// may be given the same port once this one has let it go.
+	l, err := net.Listen("tcp", "127.20.22.1:0")
 	if err != nil {
 		t.Fatal(err)
 	}

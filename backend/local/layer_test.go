@@ -280,3 +280,24 @@ func TestDropLayer(t *testing.T) {
 		t.Error("a layer that is gone was taken")
 	}
 }
+
+// TestDefaultMemoryIsAsEnforced: half of the machine's memory need not be whole
+// pages, which is all that the kernel limits it to.
+func TestDefaultMemoryIsAsEnforced(t *testing.T) {
+	ctx := t.Context()
+	e, c := openEngine(t, t.TempDir())
+	e.memory = 2*(1<<30) + 4096 // whose half is half a page too much
+	sb, err := c.Create(ctx, daytona.Spec{})
+	must(t, err)
+	if !e.cgroups.has("memory") {
+		if got := sb.Info().Resources.Memory; got != 0 {
+			t.Errorf("nothing limits it, and the sandbox says %v GiB", got)
+		}
+		return
+	}
+	m, err := sb.Metrics(ctx)
+	must(t, err)
+	if want := sb.Info().Resources.MemoryBytes(); m.MemoryTotal != want || want != 1<<30 {
+		t.Errorf("the limit is %d bytes, and the sandbox says %d", m.MemoryTotal, want)
+	}
+}

@@ -62,7 +62,8 @@ func (e *engine) admit(spec *daytona.Spec) error {
 		return refuse("Resources.Memory", r.Memory, fmt.Sprintf(noCgroup, "memory"))
 	}
 	if r.Memory == 0 && e.cgroups.has("memory") {
-		r.Memory = float64(e.memory/2) / daytona.GiB
+		// Whole pages, since that is what the kernel enforces.
+		r.Memory = float64(e.memory/2/int64(os.Getpagesize())*int64(os.Getpagesize())) / daytona.GiB
 	}
 	if r.DiskBandwidth != 0 && (!e.cgroups.has("io") || e.ioDevice == "") {
 		return refuse("Resources.DiskBandwidth", r.DiskBandwidth, fmt.Sprintf(noCgroup, "io (blkio)"))

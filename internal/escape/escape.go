@@ -337,10 +337,7 @@ func (f *Filter) command(dst, s []byte) []byte {
 		return osc(dst, n, rest)
 	case 8:
 		_, target, _ := bytes.Cut(rest, []byte{';'})
-		if !safeLink(string(target)) {
-			// The text stays; it leads nowhere.
-			target = nil
-		}
+		target = link(string(target)) // without one, the text stays and leads nowhere
 		if len(target) == 0 && !f.linked {
 			return dst
 		}
@@ -356,23 +353,30 @@ func osc(dst []byte, n uint64, s []byte) []byte {
 	return append(dst, 0x1b, '\\')
 }
 
-// safeLink says whether a link leads to a page or writes a letter, and is
-// written so that everybody reads the same.
-func safeLink(s string) bool {
+// link returns a link that leads to a page or writes a letter, if it is written
+// so that everybody reads the same, with its scheme in the one form it has; nil
+// for any other.
+func link(s string) []byte {
 	for i := range len(s) {
 		if s[i] <= ' ' || s[i] >= 0x7f || s[i] == '"' || s[i] == '<' || s[i] == '>' || s[i] == '\\' || s[i] == '`' {
-			return false
+			return nil
 		}
 	}
 	u, err := url.Parse(s)
 	if err != nil || u.User != nil {
-		return false
+		return nil
 	}
-	switch u.Scheme {
+	switch u.Scheme { // in small letters, whatever s has
 	case "http", "https":
-		return u.Host != ""
+		if u.Host == "" {
+			return nil
+		}
 	case "mailto":
-		return u.Opaque != ""
+		if u.Opaque == "" {
+			return nil
+		}
+	default:
+		return nil
 	}
-	return false
+	return []byte(u.Scheme + s[len(u.Scheme):])
 }

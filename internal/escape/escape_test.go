@@ -97,7 +97,7 @@ var harmless = regexp.MustCompile(`^(?:` + strings.Join([]string{
 
 func FuzzFilter(f *testing.F) {
 	for _, s := range []string{
-		"plain", "\x1b]52;c;AAAA\a", "\x1b[21t", "\x1bP$qm\x1b\\", "\u009d52;c;?\u009c", "\x9b21t", "\x1b]8;;javascript:x\a", "\x1b]8;;http://x/\ay",
+		"plain", "\x1b]52;c;AAAA\a", "\x1b[21t", "\x1bP$qm\x1b\\", "\u009d52;c;?\u009c", "\x9b21t", "\x1b]8;;javascript:x\a", "\x1b]8;;http://x/\ay", "\x1b]8;;hTtp://x/\a",
 		"\x1b[?1049h\x1b[38:2:1:2:3m", "\x1b]2;title\x1b\\", "\xe2\x82", "\x1b\x1b[\x18", "\x1b[1\x1b]0;\u009b21t\a", "\x1b[ q\x1b[!p\x1b[?1$p",
 	} {
 		f.Add(s, 1)

@@ -80,6 +80,9 @@ type Proxy struct {
 }
 
 func (p *Proxy) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	// A server may answer while it is still being asked. Without this, what has not
+	// been passed on of an HTTP/1 request when its answer begins is thrown away.
+	http.NewResponseController(w).EnableFullDuplex()
 	proxy := &httputil.ReverseProxy{
 		Transport:     p.Transport.http1,
 		FlushInterval: -1, // events must not wait for more
@@ -111,6 +114,15 @@ func (p *Proxy) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 			p.Fail(w, r, err)
 		},
 		ErrorLog: p.Log,
+	}
+	proxy.ModifyResponse = func(r *http.Response) error {
+		// Headers that end an answer, as those of a gRPC error do, must not be sent
+		// on before it is known that they do: what follows them would be an end
+		// without trailers. There is nothing to wait for.
+		if r.ContentLength == 0 {
+			proxy.FlushInterval = 0
+		}
+		return nil
 	}
 	if p.Protocol == H2C || p.Protocol == "" && isGRPC(r.Header.Get("Content-Type")) {
 		proxy.Transport = p.Transport.h2c

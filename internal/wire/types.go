@@ -217,7 +217,7 @@ type AvailableSandboxClass struct {
 	RegionID        string   `json:"regionId" required:"true"`
 	SandboxClass    string   `json:"sandboxClass" required:"true" enum:"linux-vm,container,android,windows"`
 	GPUAvailable    bool     `json:"gpuAvailable" required:"true"`
-	AllowedGPUTypes []string `json:"allowedGpuTypes,omitempty" enum:"H100,RTX-PRO-6000,H200,RTX-4090,RTX-5090"`
+	AllowedGPUTypes []string `json:"allowedGpuTypes,omitzero" enum:"H100,RTX-PRO-6000,H200,RTX-4090,RTX-5090"`
 }
 
 type BuildInfo struct {
@@ -544,6 +544,9 @@ type OIDCConfig struct {
 	Issuer   string `json:"issuer" required:"true"`
 	ClientID string `json:"clientId" required:"true"`
 	Audience string `json:"audience" required:"true"`
+	// Provider is in neither specification, but Python clients from 0.226 on fail
+	// without it. Only the names of two services mean anything.
+	Provider string `json:"provider"`
 }
 
 type OIDCIDPConfig struct {
@@ -560,16 +563,18 @@ type OIDCIDPConfigResponse struct {
 }
 
 type Organization struct {
-	ID                                  string         `json:"id" required:"true"`
-	Name                                string         `json:"name" required:"true"`
-	CreatedBy                           string         `json:"createdBy" required:"true"`
-	Personal                            bool           `json:"personal" required:"true"`
-	CreatedAt                           string         `json:"createdAt" required:"true"`
-	UpdatedAt                           string         `json:"updatedAt" required:"true"`
-	Suspended                           bool           `json:"suspended" required:"true"`
-	SuspendedAt                         string         `json:"suspendedAt" required:"true"`
-	SuspensionReason                    string         `json:"suspensionReason" required:"true"`
-	SuspendedUntil                      string         `json:"suspendedUntil" required:"true"`
+	ID        string `json:"id" required:"true"`
+	Name      string `json:"name" required:"true"`
+	CreatedBy string `json:"createdBy" required:"true"`
+	Personal  bool   `json:"personal" required:"true"`
+	CreatedAt string `json:"createdAt" required:"true"`
+	UpdatedAt string `json:"updatedAt" required:"true"`
+	Suspended bool   `json:"suspended" required:"true"`
+	// SuspendedAt and the two after it are null of an organization that is not
+	// suspended, whatever the specs say: clients have always been sent that.
+	SuspendedAt                         *string        `json:"suspendedAt" required:"true" nullable:"true"`
+	SuspensionReason                    *string        `json:"suspensionReason" required:"true" nullable:"true"`
+	SuspendedUntil                      *string        `json:"suspendedUntil" required:"true" nullable:"true"`
 	SuspensionCleanupGracePeriodHours   float64        `json:"suspensionCleanupGracePeriodHours" required:"true"`
 	MaxCPUPerSandbox                    float64        `json:"maxCpuPerSandbox" required:"true"`
 	MaxMemoryPerSandbox                 float64        `json:"maxMemoryPerSandbox" required:"true"`
@@ -629,7 +634,7 @@ type OrganizationSSOEnabled struct {
 
 type OrganizationSuspension struct {
 	Reason                            string   `json:"reason" required:"true"`
-	Until                             string   `json:"until" required:"true"`
+	Until                             *string  `json:"until,omitempty" nullable:"true"`
 	SuspensionCleanupGracePeriodHours *float64 `json:"suspensionCleanupGracePeriodHours,omitempty" minimum:"0"`
 }
 
@@ -767,7 +772,7 @@ type RegionQuota struct {
 	TotalMemoryQuota              float64  `json:"totalMemoryQuota" required:"true"`
 	TotalDiskQuota                float64  `json:"totalDiskQuota" required:"true"`
 	TotalGPUQuota                 float64  `json:"totalGpuQuota" required:"true"`
-	AllowedGPUTypes               []string `json:"allowedGpuTypes,omitempty" enum:"H100,RTX-PRO-6000,H200,RTX-4090,RTX-5090"`
+	AllowedGPUTypes               []string `json:"allowedGpuTypes,omitzero" enum:"H100,RTX-PRO-6000,H200,RTX-4090,RTX-5090"`
 	MaxCPUPerSandbox              *float64 `json:"maxCpuPerSandbox" required:"true" nullable:"true"`
 	MaxMemoryPerSandbox           *float64 `json:"maxMemoryPerSandbox" required:"true" nullable:"true"`
 	MaxDiskPerSandbox             *float64 `json:"maxDiskPerSandbox" required:"true" nullable:"true"`
@@ -792,7 +797,7 @@ type RegionUsageOverview struct {
 	CurrentDiskUsage              float64  `json:"currentDiskUsage" required:"true"`
 	TotalGPUQuota                 float64  `json:"totalGpuQuota" required:"true"`
 	CurrentGPUUsage               float64  `json:"currentGpuUsage" required:"true"`
-	AllowedGPUTypes               []string `json:"allowedGpuTypes,omitempty" enum:"H100,RTX-PRO-6000,H200,RTX-4090,RTX-5090"`
+	AllowedGPUTypes               []string `json:"allowedGpuTypes,omitzero" enum:"H100,RTX-PRO-6000,H200,RTX-4090,RTX-5090"`
 	MaxCPUPerSandbox              *float64 `json:"maxCpuPerSandbox" required:"true" nullable:"true"`
 	MaxMemoryPerSandbox           *float64 `json:"maxMemoryPerSandbox" required:"true" nullable:"true"`
 	MaxDiskPerSandbox             *float64 `json:"maxDiskPerSandbox" required:"true" nullable:"true"`
@@ -916,6 +921,9 @@ type RunnerHealthcheck struct {
 	ProxyURL      *string               `json:"proxyUrl,omitempty"`
 	APIURL        *string               `json:"apiUrl,omitempty"`
 	AppVersion    string                `json:"appVersion" required:"true"`
+	// Capabilities are what the runner can do beyond the least, such as "pause"
+	// and "fork". Ours: others leave it out, and ignore it.
+	Capabilities []string `json:"capabilities,omitempty" maxItems:"64"`
 }
 
 type RunnerServiceHealth struct {
@@ -931,49 +939,51 @@ type RunnerSnapshot struct {
 }
 
 type Sandbox struct {
-	ID                   string            `json:"id" required:"true"`
-	OrganizationID       string            `json:"organizationId" required:"true"`
-	Name                 string            `json:"name" required:"true"`
-	Snapshot             *string           `json:"snapshot,omitempty"`
-	User                 string            `json:"user" required:"true"`
-	Env                  map[string]string `json:"env" required:"true"`
-	Labels               map[string]string `json:"labels" required:"true"`
-	Public               bool              `json:"public" required:"true"`
-	NetworkBlockAll      bool              `json:"networkBlockAll" required:"true"`
-	NetworkAllowList     *string           `json:"networkAllowList,omitempty"`
-	DomainAllowList      *string           `json:"domainAllowList,omitempty"`
-	OutboundProxyURL     *string           `json:"outboundProxyUrl,omitempty"`
-	OTelEndpointOverride *string           `json:"otelEndpointOverride,omitempty"`
-	Target               string            `json:"target" required:"true"`
-	CPU                  float64           `json:"cpu" required:"true"`
-	GPU                  float64           `json:"gpu" required:"true"`
-	Spot                 *bool             `json:"spot,omitempty"`
-	SpotEvictedAt        *string           `json:"spotEvictedAt,omitempty"`
-	GPUType              *string           `json:"gpuType,omitempty" enum:"H100,RTX-PRO-6000,H200,RTX-4090,RTX-5090"`
-	Memory               float64           `json:"memory" required:"true"`
-	Disk                 float64           `json:"disk" required:"true"`
-	State                *string           `json:"state,omitempty" enum:"creating,restoring,destroyed,destroying,started,stopped,starting,stopping,error,build_failed,pending_build,building_snapshot,unknown,pulling_snapshot,archived,archiving,resizing,snapshotting,forking,pausing,paused,resuming"`
-	DesiredState         *string           `json:"desiredState,omitempty" enum:"destroyed,started,stopped,resized,archived,paused"`
-	ErrorReason          *string           `json:"errorReason,omitempty"`
-	Recoverable          *bool             `json:"recoverable,omitempty"`
-	WarmPoolID           *string           `json:"warmPoolId,omitempty"`
-	BackupState          *string           `json:"backupState,omitempty" enum:"None,Pending,InProgress,Completed,Error"`
-	BackupCreatedAt      *string           `json:"backupCreatedAt,omitempty"`
-	AutoStopInterval     *float64          `json:"autoStopInterval,omitempty"`
-	AutoPauseInterval    *float64          `json:"autoPauseInterval,omitempty"`
-	AutoArchiveInterval  *float64          `json:"autoArchiveInterval,omitempty"`
-	AutoDeleteInterval   *float64          `json:"autoDeleteInterval,omitempty"`
-	AutoDestroyAt        *string           `json:"autoDestroyAt,omitempty"`
-	Volumes              []SandboxVolume   `json:"volumes,omitempty"`
-	BuildInfo            *BuildInfo        `json:"buildInfo,omitempty"`
-	CreatedAt            *string           `json:"createdAt,omitempty"`
-	UpdatedAt            *string           `json:"updatedAt,omitempty"`
-	LastActivityAt       *string           `json:"lastActivityAt,omitempty"`
-	SandboxClass         *string           `json:"sandboxClass,omitempty" enum:"linux-vm,container,android,windows"`
-	DaemonVersion        *string           `json:"daemonVersion,omitempty"`
-	RunnerID             *string           `json:"runnerId,omitempty"`
-	LinkedSandboxID      *string           `json:"linkedSandboxId,omitempty"`
-	ToolboxProxyURL      string            `json:"toolboxProxyUrl" required:"true"`
+	ID              string            `json:"id" required:"true"`
+	OrganizationID  string            `json:"organizationId" required:"true"`
+	Name            string            `json:"name" required:"true"`
+	Snapshot        *string           `json:"snapshot,omitempty"`
+	User            string            `json:"user" required:"true"`
+	Env             map[string]string `json:"env" required:"true"`
+	Labels          map[string]string `json:"labels" required:"true"`
+	Public          bool              `json:"public" required:"true"`
+	NetworkBlockAll bool              `json:"networkBlockAll" required:"true"`
+	// KVM is in neither specification, but Python clients from 0.226 on fail without it.
+	KVM                  bool            `json:"kvm"`
+	NetworkAllowList     *string         `json:"networkAllowList,omitempty"`
+	DomainAllowList      *string         `json:"domainAllowList,omitempty"`
+	OutboundProxyURL     *string         `json:"outboundProxyUrl,omitempty"`
+	OTelEndpointOverride *string         `json:"otelEndpointOverride,omitempty"`
+	Target               string          `json:"target" required:"true"`
+	CPU                  float64         `json:"cpu" required:"true"`
+	GPU                  float64         `json:"gpu" required:"true"`
+	Spot                 *bool           `json:"spot,omitempty"`
+	SpotEvictedAt        *string         `json:"spotEvictedAt,omitempty"`
+	GPUType              *string         `json:"gpuType,omitempty" enum:"H100,RTX-PRO-6000,H200,RTX-4090,RTX-5090"`
+	Memory               float64         `json:"memory" required:"true"`
+	Disk                 float64         `json:"disk" required:"true"`
+	State                *string         `json:"state,omitempty" enum:"creating,restoring,destroyed,destroying,started,stopped,starting,stopping,error,build_failed,pending_build,building_snapshot,unknown,pulling_snapshot,archived,archiving,resizing,snapshotting,forking,pausing,paused,resuming"`
+	DesiredState         *string         `json:"desiredState,omitempty" enum:"destroyed,started,stopped,resized,archived,paused"`
+	ErrorReason          *string         `json:"errorReason,omitempty"`
+	Recoverable          *bool           `json:"recoverable,omitempty"`
+	WarmPoolID           *string         `json:"warmPoolId,omitempty"`
+	BackupState          *string         `json:"backupState,omitempty" enum:"None,Pending,InProgress,Completed,Error"`
+	BackupCreatedAt      *string         `json:"backupCreatedAt,omitempty"`
+	AutoStopInterval     *float64        `json:"autoStopInterval,omitempty"`
+	AutoPauseInterval    *float64        `json:"autoPauseInterval,omitempty"`
+	AutoArchiveInterval  *float64        `json:"autoArchiveInterval,omitempty"`
+	AutoDeleteInterval   *float64        `json:"autoDeleteInterval,omitempty"`
+	AutoDestroyAt        *string         `json:"autoDestroyAt,omitempty"`
+	Volumes              []SandboxVolume `json:"volumes,omitempty"`
+	BuildInfo            *BuildInfo      `json:"buildInfo,omitempty"`
+	CreatedAt            *string         `json:"createdAt,omitempty"`
+	UpdatedAt            *string         `json:"updatedAt,omitempty"`
+	LastActivityAt       *string         `json:"lastActivityAt,omitempty"`
+	SandboxClass         *string         `json:"sandboxClass,omitempty" enum:"linux-vm,container,android,windows"`
+	DaemonVersion        *string         `json:"daemonVersion,omitempty"`
+	RunnerID             *string         `json:"runnerId,omitempty"`
+	LinkedSandboxID      *string         `json:"linkedSandboxId,omitempty"`
+	ToolboxProxyURL      string          `json:"toolboxProxyUrl" required:"true"`
 }
 
 type SandboxLabels struct {
@@ -1209,30 +1219,30 @@ type UpdateOrganizationMemberAccess struct {
 }
 
 type UpdateOrganizationQuota struct {
-	MaxCPUPerSandbox                    *float64 `json:"maxCpuPerSandbox" required:"true" nullable:"true"`
-	MaxMemoryPerSandbox                 *float64 `json:"maxMemoryPerSandbox" required:"true" nullable:"true"`
-	MaxDiskPerSandbox                   *float64 `json:"maxDiskPerSandbox" required:"true" nullable:"true"`
-	SnapshotQuota                       *float64 `json:"snapshotQuota" required:"true" nullable:"true"`
-	MaxSnapshotSize                     *float64 `json:"maxSnapshotSize" required:"true" nullable:"true"`
-	VolumeQuota                         *float64 `json:"volumeQuota" required:"true" nullable:"true"`
+	MaxCPUPerSandbox                    *float64 `json:"maxCpuPerSandbox,omitempty" nullable:"true"`
+	MaxMemoryPerSandbox                 *float64 `json:"maxMemoryPerSandbox,omitempty" nullable:"true"`
+	MaxDiskPerSandbox                   *float64 `json:"maxDiskPerSandbox,omitempty" nullable:"true"`
+	SnapshotQuota                       *float64 `json:"snapshotQuota,omitempty" nullable:"true"`
+	MaxSnapshotSize                     *float64 `json:"maxSnapshotSize,omitempty" nullable:"true"`
+	VolumeQuota                         *float64 `json:"volumeQuota,omitempty" nullable:"true"`
 	SecretQuota                         *float64 `json:"secretQuota,omitempty" nullable:"true"`
 	MaxSecretsPerSandbox                *float64 `json:"maxSecretsPerSandbox,omitempty" nullable:"true"`
-	AuthenticatedRateLimit              *float64 `json:"authenticatedRateLimit" required:"true" nullable:"true"`
-	SandboxCreateRateLimit              *float64 `json:"sandboxCreateRateLimit" required:"true" nullable:"true"`
-	SandboxLifecycleRateLimit           *float64 `json:"sandboxLifecycleRateLimit" required:"true" nullable:"true"`
-	AuthenticatedRateLimitTTLSeconds    *float64 `json:"authenticatedRateLimitTtlSeconds" required:"true" nullable:"true"`
-	SandboxCreateRateLimitTTLSeconds    *float64 `json:"sandboxCreateRateLimitTtlSeconds" required:"true" nullable:"true"`
-	SandboxLifecycleRateLimitTTLSeconds *float64 `json:"sandboxLifecycleRateLimitTtlSeconds" required:"true" nullable:"true"`
-	SnapshotDeactivationTimeoutMinutes  *float64 `json:"snapshotDeactivationTimeoutMinutes" required:"true" nullable:"true"`
+	AuthenticatedRateLimit              *float64 `json:"authenticatedRateLimit,omitempty" nullable:"true"`
+	SandboxCreateRateLimit              *float64 `json:"sandboxCreateRateLimit,omitempty" nullable:"true"`
+	SandboxLifecycleRateLimit           *float64 `json:"sandboxLifecycleRateLimit,omitempty" nullable:"true"`
+	AuthenticatedRateLimitTTLSeconds    *float64 `json:"authenticatedRateLimitTtlSeconds,omitempty" nullable:"true"`
+	SandboxCreateRateLimitTTLSeconds    *float64 `json:"sandboxCreateRateLimitTtlSeconds,omitempty" nullable:"true"`
+	SandboxLifecycleRateLimitTTLSeconds *float64 `json:"sandboxLifecycleRateLimitTtlSeconds,omitempty" nullable:"true"`
+	SnapshotDeactivationTimeoutMinutes  *float64 `json:"snapshotDeactivationTimeoutMinutes,omitempty" nullable:"true"`
 	MaxConcurrentSnapshotProcessing     *float64 `json:"maxConcurrentSnapshotProcessing,omitempty" nullable:"true"`
 }
 
 type UpdateOrganizationRegionQuota struct {
 	SandboxClass                  *string  `json:"sandboxClass,omitempty" enum:"linux-vm,container,android,windows"`
-	TotalCPUQuota                 *float64 `json:"totalCpuQuota" required:"true" nullable:"true"`
-	TotalMemoryQuota              *float64 `json:"totalMemoryQuota" required:"true" nullable:"true"`
-	TotalDiskQuota                *float64 `json:"totalDiskQuota" required:"true" nullable:"true"`
-	TotalGPUQuota                 *float64 `json:"totalGpuQuota" required:"true" nullable:"true"`
+	TotalCPUQuota                 *float64 `json:"totalCpuQuota,omitempty" nullable:"true"`
+	TotalMemoryQuota              *float64 `json:"totalMemoryQuota,omitempty" nullable:"true"`
+	TotalDiskQuota                *float64 `json:"totalDiskQuota,omitempty" nullable:"true"`
+	TotalGPUQuota                 *float64 `json:"totalGpuQuota,omitempty" nullable:"true"`
 	AllowedGPUTypes               []string `json:"allowedGpuTypes,omitempty" nullable:"true" enum:"H100,RTX-PRO-6000,H200,RTX-4090,RTX-5090"`
 	MaxCPUPerSandbox              *float64 `json:"maxCpuPerSandbox,omitempty" nullable:"true"`
 	MaxMemoryPerSandbox           *float64 `json:"maxMemoryPerSandbox,omitempty" nullable:"true"`

@@ -34,4 +34,17 @@ type Error struct {
 	Error string `json:"error" required:"true"`
 	// Message is one line, or lines, that clients show.
 	Message string `json:"message" required:"true"`
+	// Code tells apart what has the same status, where clients have to.
+	Code string `json:"code,omitempty"`
+}
+
+// UserKeyPair is a user with a new key pair. The private key is kept nowhere.
+type UserKeyPair struct {
+	User
+	PrivateKey string `json:"privateKey" required:"true"`
+}
+
+// Live is the answer of a server that is there.
+type Live struct {
+	Status string `json:"status" required:"true"`
 }

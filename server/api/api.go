@@ -127,7 +127,11 @@ func New(c Config) *API {
 	}
 	a.huma = newHuma(a)
 	a.mux.NotFound(func(w http.ResponseWriter, r *http.Request) {
-		writeError(w, r, &daytona.Error{Kind: daytona.KindNotFound, Message: "Cannot " + r.Method + " " + r.URL.Path})
+		path := r.URL.Path
+		if q := requestOf(r.Context()); q != nil {
+			path, _, _ = strings.Cut(q.url, "?")
+		}
+		writeError(w, r, &daytona.Error{Kind: daytona.KindNotFound, Message: "Cannot " + r.Method + " " + path})
 	})
 	// The API's clients are told of a method that a path does not have as of a
 	// path that is not there.
@@ -136,12 +140,12 @@ func New(c Config) *API {
 }
 
 // Routes returns all routes of the API, in the order of the document.
-func Routes() []Route { return slices.Clone(routeTable) }
+func Routes() []Route { return slices.Concat(routeTable, toolboxRoutes()) }
 
 // Unserved returns the ids of routes without a handler.
 func (a *API) Unserved() []string {
 	var ids []string
-	for _, r := range routeTable {
+	for _, r := range Routes() {
 		if !a.served[r.ID] {
 			ids = append(ids, r.ID)
 		}

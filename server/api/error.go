@@ -25,6 +25,15 @@ func (e *statusError) GetStatus() int { return e.status }
 // the wire's own exceptions need it.
 func Status(status int, err error) error { return &statusError{status, err} }
 
+// codedError is an error whose answer has a code that clients look at.
+type codedError struct {
+	code string
+	err  error
+}
+
+func (e *codedError) Error() string { return e.err.Error() }
+func (e *codedError) Unwrap() error { return e.err }
+
 // statusOf is the status of the answer to err.
 func statusOf(err error) int {
 	if e, ok := errors.AsType[*statusError](err); ok {
@@ -56,12 +65,16 @@ func messageOf(err error, status int) string {
 }
 
 // body makes the body of the answer to an error.
-func errorBody(path string, status int, message string) *wire.Error {
+func errorBody(path string, status int, message string, err error) *wire.Error {
 	reason := http.StatusText(status)
 	if reason == "" {
 		reason = "Error"
 	}
-	return &wire.Error{Path: path, Timestamp: wire.Stamp(time.Now()), StatusCode: status, Error: reason, Message: message}
+	e := &wire.Error{Path: path, Timestamp: wire.Stamp(time.Now()), StatusCode: status, Error: reason, Message: message}
+	if c, ok := errors.AsType[*codedError](err); ok {
+		e.Code = c.code
+	}
+	return e
 }
 
 // writeError answers with an error.
@@ -72,5 +85,5 @@ func writeError(w http.ResponseWriter, r *http.Request, err error) {
 	}
 	w.Header().Set("Content-Type", "application/json; charset=utf-8")
 	w.WriteHeader(status)
-	json.NewEncoder(w).Encode(errorBody(path, status, messageOf(err, status)))
+	json.NewEncoder(w).Encode(errorBody(path, status, messageOf(err, status), err))
 }

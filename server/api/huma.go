@@ -103,7 +103,7 @@ func translate(ctx huma.Context, _ string, v any) (any, error) {
 	switch e := v.(type) {
 	case *statusError:
 		q.err = e
-		return errorBody(q.url, statusOf(e), messageOf(e, statusOf(e))), nil
+		return errorBody(q.url, statusOf(e), messageOf(e, statusOf(e)), e), nil
 	case *huma.ErrorModel:
 		// A request that breaks a rule, which is 400 on the wire.
 		status := e.Status
@@ -126,7 +126,7 @@ func translate(ctx huma.Context, _ string, v any) (any, error) {
 			status, message = http.StatusRequestEntityTooLarge, "request entity too large"
 		}
 		q.err, q.replaced = errors.New(message), status
-		return errorBody(q.url, status, message), nil
+		return errorBody(q.url, status, message, nil), nil
 	}
 	return v, nil
 }

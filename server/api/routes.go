@@ -227,6 +227,14 @@ var routeTable = []Route{
 	{ID: "WebhookController_getInitializationStatus", Method: "GET", Path: "/webhooks/organizations/{organizationId}/initialization-status", Tag: "webhooks", Status: 200, Access: member},
 	{ID: "WebhookController_initializeWebhooks", Method: "POST", Path: "/webhooks/organizations/{organizationId}/initialize", Tag: "webhooks", Status: 201, Access: member},
 	{ID: "WebhookController_refreshEndpoints", Method: "POST", Path: "/webhooks/organizations/{organizationId}/refresh-endpoints", Tag: "webhooks", Status: 204, Access: member},
+	// The endpoints are this server's own routes.
+	{ID: "listWebhookEndpoints", Method: "GET", Path: "/webhooks/organizations/{organizationId}/endpoints", Tag: "webhooks", Status: 200, Access: owner},
+	{ID: "createWebhookEndpoint", Method: "POST", Path: "/webhooks/organizations/{organizationId}/endpoints", Tag: "webhooks", Status: 201, Access: owner},
+	{ID: "updateWebhookEndpoint", Method: "PATCH", Path: "/webhooks/organizations/{organizationId}/endpoints/{endpointId}", Tag: "webhooks", Status: 200, Access: owner},
+	{ID: "deleteWebhookEndpoint", Method: "DELETE", Path: "/webhooks/organizations/{organizationId}/endpoints/{endpointId}", Tag: "webhooks", Status: 204, Access: owner},
+	{ID: "getWebhookEndpointSecret", Method: "GET", Path: "/webhooks/organizations/{organizationId}/endpoints/{endpointId}/secret", Tag: "webhooks", Status: 200, Access: owner},
+	{ID: "listWebhookMessages", Method: "GET", Path: "/webhooks/organizations/{organizationId}/messages", Tag: "webhooks", Status: 200, Access: owner},
+	{ID: "listWebhookAttempts", Method: "GET", Path: "/webhooks/organizations/{organizationId}/messages/{messageId}/attempts", Tag: "webhooks", Status: 200, Access: owner},
 
 	// audit
 	{ID: "getOrganizationAuditLogs", Method: "GET", Path: "/audit/organizations/{organizationId}", Tag: "audit", Status: 200, Access: may(identity.ReadAuditLogs)},

@@ -43,8 +43,8 @@ type sandboxes struct {
 	o SandboxOptions
 }
 
-// organization is the one that a request is about.
-func organization(ctx context.Context) string { return identity.From(ctx).OrganizationID }
+// orgID is the one that a request is about.
+func orgID(ctx context.Context) string { return identity.From(ctx).OrganizationID }
 
 // ptr is v, or nil for the zero value: an optional field that is left out.
 func ptr[T comparable](v T) *T {
@@ -204,7 +204,7 @@ func (h *sandboxes) registerLife(a *API) {
 		if b.BuildInfo != nil {
 			n.Build = &sandbox.SpecBuild{Dockerfile: b.BuildInfo.DockerfileContent, ContextHashes: b.BuildInfo.ContextHashes}
 		}
-		sb, err := h.s.Create(ctx, organization(ctx), n)
+		sb, err := h.s.Create(ctx, orgID(ctx), n)
 		return h.answer(ctx, sb, err)
 	})
 	Handle(a, "getSandbox", func(ctx context.Context, in *struct {
@@ -215,7 +215,7 @@ func (h *sandboxes) registerLife(a *API) {
 		return h.answer(ctx, sb, err)
 	})
 	Handle(a, "deleteSandbox", func(ctx context.Context, in *SandboxPath) (wire.Sandbox, error) {
-		sb, err := h.s.Delete(ctx, organization(ctx), in.Sandbox)
+		sb, err := h.s.Delete(ctx, orgID(ctx), in.Sandbox)
 		return h.answer(ctx, sb, err)
 	})
 	recovered := func(ctx context.Context, org, id string, skipStart bool) (wire.Sandbox, error) {
@@ -226,7 +226,7 @@ func (h *sandboxes) registerLife(a *API) {
 		SandboxPath
 		SkipStart bool `query:"skipStart"`
 	}) (wire.Sandbox, error) {
-		return recovered(ctx, organization(ctx), in.Sandbox, in.SkipStart)
+		return recovered(ctx, orgID(ctx), in.Sandbox, in.SkipStart)
 	})
 	Handle(a, "adminRecoverSandbox", func(ctx context.Context, in *struct {
 		Sandbox   string `path:"sandboxId"`
@@ -235,40 +235,40 @@ func (h *sandboxes) registerLife(a *API) {
 		return recovered(ctx, "", in.Sandbox, in.SkipStart)
 	})
 	Handle(a, "startSandbox", func(ctx context.Context, in *SandboxPath) (wire.Sandbox, error) {
-		sb, err := h.s.Start(ctx, organization(ctx), in.Sandbox)
+		sb, err := h.s.Start(ctx, orgID(ctx), in.Sandbox)
 		return h.answer(ctx, sb, err)
 	})
 	Handle(a, "stopSandbox", func(ctx context.Context, in *struct {
 		SandboxPath
 		Force bool `query:"force"`
 	}) (wire.Sandbox, error) {
-		sb, err := h.s.Stop(ctx, organization(ctx), in.Sandbox, in.Force)
+		sb, err := h.s.Stop(ctx, orgID(ctx), in.Sandbox, in.Force)
 		return h.answer(ctx, sb, err)
 	})
 	Handle(a, "pauseSandbox", func(ctx context.Context, in *SandboxPath) (wire.Sandbox, error) {
-		sb, err := h.s.Pause(ctx, organization(ctx), in.Sandbox)
+		sb, err := h.s.Pause(ctx, orgID(ctx), in.Sandbox)
 		return h.answer(ctx, sb, err)
 	})
 	Handle(a, "archiveSandbox", func(ctx context.Context, in *SandboxPath) (wire.Sandbox, error) {
-		sb, err := h.s.Archive(ctx, organization(ctx), in.Sandbox)
+		sb, err := h.s.Archive(ctx, orgID(ctx), in.Sandbox)
 		return h.answer(ctx, sb, err)
 	})
 	Handle(a, "resizeSandbox", func(ctx context.Context, in *struct {
 		SandboxPath
 		Body wire.ResizeSandbox
 	}) (wire.Sandbox, error) {
-		sb, err := h.s.Resize(ctx, organization(ctx), in.Sandbox, sandbox.Resources{CPU: val(in.Body.CPU), Memory: val(in.Body.Memory), Disk: val(in.Body.Disk)})
+		sb, err := h.s.Resize(ctx, orgID(ctx), in.Sandbox, sandbox.Resources{CPU: val(in.Body.CPU), Memory: val(in.Body.Memory), Disk: val(in.Body.Disk)})
 		return h.answer(ctx, sb, err)
 	})
 	Handle(a, "createBackup", func(ctx context.Context, in *SandboxPath) (wire.Sandbox, error) {
-		sb, err := h.s.StartBackup(ctx, organization(ctx), in.Sandbox)
+		sb, err := h.s.StartBackup(ctx, orgID(ctx), in.Sandbox)
 		return h.answer(ctx, sb, err)
 	})
 	Handle(a, "createSandboxSnapshot", func(ctx context.Context, in *struct {
 		SandboxPath
 		Body wire.CreateSandboxSnapshot
 	}) (wire.Sandbox, error) {
-		sb, err := h.s.Snapshot(ctx, organization(ctx), in.Sandbox, in.Body.Name, val(in.Body.IncludeMemory))
+		sb, err := h.s.Snapshot(ctx, orgID(ctx), in.Sandbox, in.Body.Name, val(in.Body.IncludeMemory))
 		return h.answer(ctx, sb, err)
 	})
 	Handle(a, "forkSandbox", func(ctx context.Context, in *struct {
@@ -280,25 +280,25 @@ func (h *sandboxes) registerLife(a *API) {
 		if in.Body != nil {
 			name = val(in.Body.Name)
 		}
-		sb, err := h.s.Fork(ctx, organization(ctx), in.Sandbox, name)
+		sb, err := h.s.Fork(ctx, orgID(ctx), in.Sandbox, name)
 		return h.answer(ctx, sb, err)
 	})
 	Handle(a, "getSandboxForks", func(ctx context.Context, in *struct {
 		SandboxPath
 		Destroyed bool `query:"includeDestroyed"`
 	}) ([]wire.Sandbox, error) {
-		all, err := h.s.Forks(ctx, organization(ctx), in.Sandbox, in.Destroyed)
+		all, err := h.s.Forks(ctx, orgID(ctx), in.Sandbox, in.Destroyed)
 		if err != nil {
 			return nil, err
 		}
 		return h.shape().sandboxes(ctx, all)
 	})
 	Handle(a, "getSandboxParent", func(ctx context.Context, in *SandboxPath) (wire.Sandbox, error) {
-		sb, err := h.s.Parent(ctx, organization(ctx), in.Sandbox)
+		sb, err := h.s.Parent(ctx, orgID(ctx), in.Sandbox)
 		return h.answer(ctx, sb, err)
 	})
 	Handle(a, "getSandboxAncestors", func(ctx context.Context, in *SandboxPath) ([]wire.Sandbox, error) {
-		all, err := h.s.Ancestors(ctx, organization(ctx), in.Sandbox)
+		all, err := h.s.Ancestors(ctx, orgID(ctx), in.Sandbox)
 		if err != nil {
 			return nil, err
 		}
@@ -445,7 +445,7 @@ func (h *sandboxes) registerLists(a *API) {
 		if f.MaxGPU, err = answerInt(in.MaxGPU, "maxGpu"); err != nil {
 			return out, err
 		}
-		page, next, err := h.s.List(ctx, organization(ctx), f, in.Cursor)
+		page, next, err := h.s.List(ctx, orgID(ctx), f, in.Cursor)
 		if err != nil {
 			return out, err
 		}
@@ -472,7 +472,7 @@ func (h *sandboxes) registerLists(a *API) {
 			return out, err
 		}
 		f.Sort, f.Regions, f.Within = in.Sort, in.Regions, true
-		page, total, err := h.s.Page(ctx, organization(ctx), f, in.Page)
+		page, total, err := h.s.Page(ctx, orgID(ctx), f, in.Page)
 		if err != nil {
 			return out, err
 		}
@@ -489,7 +489,7 @@ func (h *sandboxes) registerSettings(a *API) {
 		SandboxPath
 		Body wire.SandboxLabels
 	}) (wire.SandboxLabels, error) {
-		sb, err := h.s.SetLabels(ctx, organization(ctx), in.Sandbox, in.Body.Labels)
+		sb, err := h.s.SetLabels(ctx, orgID(ctx), in.Sandbox, in.Body.Labels)
 		if err != nil {
 			return wire.SandboxLabels{}, err
 		}
@@ -500,7 +500,7 @@ func (h *sandboxes) registerSettings(a *API) {
 		SandboxPath
 		Public bool `path:"isPublic"`
 	}) (wire.Sandbox, error) {
-		sb, err := h.s.SetPublic(ctx, organization(ctx), in.Sandbox, in.Public)
+		sb, err := h.s.SetPublic(ctx, orgID(ctx), in.Sandbox, in.Public)
 		return h.answer(ctx, sb, err)
 	})
 	type interval struct {
@@ -512,7 +512,7 @@ func (h *sandboxes) registerSettings(a *API) {
 		"setAutoArchiveInterval": h.s.SetAutoArchive, "setAutoDeleteInterval": h.s.SetAutoDelete,
 	} {
 		Handle(a, id, func(ctx context.Context, in *interval) (wire.Sandbox, error) {
-			sb, err := set(ctx, organization(ctx), in.Sandbox, in.Minutes)
+			sb, err := set(ctx, orgID(ctx), in.Sandbox, in.Minutes)
 			return h.answer(ctx, sb, err)
 		})
 	}
@@ -520,14 +520,14 @@ func (h *sandboxes) registerSettings(a *API) {
 		SandboxPath
 		Minutes int `path:"ttlMinutes"`
 	}) (wire.Sandbox, error) {
-		sb, err := h.s.SetTTL(ctx, organization(ctx), in.Sandbox, in.Minutes)
+		sb, err := h.s.SetTTL(ctx, orgID(ctx), in.Sandbox, in.Minutes)
 		return h.answer(ctx, sb, err)
 	})
 	Handle(a, "updateNetworkSettings", func(ctx context.Context, in *struct {
 		SandboxPath
 		Body wire.UpdateSandboxNetworkSettings
 	}) (wire.Sandbox, error) {
-		sb, err := h.s.SetNetwork(ctx, organization(ctx), in.Sandbox, sandbox.NetworkUpdate{
+		sb, err := h.s.SetNetwork(ctx, orgID(ctx), in.Sandbox, sandbox.NetworkUpdate{
 			BlockAll: in.Body.NetworkBlockAll, AllowList: in.Body.NetworkAllowList, DomainAllowList: in.Body.DomainAllowList,
 		})
 		return h.answer(ctx, sb, err)
@@ -536,7 +536,7 @@ func (h *sandboxes) registerSettings(a *API) {
 		SandboxPath
 		Body wire.UpdateSandboxSecrets
 	}) (wire.Sandbox, error) {
-		sb, err := h.s.SetSecrets(ctx, organization(ctx), in.Sandbox, secretsOf(in.Body.Secrets))
+		sb, err := h.s.SetSecrets(ctx, orgID(ctx), in.Sandbox, secretsOf(in.Body.Secrets))
 		return h.answer(ctx, sb, err)
 	})
 	Handle(a, "updateLastActivity", func(ctx context.Context, in *struct {
@@ -559,7 +559,7 @@ func (h *sandboxes) registerAccess(a *API) {
 		SandboxPath
 		Port int `path:"port"`
 	}) (wire.PortPreviewURL, error) {
-		p, err := h.s.PreviewURL(ctx, organization(ctx), in.Sandbox, in.Port)
+		p, err := h.s.PreviewURL(ctx, orgID(ctx), in.Sandbox, in.Port)
 		return wire.PortPreviewURL{SandboxID: p.SandboxID, URL: p.URL, Token: p.Token}, err
 	})
 	Handle(a, "getSignedPortPreviewUrl", func(ctx context.Context, in *struct {
@@ -567,7 +567,7 @@ func (h *sandboxes) registerAccess(a *API) {
 		Port    int `path:"port"`
 		Seconds int `query:"expiresInSeconds" default:"60"`
 	}) (wire.SignedPortPreviewURL, error) {
-		p, err := h.s.SignedPreviewURL(ctx, organization(ctx), in.Sandbox, in.Port, in.Seconds)
+		p, err := h.s.SignedPreviewURL(ctx, orgID(ctx), in.Sandbox, in.Port, in.Seconds)
 		return wire.SignedPortPreviewURL{SandboxID: p.SandboxID, Port: p.Port, Token: p.Token, URL: p.URL}, err
 	})
 	Handle(a, "expireSignedPortPreviewUrl", func(ctx context.Context, in *struct {
@@ -575,14 +575,14 @@ func (h *sandboxes) registerAccess(a *API) {
 		Port  int    `path:"port"`
 		Token string `path:"token"`
 	}) (None, error) {
-		return None{}, h.s.ExpirePreviewURL(ctx, organization(ctx), in.Sandbox, in.Port, in.Token)
+		return None{}, h.s.ExpirePreviewURL(ctx, orgID(ctx), in.Sandbox, in.Port, in.Token)
 	})
 	Handle(a, "getSandboxSigningKey", func(ctx context.Context, in *SandboxIDPath) (Text, error) {
-		key, err := h.s.OwnSigningKey(ctx, organization(ctx), in.Sandbox)
+		key, err := h.s.OwnSigningKey(ctx, orgID(ctx), in.Sandbox)
 		return Text(key), err
 	})
 	Handle(a, "rotateSigningKey", func(ctx context.Context, in *SandboxIDPath) (Text, error) {
-		key, err := h.s.RotateSigningKey(ctx, organization(ctx), in.Sandbox)
+		key, err := h.s.RotateSigningKey(ctx, orgID(ctx), in.Sandbox)
 		Note(ctx, in.Sandbox, nil)
 		return Text(key), err
 	})
@@ -590,7 +590,7 @@ func (h *sandboxes) registerAccess(a *API) {
 		SandboxPath
 		Minutes float64 `query:"expiresInMinutes" default:"60"`
 	}) (wire.SSHAccess, error) {
-		v, err := h.s.CreateSSHAccess(ctx, organization(ctx), in.Sandbox, int(in.Minutes))
+		v, err := h.s.CreateSSHAccess(ctx, orgID(ctx), in.Sandbox, int(in.Minutes))
 		if err != nil {
 			return wire.SSHAccess{}, err
 		}
@@ -602,7 +602,7 @@ func (h *sandboxes) registerAccess(a *API) {
 		SandboxPath
 		Token string `query:"token"`
 	}) (wire.Sandbox, error) {
-		sb, err := h.s.RevokeSSHAccess(ctx, organization(ctx), in.Sandbox, in.Token)
+		sb, err := h.s.RevokeSSHAccess(ctx, orgID(ctx), in.Sandbox, in.Token)
 		return h.answer(ctx, sb, err)
 	})
 	Handle(a, "validateSshAccess", func(ctx context.Context, in *struct {
@@ -622,7 +622,7 @@ func (h *sandboxes) registerAccess(a *API) {
 		return wire.SSHAccessValidation{Valid: true, SandboxID: &g.SandboxID}, nil
 	})
 	Handle(a, "getToolboxProxyUrl", func(ctx context.Context, in *SandboxIDPath) (wire.ToolboxProxyURL, error) {
-		sb, err := h.s.Get(ctx, organization(ctx), in.Sandbox)
+		sb, err := h.s.Get(ctx, orgID(ctx), in.Sandbox)
 		if err != nil {
 			return wire.ToolboxProxyURL{}, err
 		}
@@ -630,12 +630,12 @@ func (h *sandboxes) registerAccess(a *API) {
 		return wire.ToolboxProxyURL{URL: u}, err
 	})
 	Handle(a, "getBuildLogsUrl", func(ctx context.Context, in *SandboxPath) (wire.URL, error) {
-		u, err := h.s.BuildLogsURL(ctx, organization(ctx), in.Sandbox)
+		u, err := h.s.BuildLogsURL(ctx, orgID(ctx), in.Sandbox)
 		return wire.URL{URL: u}, err
 	})
 	Stream(a, "getBuildLogs", func(w http.ResponseWriter, r *http.Request) error {
 		ctx := r.Context()
-		sb, err := h.s.Get(ctx, organization(ctx), Param(r, "sandboxIdOrName"))
+		sb, err := h.s.Get(ctx, orgID(ctx), Param(r, "sandboxIdOrName"))
 		if err != nil {
 			return err
 		}
@@ -730,7 +730,7 @@ func (h *sandboxes) registerServices(a *API) {
 	// What sandboxes send goes to the collector that their organization names;
 	// nothing of it is kept here.
 	telemetry := func(ctx context.Context, id string) error {
-		if _, err := h.s.Get(ctx, organization(ctx), id); err != nil {
+		if _, err := h.s.Get(ctx, orgID(ctx), id); err != nil {
 			return err
 		}
 		return absent("Sandbox telemetry")
@@ -769,7 +769,7 @@ func (h *sandboxes) registerPools(a *API) {
 		return warmPool(p), nil
 	}
 	Handle(a, "listWarmPools", func(ctx context.Context, _ *struct{}) ([]wire.WarmPool, error) {
-		all, err := h.s.Pools(ctx, organization(ctx))
+		all, err := h.s.Pools(ctx, orgID(ctx))
 		list := make([]wire.WarmPool, len(all))
 		for i, p := range all {
 			list[i] = warmPool(p)
@@ -777,20 +777,20 @@ func (h *sandboxes) registerPools(a *API) {
 		return list, err
 	})
 	Handle(a, "createWarmPool", func(ctx context.Context, in *struct{ Body wire.CreateWarmPool }) (wire.WarmPool, error) {
-		p, err := h.s.CreatePool(ctx, organization(ctx), in.Body.Snapshot, val(in.Body.Target), int(in.Body.Pool))
+		p, err := h.s.CreatePool(ctx, orgID(ctx), in.Body.Snapshot, val(in.Body.Target), int(in.Body.Pool))
 		return answer(ctx, p, err)
 	})
 	Handle(a, "updateWarmPool", func(ctx context.Context, in *struct {
 		ID   string `path:"id"`
 		Body wire.UpdateWarmPool
 	}) (wire.WarmPool, error) {
-		p, err := h.s.ResizePool(ctx, organization(ctx), in.ID, int(in.Body.Pool))
+		p, err := h.s.ResizePool(ctx, orgID(ctx), in.ID, int(in.Body.Pool))
 		return answer(ctx, p, err)
 	})
 	Handle(a, "deleteWarmPool", func(ctx context.Context, in *struct {
 		ID string `path:"id"`
 	}) (None, error) {
 		Note(ctx, in.ID, nil)
-		return None{}, h.s.DeletePool(ctx, organization(ctx), in.ID)
+		return None{}, h.s.DeletePool(ctx, orgID(ctx), in.ID)
 	})
 }

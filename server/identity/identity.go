@@ -131,3 +131,10 @@ func From(ctx context.Context) *Principal {
 	}
 	return &Principal{}
 }
+
+// Claims are what a token says of a user.
+type Claims struct {
+	// Subject is the user's id.
+	Subject, Email, Name, Username string
+	EmailVerified                  bool
+}

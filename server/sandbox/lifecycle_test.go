@@ -21,7 +21,7 @@ func TestEvents(t *testing.T) {
 		var refuse error
 		w := newWorld(t, db, func(c *sandbox.Config) {
 			c.Event = func(_ context.Context, e sandbox.Event) error {
-				if e.Sandbox == nil || e.Sandbox.ID != e.SandboxID || e.OrganizationID != "a" {
+				if e.Sandbox == nil || e.Sandbox.OrganizationID != "a" {
 					t.Errorf("%+v", e)
 				}
 				got = append(got, strings.TrimPrefix(e.Name, "sandbox.")+" "+e.Old+" "+e.New)
@@ -501,7 +501,13 @@ func TestCreateRules(t *testing.T) {
 
 func TestBuildsAndPulls(t *testing.T) {
 	storetest.Each(t, func(t *testing.T, db *store.DB) {
-		w := newWorld(t, db)
+		events := make(chan struct{}, 1000)
+		w := newWorld(t, db, func(c *sandbox.Config) {
+			c.Event = func(ctx context.Context, _ sandbox.Event) error {
+				store.After(ctx, func() { events <- struct{}{} })
+				return nil
+			}
+		})
 		ctx := t.Context()
 		sb := w.create(sandbox.Spec{Name: "built", Build: &sandbox.SpecBuild{Dockerfile: "FROM x"}})
 		if sb.State != sandbox.PendingBuild || sb.CPU != 1 || sb.Memory != 1 || sb.Disk != 3 || sb.Snapshot != "" {
@@ -553,8 +559,6 @@ func TestBuildsAndPulls(t *testing.T) {
 		ended.Go(func() { w.s.Run(run) })
 		defer ended.Wait()
 		defer stop()
-		events, end := db.Subscribe(sandbox.TopicEvents)
-		defer end()
 		var far *sandbox.Sandbox
 		ended.Go(func() {
 			var err error
@@ -563,7 +567,6 @@ func TestBuildsAndPulls(t *testing.T) {
 			}
 			stop()
 		})
-		<-events // it is there
 		for {
 			all, _, err := w.s.List(ctx, "a", sandbox.Filter{States: []sandbox.State{sandbox.PullingSnapshot}}, "")
 			if err != nil {

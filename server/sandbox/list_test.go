@@ -394,10 +394,14 @@ func TestAccess(t *testing.T) {
 
 func TestPools(t *testing.T) {
 	storetest.Each(t, func(t *testing.T, db *store.DB) {
-		w := newWorld(t, db)
+		events := make(chan sandbox.Event, 10000)
+		w := newWorld(t, db, func(c *sandbox.Config) {
+			c.Event = func(ctx context.Context, e sandbox.Event) error {
+				store.After(ctx, func() { events <- e })
+				return nil
+			}
+		})
 		ctx := t.Context()
-		events, end := db.Subscribe(sandbox.TopicEvents)
-		defer end()
 		pool, err := w.s.CreatePool(ctx, "a", "default", "", 2)
 		if err != nil {
 			t.Fatal(err)
@@ -446,11 +450,11 @@ func TestPools(t *testing.T) {
 		}
 		// Nothing says that it waited: no event, and no field.
 		for e := range events {
-			if !strings.Contains(e, sb.ID) {
+			if e.Sandbox.ID != sb.ID {
 				continue // those that did not come from the pool
 			}
-			if !strings.Contains(e, "sandbox.created") {
-				t.Error("the first event is", e)
+			if e.Name != "sandbox.created" {
+				t.Error("the first event is", e.Name)
 			}
 			break
 		}

@@ -2,7 +2,6 @@ package sandbox
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -21,23 +20,16 @@ const (
 	// TopicWake has the ids of sandboxes to look at at once. An empty payload
 	// means all that wait for something, such as for a snapshot on a runner.
 	TopicWake = "sandbox.wake"
-	// TopicEvents has an [Event] as JSON for every change that clients are told
-	// of.
-	TopicEvents = "sandbox.events"
 )
 
 // Event is a change of a sandbox.
 type Event struct {
 	// Name is that of the wire: sandbox.created, sandbox.state.updated or
 	// sandbox.desired-state.updated.
-	Name           string `json:"name"`
-	SandboxID      string `json:"sandboxId"`
-	OrganizationID string `json:"organizationId"`
+	Name    string
+	Sandbox *Sandbox
 	// Old and New are states, or desired states.
-	Old string `json:"old,omitempty"`
-	New string `json:"new,omitempty"`
-	// Sandbox is what it is after the change. A topic does not carry it.
-	Sandbox *Sandbox `json:"-"`
+	Old, New string
 }
 
 // Config says what a [Service] is made of. DB, Deps and Key must be set.
@@ -297,7 +289,7 @@ func (s *Service) insert(ctx context.Context, sb *Sandbox) error {
 	if sb.WarmPoolID != "" {
 		return nil // nobody has it yet
 	}
-	return s.publish(ctx, sb, Event{Name: "sandbox.created"})
+	return s.publish(ctx, Event{Name: "sandbox.created", Sandbox: sb})
 }
 
 type labelRow struct {
@@ -381,13 +373,13 @@ func (s *Service) save(ctx context.Context, sb *Sandbox) error {
 		}
 	}
 	if sb.was.shown != sb.Listed && sb.WarmPoolID == "" {
-		err := s.publish(ctx, sb, Event{Name: "sandbox.state.updated", Old: string(sb.was.shown), New: string(sb.Listed)})
+		err := s.publish(ctx, Event{"sandbox.state.updated", sb, string(sb.was.shown), string(sb.Listed)})
 		if err != nil {
 			return err
 		}
 	}
 	if sb.was.desired != sb.Desired && sb.WarmPoolID == "" {
-		err := s.publish(ctx, sb, Event{Name: "sandbox.desired-state.updated", Old: string(sb.was.desired), New: string(sb.Desired)})
+		err := s.publish(ctx, Event{"sandbox.desired-state.updated", sb, string(sb.was.desired), string(sb.Desired)})
 		if err != nil {
 			return err
 		}
@@ -448,18 +440,11 @@ func (s *Service) reserve(ctx context.Context, sb *Sandbox, r Resources) error {
 	return nil
 }
 
-func (s *Service) publish(ctx context.Context, sb *Sandbox, e Event) error {
-	e.SandboxID, e.OrganizationID, e.Sandbox = sb.ID, sb.OrganizationID, sb
-	if s.config.Event != nil {
-		if err := s.config.Event(ctx, e); err != nil {
-			return err
-		}
+func (s *Service) publish(ctx context.Context, e Event) error {
+	if s.config.Event == nil {
+		return nil
 	}
-	b, err := json.Marshal(e)
-	if err != nil {
-		return err
-	}
-	return s.db.Publish(ctx, TopicEvents, string(b))
+	return s.config.Event(ctx, e)
 }
 
 // wait returns a sandbox once done says so, or as it is when the time for

@@ -456,6 +456,33 @@ func workDirs(t *testing.T) (dirs []string) {
 	return dirs
 }
 
+// TestInterruptAtOnce interrupts code that has only just begun, which the agent
+// may not have noticed having sent: it is the code that ends, not the
+// interpreter.
+func TestInterruptAtOnce(t *testing.T) {
+	needs(t, "python3", "-c", "pass")
+	a := startAgent(t)
+	a.run("x = 1", nil)
+	for i := range 100 {
+		began := make(chan struct{})
+		done := make(chan daytona.InterpreterResult)
+		go func() {
+			r, _ := a.Run(t.Context(), "print('begun', flush=True)\nwhile True: pass", &daytona.InterpreterOptions{Timeout: -1, Stdout: closing(began)})
+			done <- r
+		}()
+		<-began
+		if err := a.Interrupt(t.Context(), daytona.DefaultInterpreterContext); err != nil {
+			t.Fatal(err)
+		}
+		if r := <-done; !r.Interrupted || r.Err == nil || r.Err.Name != "KeyboardInterrupt" {
+			t.Fatalf("run %d: %+v %+v", i, r, r.Err)
+		}
+	}
+	if r := a.run("print(x)", nil); r.Stdout != "1\n" {
+		t.Errorf("%+v", r)
+	}
+}
+
 func TestInterrupt(t *testing.T) {
 	needs(t, "python3", "-c", "pass")
 	a := startAgent(t)

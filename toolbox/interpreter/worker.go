@@ -427,12 +427,22 @@ func (w *worker) run(ctx context.Context, language, code string, envs map[string
 	defer context.AfterFunc(ctx, to.hurry)()
 	w.last++
 	b, _ := json.Marshal(runRequest{Type: "run", ID: w.last, Language: language, Code: code, Envs: envs})
-	stop := context.AfterFunc(ctx, func() { _ = w.control.SetWriteDeadline(time.Now()) })
+	cut := make(chan struct{})
+	stop := context.AfterFunc(ctx, func() {
+		_ = w.control.SetWriteDeadline(time.Now())
+		close(cut)
+	})
 	err := w.write(b)
 	if !stop() {
-		// Half a request may be in it.
+		// It may have come after the write: by then the code may have run for long.
+		<-cut
+		_ = w.control.SetWriteDeadline(time.Time{})
+	}
+	switch {
+	case err == nil:
+	case ctx.Err() != nil: // half a request may be in it
 		w.kill("it does not read what it is to run")
-	} else if err != nil {
+	default:
 		w.kill("its code has closed the connection to the agent")
 	}
 	interrupt, again := ctx.Done(), time.NewTimer(0)
