@@ -144,11 +144,6 @@ func (w *shape) item(ctx context.Context, sb *sandbox.Sandbox) (wire.SandboxList
 	}, err
 }
 
-// Sandbox makes of a sandbox what the wire has for it, for events and webhooks.
-func SandboxShape(ctx context.Context, s *sandbox.Service, sb *sandbox.Sandbox) (wire.Sandbox, error) {
-	return (&sandboxes{s: s}).shape().sandbox(ctx, sb)
-}
-
 // answer is what most routes answer with.
 func (h *sandboxes) answer(ctx context.Context, sb *sandbox.Sandbox, err error) (wire.Sandbox, error) {
 	if err != nil {

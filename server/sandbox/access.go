@@ -167,6 +167,16 @@ func (s *Service) ByToken(ctx context.Context, token string) (*Sandbox, error) {
 	return sb, err
 }
 
+// OrganizationByAuthToken returns the organization of the sandbox that has an
+// auth token: KindNotFound if none has.
+func (s *Service) OrganizationByAuthToken(ctx context.Context, token string) (string, error) {
+	sb, err := s.ByToken(ctx, token)
+	if err != nil {
+		return "", err
+	}
+	return sb.OrganizationID, nil
+}
+
 // SigningKey returns the key that URLs of files of a sandbox are signed with,
 // to the services of the system.
 func (s *Service) SigningKey(ctx context.Context, id string) (string, error) {

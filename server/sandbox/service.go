@@ -70,12 +70,12 @@ type Config struct {
 	LostAfter time.Duration
 	// DefaultSnapshot is the name of the snapshot of sandboxes that name none.
 	DefaultSnapshot string
-	// Event is told of what happens, in the transaction that it happens in.
-	// Defaults to nobody.
-	Event func(ctx context.Context, e Event) error
 	// WakeOn are topics that tell of copies of snapshots on runners. Defaults to
 	// none: the next sweep finds them.
 	WakeOn []string
+	// Event is told of changes in the transaction that makes them; an error undoes
+	// that. Defaults to nobody.
+	Event func(ctx context.Context, e Event) error
 	// Now is the clock. Defaults to [time.Now].
 	Now func() time.Time
 	// Log defaults to [slog.Default].
@@ -279,13 +279,16 @@ func (s *Service) insert(ctx context.Context, sb *Sandbox) error {
 		}
 		return err
 	}
-	if err := s.saveLabels(ctx, sb); err != nil {
+	if err := s.addLabels(ctx, sb); err != nil {
 		return err
 	}
 	if err := s.saveVolumes(ctx, sb); err != nil {
 		return err
 	}
 	sb.remember()
+	if sb.WarmPoolID != "" {
+		return nil // nobody has it yet
+	}
 	return s.publish(ctx, Event{Name: "sandbox.created", Sandbox: sb})
 }
 
@@ -310,6 +313,10 @@ func (s *Service) saveLabels(ctx context.Context, sb *Sandbox) error {
 	if _, err := s.db.In(ctx, sb.OrganizationID).Delete((*labelRow)(nil)).Where("sandbox_id = ?", sb.ID).Exec(ctx); err != nil {
 		return err
 	}
+	return s.addLabels(ctx, sb)
+}
+
+func (s *Service) addLabels(ctx context.Context, sb *Sandbox) error {
 	rows := make([]labelRow, 0, len(sb.Labels))
 	for k, v := range sb.Labels {
 		rows = append(rows, labelRow{OrganizationID: sb.OrganizationID, SandboxID: sb.ID, Name: k, Value: v})
@@ -365,13 +372,13 @@ func (s *Service) save(ctx context.Context, sb *Sandbox) error {
 			return err
 		}
 	}
-	if sb.was.shown != sb.Listed {
+	if sb.was.shown != sb.Listed && sb.WarmPoolID == "" {
 		err := s.publish(ctx, Event{"sandbox.state.updated", sb, string(sb.was.shown), string(sb.Listed)})
 		if err != nil {
 			return err
 		}
 	}
-	if sb.was.desired != sb.Desired {
+	if sb.was.desired != sb.Desired && sb.WarmPoolID == "" {
 		err := s.publish(ctx, Event{"sandbox.desired-state.updated", sb, string(sb.was.desired), string(sb.Desired)})
 		if err != nil {
 			return err
