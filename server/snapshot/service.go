@@ -109,7 +109,9 @@ func (s *Service) insert(ctx context.Context, snap *Snapshot, b *Build, region s
 		}
 		snap.BuildInfo = b
 	}
-	if _, err := s.db.All(ctx).NewInsert().Model(snap).Exec(ctx); store.IsUnique(err) {
+	// A name that was taken meanwhile must not spoil the caller's transaction.
+	err := store.Changed(s.db.All(ctx).NewInsert().Model(snap).On("CONFLICT (organization_id, name) DO NOTHING").Exec(ctx))
+	if daytona.KindOf(err) == daytona.KindConflict {
 		return duplicate(snap.Name)
 	} else if err != nil {
 		return err
