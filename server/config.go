@@ -49,7 +49,11 @@ type Config struct {
 	SSH      SSHConfig      `yaml:"ssh"`
 	Objects  ObjectsConfig  `yaml:"objects"`
 	Limits   LimitsConfig   `yaml:"limits"`
-	Services ServicesConfig `yaml:"services"`
+	// Unenforced are limits that the backend of the runner in this process can't
+	// enforce here and that are left out, in place of refusing sandboxes: "cpu",
+	// "memory", "disk". Defaults to none.
+	Unenforced []string       `yaml:"unenforced"`
+	Services   ServicesConfig `yaml:"services"`
 
 	// Client is what the runner in this process runs sandboxes on. The server
 	// does not close it. Defaults to none: runners are other processes.

@@ -105,10 +105,12 @@ func (t *toolbox) explain(ctx context.Context, status int, err error) error {
 	case asked != nil:
 		return err
 	}
-	if state := t.backend.info(s).State; state != daytona.StateStarted {
+	switch state := t.backend.info(s).State; state {
+	case daytona.StateStarted, daytona.StateResizing, daytona.StateSnapshotting, daytona.StateForking: // its agent runs
+		return err
+	default:
 		return &daytona.Error{Kind: daytona.KindState, Op: e.Op, Subject: t.id, Message: "the sandbox is " + string(state) + ", not started", Err: err}
 	}
-	return err
 }
 
 // fromAgent reports whether an error is the agent's for sure: files that are not

@@ -45,6 +45,14 @@ type fake struct {
 	fail string
 }
 
+// newID is a UUID, as all ids of the wire are.
+func newID() string {
+	var b [16]byte
+	_, _ = rand.Read(b[:])
+	b[6], b[8] = b[6]&0x0f|0x40, b[8]&0x3f|0x80
+	return fmt.Sprintf("%x-%x-%x-%x-%x", b[:4], b[4:6], b[6:8], b[8:10], b[10:])
+}
+
 func start(t *testing.T) *fake {
 	f := &fake{T: t, steps: map[string][]string{}, objects: map[string][]byte{}, bodies: map[string][]byte{}, queries: map[string][]string{}}
 	agent, err := toolbox.New(t.Context(), toolbox.Config{Version: "v0.0.0", WorkDir: t.TempDir()}, nil)
@@ -147,7 +155,7 @@ func (f *fake) add(name, state string, change func(*wire.Sandbox)) *wire.Sandbox
 }
 
 func (f *fake) insert(name, state string, change func(*wire.Sandbox)) *wire.Sandbox {
-	s := &wire.Sandbox{ID: rand.Text(), Name: name, User: "daytona", Env: map[string]string{}, Labels: map[string]string{}, Target: "us",
+	s := &wire.Sandbox{ID: newID(), Name: name, User: "daytona", Env: map[string]string{}, Labels: map[string]string{}, Target: "us",
 		CPU: 1, Memory: 1, Disk: 3, State: new(state), ToolboxProxyURL: f.URL + "/toolbox",
 		AutoStopInterval: new(15.0), AutoArchiveInterval: new(10080.0), AutoDeleteInterval: new(-1.0),
 		CreatedAt: new(wire.Stamp(time.Unix(1e9+int64(len(f.sandboxes)), 0)))}
@@ -206,7 +214,7 @@ func (f *fake) sandbox(w http.ResponseWriter, r *http.Request, parts []string, b
 				s.AutoPauseInterval = new(float64(*c.AutoPauseInterval))
 			}
 			if c.BuildInfo != nil {
-				s.BuildInfo = &wire.BuildInfo{DockerfileContent: new(c.BuildInfo.DockerfileContent), ContextHashes: c.BuildInfo.ContextHashes, SnapshotRef: "registry/x:daytona"}
+				s.BuildInfo = &wire.BuildInfo{DockerfileContent: new(c.BuildInfo.DockerfileContent), ContextHashes: c.BuildInfo.ContextHashes, SnapshotRef: "registry/x:daytona", CreatedAt: wire.Stamp(time.Now()), UpdatedAt: wire.Stamp(time.Now())}
 			}
 		})
 		f.steps[s.ID] = []string{wire.SandboxStatePullingSnapshot, wire.SandboxStateStarted}
@@ -293,7 +301,8 @@ func (f *fake) sandbox(w http.ResponseWriter, r *http.Request, parts []string, b
 	case verb == "snapshot":
 		var c wire.CreateSandboxSnapshot
 		_ = json.Unmarshal(body, &c)
-		f.snapshots = append(f.snapshots, &wire.Snapshot{ID: rand.Text(), Name: c.Name, State: wire.SnapshotStateActive, SourceSandboxID: new(s.ID)})
+		f.snapshots = append(f.snapshots, &wire.Snapshot{ID: newID(), Name: c.Name, State: wire.SnapshotStateActive, SourceSandboxID: new(s.ID), Size: new(0.1),
+			CreatedAt: wire.Stamp(time.Now()), UpdatedAt: wire.Stamp(time.Now())})
 		become(wire.SandboxStateSnapshotting, state)
 	case verb == "labels":
 		var c wire.SandboxLabels
@@ -373,6 +382,7 @@ func (f *fake) snapshot(w http.ResponseWriter, r *http.Request, parts []string, 
 		if r.Method == http.MethodGet {
 			page := wire.PaginatedSnapshots{Items: []wire.Snapshot{}, Total: float64(len(f.snapshots)), TotalPages: float64(len(f.snapshots))}
 			n, _ := strconv.Atoi(r.URL.Query().Get("page"))
+			page.Page = float64(n)
 			if n <= len(f.snapshots) {
 				page.Items = append(page.Items, *f.snapshots[n-1])
 			}
@@ -381,7 +391,7 @@ func (f *fake) snapshot(w http.ResponseWriter, r *http.Request, parts []string, 
 		}
 		var c wire.CreateSnapshot
 		_ = json.Unmarshal(body, &c)
-		s := &wire.Snapshot{ID: rand.Text(), Name: c.Name, ImageName: c.ImageName, Entrypoint: c.Entrypoint, State: wire.SnapshotStatePending,
+		s := &wire.Snapshot{ID: newID(), Name: c.Name, ImageName: c.ImageName, Entrypoint: c.Entrypoint, State: wire.SnapshotStatePending,
 			CreatedAt: wire.Stamp(time.Unix(1e9-int64(len(f.snapshots)), 0)), UpdatedAt: wire.Stamp(time.Now()), CPU: 1, Mem: 1, Disk: 3}
 		for _, other := range f.snapshots {
 			if other.Name == c.Name {
@@ -442,7 +452,7 @@ func (f *fake) volume(w http.ResponseWriter, r *http.Request, parts []string, bo
 				return
 			}
 		}
-		v := &wire.Volume{ID: rand.Text(), Name: c.Name, State: wire.VolumeStatePendingCreate, CreatedAt: wire.Stamp(time.Now())}
+		v := &wire.Volume{ID: newID(), Name: c.Name, State: wire.VolumeStatePendingCreate, CreatedAt: wire.Stamp(time.Now())}
 		f.volumes = append(f.volumes, v)
 		f.say(w, 200, v)
 		return

@@ -249,6 +249,8 @@ func TestErrors(t *testing.T) {
 		{400, `{"message":["a is bad","b is bad"]}`, daytona.KindInvalid, "a is bad, b is bad"},
 		{400, `{"message":"Sandbox is not in a stoppable state"}`, daytona.KindState, "stoppable"},
 		{400, `{"message":"Total CPU limit exceeded. Maximum allowed: 10."}`, daytona.KindExhausted, "10"},
+		{400, `{"message":"Disk can only be resized when the sandbox is stopped"}`, daytona.KindState, "stopped"},
+		{400, `{"message":"Sandbox failed to start: because"}`, daytona.KindInternal, "because"},
 		{400, `{"message":"No available runners"}`, daytona.KindUnavailable, "runners"},
 		{401, `{"message":"Invalid credentials"}`, daytona.KindUnauthorized, "Invalid credentials"},
 		{403, `{"message":"Organization is suspended: because"}`, daytona.KindForbidden, "because"},

@@ -215,6 +215,8 @@ func (b *backend) sign(ctx context.Context) {
 		}
 		b.mu.Unlock()
 		err := each(ids, func(id string) error {
+			ctx, cancel := context.WithTimeout(ctx, b.opts.Lease/3)
+			defer cancel()
 			err := b.do(ctx, call{op: "refresh activity", subject: id, method: http.MethodPost, path: "/sandbox/" + segment(id) + "/last-activity"})
 			if daytonaKind(err) == daytona.KindNotFound {
 				b.drop(id)

@@ -166,6 +166,14 @@ var rules = []rule{
 		why: "a host or plugin has whatever backends it likes, and those only",
 	},
 	{
+		name: "the client of a server is the wire and nothing else",
+		who:  []string{"backend/remote"}, own: []string{".", "toolbox/client", "toolbox/wire", "internal"},
+		forbidden: slices.Concat(slices.DeleteFunc(slices.Clone(heavy), func(h string) bool { return h == "github.com/minio/minio-go" }), []string{
+			"internal/boot", "internal/network", "internal/agentbin", "internal/lifecycle", "github.com/minio/minio-go/v7/pkg/credentials",
+		}),
+		why: "a program that only asks a server compiles no engine",
+	},
+	{
 		name: "images know no sandboxes",
 		who:  []string{"image"}, except: []string{"image/build"}, own: []string{"image", "internal"}, forbidden: slices.Concat(heavy, []string{"internal/boot", "internal/network", "internal/agentbin"}),
 		why: "they are of use to every backend",

@@ -253,6 +253,8 @@ func TestFailures(t *testing.T) {
 	if sb = w.get(sb.ID); sb.NetworkBlockAll {
 		t.Error("it says that what is not in force is")
 	}
+	_, err = w.s.Snapshot(ctx, "a", "y", "late", false)
+	wants(t, err, daytona.ErrState, "the name was taken meanwhile")
 	w.fails["SNAPSHOT_SANDBOX"] = "disk error"
 	_, err = w.s.Snapshot(ctx, "a", "y", "snap", false)
 	wants(t, err, daytona.ErrState, "disk error")

@@ -512,7 +512,7 @@ func (s *Service) backups(ctx context.Context) error {
 				return false, nil
 			}
 			r, err := s.runner(ctx, sb.RunnerID)
-			if err != nil || !r.Usable || !r.Can(CanBackup) {
+			if err != nil || !r.Usable || !r.Can(CanBackup) || !r.Can(CanMove) {
 				return false, err
 			}
 			return true, s.beginBackup(ctx, sb)

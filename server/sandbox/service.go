@@ -2,7 +2,6 @@ package sandbox
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -21,21 +20,16 @@ const (
 	// TopicWake has the ids of sandboxes to look at at once. An empty payload
 	// means all that wait for something, such as for a snapshot on a runner.
 	TopicWake = "sandbox.wake"
-	// TopicEvents has an [Event] as JSON for every change that clients are told
-	// of.
-	TopicEvents = "sandbox.events"
 )
 
 // Event is a change of a sandbox.
 type Event struct {
 	// Name is that of the wire: sandbox.created, sandbox.state.updated or
 	// sandbox.desired-state.updated.
-	Name           string `json:"name"`
-	SandboxID      string `json:"sandboxId"`
-	OrganizationID string `json:"organizationId"`
+	Name    string
+	Sandbox *Sandbox
 	// Old and New are states, or desired states.
-	Old string `json:"old,omitempty"`
-	New string `json:"new,omitempty"`
+	Old, New string
 }
 
 // Config says what a [Service] is made of. DB, Deps and Key must be set.
@@ -76,6 +70,9 @@ type Config struct {
 	LostAfter time.Duration
 	// DefaultSnapshot is the name of the snapshot of sandboxes that name none.
 	DefaultSnapshot string
+	// Event is told of what happens, in the transaction that it happens in.
+	// Defaults to nobody.
+	Event func(ctx context.Context, e Event) error
 	// WakeOn are topics that tell of copies of snapshots on runners. Defaults to
 	// none: the next sweep finds them.
 	WakeOn []string
@@ -289,7 +286,7 @@ func (s *Service) insert(ctx context.Context, sb *Sandbox) error {
 		return err
 	}
 	sb.remember()
-	return s.publish(ctx, Event{Name: "sandbox.created", SandboxID: sb.ID, OrganizationID: sb.OrganizationID})
+	return s.publish(ctx, Event{Name: "sandbox.created", Sandbox: sb})
 }
 
 type labelRow struct {
@@ -369,13 +366,13 @@ func (s *Service) save(ctx context.Context, sb *Sandbox) error {
 		}
 	}
 	if sb.was.shown != sb.Listed {
-		err := s.publish(ctx, Event{"sandbox.state.updated", sb.ID, sb.OrganizationID, string(sb.was.shown), string(sb.Listed)})
+		err := s.publish(ctx, Event{"sandbox.state.updated", sb, string(sb.was.shown), string(sb.Listed)})
 		if err != nil {
 			return err
 		}
 	}
 	if sb.was.desired != sb.Desired {
-		err := s.publish(ctx, Event{"sandbox.desired-state.updated", sb.ID, sb.OrganizationID, string(sb.was.desired), string(sb.Desired)})
+		err := s.publish(ctx, Event{"sandbox.desired-state.updated", sb, string(sb.was.desired), string(sb.Desired)})
 		if err != nil {
 			return err
 		}
@@ -437,11 +434,10 @@ func (s *Service) reserve(ctx context.Context, sb *Sandbox, r Resources) error {
 }
 
 func (s *Service) publish(ctx context.Context, e Event) error {
-	b, err := json.Marshal(e)
-	if err != nil {
-		return err
+	if s.config.Event == nil {
+		return nil
 	}
-	return s.db.Publish(ctx, TopicEvents, string(b))
+	return s.config.Event(ctx, e)
 }
 
 // wait returns a sandbox once done says so, or as it is when the time for

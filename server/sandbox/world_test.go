@@ -365,12 +365,15 @@ func (s snapshots) Capture(_ context.Context, c sandbox.Capture) (string, string
 	return c.Name, "ref-of-" + c.Name, nil
 }
 
-func (s snapshots) Captured(_ context.Context, id, runner string, size float64, failure string) error {
+func (s snapshots) Captured(_ context.Context, c sandbox.Capture, size float64, failure string) error {
 	s.w.mu.Lock()
 	defer s.w.mu.Unlock()
-	s.w.captured[id] = "ok"
+	if failure == "" && c.Name == "late" {
+		return &daytona.Error{Kind: daytona.KindConflict, Message: "the name was taken meanwhile"}
+	}
+	s.w.captured[c.SnapshotID] = "ok"
 	if failure != "" {
-		s.w.captured[id] = failure
+		s.w.captured[c.SnapshotID] = failure
 	}
 	return nil
 }

@@ -34,13 +34,12 @@ func (s *Service) Create(ctx context.Context, q Request) (*Snapshot, error) {
 	case q.Dockerfile != nil && q.Image != "":
 		return nil, invalid("Either imageName or buildInfo must be given, not both")
 	case q.Dockerfile != nil:
-		// Clients send an entrypoint with a build that has its own.
 		var err error
 		if b, snap.Entrypoint, err = s.checkBuild(q.OrganizationID, *q.Dockerfile, q.ContextHashes); err != nil {
 			return nil, err
 		}
-		if len(q.Entrypoint) > 0 {
-			return nil, invalid("Cannot specify an entrypoint when using a build info entry")
+		if len(q.Entrypoint) > 0 { // some clients send one with a build
+			snap.Entrypoint = q.Entrypoint
 		}
 		snap.Build, snap.Ref = b.Ref, b.Ref
 	case q.Image != "":
