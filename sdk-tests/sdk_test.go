@@ -24,8 +24,9 @@ type server struct {
 	// restricted is a key without permissions; "" if there is none.
 	restricted string
 	// lacks are the capabilities that it does not have: such as "charts", "lsp",
-	// "javascript", "git" (of its default snapshot), "network", "resize", "pause",
+	// "javascript", "git" (of its default snapshot), "network", "domains", "resize", "pause",
 	// "fork", "archive", "sandbox-snapshot", "images", "build", "volumes", "secrets",
+	// "sandbox-secrets",
 	// "warm-pools" and "timers", which take minutes.
 	lacks string
 	// desktop is a snapshot with a desktop; "" if there is none.
