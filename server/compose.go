@@ -2,10 +2,9 @@ package server
 
 import (
 	"context"
-	"crypto/rand"
 	"errors"
 	"io"
-	"slices"
+	"net/url"
 	"time"
 
 	"github.com/daytona-go/daytona"
@@ -38,6 +37,10 @@ func (l lazyRunners) RunnerByKey(ctx context.Context, key string) (runnerID, reg
 	return l.s.runners.RunnerByKey(ctx, key)
 }
 
+func (l lazyRunners) InRegion(ctx context.Context, regionID string) (int, error) {
+	return l.s.runners.InRegion(ctx, regionID)
+}
+
 type lazySandboxes struct{ s *Server }
 
 func (l lazySandboxes) OnRunner(ctx context.Context, runnerID string) (int, error) {
@@ -50,13 +53,6 @@ func (l lazySandboxes) Drain(ctx context.Context, runnerID string) error {
 
 func (l lazySandboxes) Lost(ctx context.Context, runnerID string) error {
 	return errors.Join(l.s.sandboxes.Lost(ctx, runnerID), l.s.snapshots.Forget(ctx, runnerID), l.s.jobs.Abandon(ctx, runnerID, "the runner was deleted"))
-}
-
-type runnerCount struct{ s *Server }
-
-func (r runnerCount) InRegion(ctx context.Context, regionID string) (int, error) {
-	all, err := r.s.runners.All(ctx, regionID)
-	return len(all), err
 }
 
 type runnerRegions struct{ s *Server }
@@ -207,43 +203,11 @@ func (r sandboxRunners) Runner(ctx context.Context, id string) (sandbox.Runner, 
 type snapshotRunners struct{ s *Server }
 
 func (r snapshotRunners) Pick(ctx context.Context, region, class string) (string, error) {
-	if region != "" {
-		key := rand.Text()
-		v, err := r.s.runners.Place(ctx, runner.Want{Key: key, RegionID: region, Class: class})
-		if err != nil {
-			return "", err
-		}
-		// It is a place to work in, not one to live in.
-		return v.RunnerID, r.s.runners.Release(ctx, key)
-	}
-	all, err := r.s.runners.All(ctx, "")
-	if err != nil {
-		return "", err
-	}
-	best := -1
-	for i := range all {
-		if all[i].Usable() && all[i].Class == class && (best < 0 || all[i].Score > all[best].Score) {
-			best = i
-		}
-	}
-	if best < 0 {
-		return "", &daytona.Error{Kind: daytona.KindInvalid, Message: "No available runners"}
-	}
-	return all[best].ID, nil
+	return r.s.runners.Pick(ctx, region, class)
 }
 
 func (r snapshotRunners) Usable(ctx context.Context, ids []string) ([]string, error) {
-	all, err := r.s.runners.All(ctx, "")
-	if err != nil {
-		return nil, err
-	}
-	var usable []string
-	for i := range all {
-		if all[i].Usable() && slices.Contains(ids, all[i].ID) {
-			usable = append(usable, all[i].ID)
-		}
-	}
-	return usable, nil
+	return r.s.runners.Usable(ctx, ids)
 }
 
 func (r snapshotRunners) Logs(ctx context.Context, runnerID, ref string, follow bool) (io.ReadCloser, error) {
@@ -506,8 +470,11 @@ func (s *Server) imageCredentials(ctx context.Context, organizationID, image str
 }
 
 // checkRegistry refuses the registries that the server's guard refuses: a
-// runner is as far inside as the server.
+// runner is as far inside as the server. The server's own is not one of them.
 func (s *Server) checkRegistry(_ context.Context, host string) error {
+	if u, err := url.Parse(s.config.URL); err == nil && host == u.Host {
+		return nil
+	}
 	return s.outbound.Check("imageName", "https://"+host)
 }
 
@@ -640,7 +607,7 @@ func (s *Server) sandboxEvent(ctx context.Context, e sandbox.Event) error {
 }
 
 func (s *Server) snapshotEvent(ctx context.Context, e snapshot.Event) error {
-	v := api.SnapshotOf(&e.Snapshot)
+	v := api.SnapshotWire(&e.Snapshot)
 	var payload any = v
 	hook := map[string]any{"id": e.Snapshot.ID, "name": e.Snapshot.Name, "createdAt": wire.Stamp(e.Snapshot.CreatedAt)}
 	if e.Name == "snapshot.state.updated" {
@@ -654,7 +621,7 @@ func (s *Server) snapshotEvent(ctx context.Context, e snapshot.Event) error {
 }
 
 func (s *Server) volumeEvent(ctx context.Context, e volume.Event) error {
-	v := api.VolumeOf(&e.Volume)
+	v := api.VolumeWire(&e.Volume)
 	var payload any = v
 	hook := map[string]any{"id": e.Volume.ID, "name": e.Volume.Name, "createdAt": wire.Stamp(e.Volume.CreatedAt)}
 	switch e.Name {

@@ -246,14 +246,21 @@ func (s *Server) buildPeople(ctx context.Context) error {
 			s.refuseWithSandboxes, s.keys.DeleteForOrganization, s.regions.DeleteAll, s.quotas.DeleteAll,
 			func(ctx context.Context, id string) error { return s.secrets.DeleteAll(ctx, id) },
 			func(ctx context.Context, id string) error { return s.webhooks.DeleteAll(ctx, id) },
+			func(ctx context.Context, id string) error { return s.objects.Revoke(ctx, id) },
+			func(ctx context.Context, id string) error { return s.registries.Revoke(ctx, id) },
 		},
 		// Somebody whom nobody has verified is somebody the operator has let in.
 		SkipEmailVerification: c.OIDC.Issuer == "",
 		LimitedEgress:         d.LimitNetworkEgress, PersonalRegion: d.RegionID, Log: c.Log,
 	})
-	s.regions.Wire(region.Config{Quotas: s.quotas, Runners: runnerCount{s}, Organizations: s.organizations, Outbound: s.outbound})
+	s.regions.Wire(region.Config{Quotas: s.quotas, Runners: lazyRunners{s}, Organizations: s.organizations, Outbound: s.outbound})
 	s.users = user.New(s.db, s.organizations, c.Log)
 	s.audit = audit.New(s.db, audit.Config{Log: c.Log})
+	s.closers = append(s.closers, func() error {
+		ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+		defer cancel()
+		return s.audit.Close(ctx)
+	})
 	s.webhooks = webhook.New(s.db, webhook.Config{Outbound: s.outbound, Box: s.box, PortalURL: c.URL + "/dashboard/webhooks", Log: c.Log})
 	s.secrets = secret.New(s.db, secret.Config{Quotas: s.quotas, Box: s.box})
 
@@ -312,7 +319,7 @@ func (s *Server) buildPeople(ctx context.Context) error {
 // they are.
 func (s *Server) buildSandboxes(ctx context.Context) error {
 	c := s.config
-	s.jobs = job.NewService(s.db, &job.Options{Log: c.Log})
+	s.jobs = job.NewService(s.db, &job.Options{Log: c.Log, Sealer: s.box})
 	s.runners = runner.NewService(s.db, &runner.Options{Log: c.Log, Regions: runnerRegions{s}, Sandboxes: lazySandboxes{s}, Sealer: s.box})
 	o := objects.Config{DB: s.db, Key: s.derive("objects"), URL: c.URL, Bucket: c.Objects.Bucket, Log: c.Log}
 	if x := c.Objects; x.Endpoint != "" {
@@ -345,7 +352,7 @@ func (s *Server) buildSandboxes(ctx context.Context) error {
 	}}
 	s.snapshots = snapshot.New(snapshot.Config{
 		DB: s.db, Jobs: snapshotJobs{s}, Runners: snapshotRunners{s}, Organizations: snapshotOrganizations{s},
-		Credentials: s.imageCredentials, CheckHost: s.checkRegistry,
+		Credentials: s.imageCredentials, Contexts: s.objects.Contexts, CheckHost: s.checkRegistry,
 		Needed:  func(ctx context.Context, ref string) (bool, error) { return s.sandboxes.Needed(ctx, ref) },
 		Event:   s.snapshotEvent,
 		Changed: nil, Default: c.Defaults.Snapshot, ProxyURL: c.Proxy.ToolboxURL, Log: c.Log,
@@ -529,7 +536,7 @@ func (s *Server) buildRunner(ctx context.Context) error {
 	}
 	s.executor, err = executor.New(executor.Config{
 		Client: c.Client, URL: c.URL + "/api", Key: key, Transport: executor.InProcess(s.api), Dir: filepath.Join(c.Dir, "runner"), Contexts: s.objects,
-		Unenforced: c.Unenforced, Version: c.Version, Capacity: daytona.Resources{CPU: d.RunnerCPU, Memory: d.RunnerMemory, Disk: d.RunnerDisk}, Log: c.Log.With("runner", r.ID),
+		Images: c.Images, Unenforced: c.Unenforced, Version: c.Version, Capacity: daytona.Resources{CPU: d.RunnerCPU, Memory: d.RunnerMemory, Disk: d.RunnerDisk}, Log: c.Log.With("runner", r.ID),
 	})
 	return err
 }
