@@ -48,6 +48,20 @@ func harness(t testing.TB) *backendtest.Harness {
 			backendtest.Processes:  "the wire has no limit of processes",
 			backendtest.Timers:     "the wire counts in minutes",
 		},
+		Skip: map[string]string{
+			"CreateDefaults":    "the wire says neither the working directory nor when a sandbox was started",
+			"StopStart":         "the wire does not say when a sandbox was stopped",
+			"WorkDir":           "the wire has it in the Dockerfile of an image only",
+			"FileWatch":         "the wire does not say the working directory, which the names are relative to",
+			"Dial":              "the wire does not say the working directory",
+			"SSH":               "the wire does not say the working directory",
+			"Resources":         "the wire counts whole cores and whole GiB",
+			"Metrics":           "the wire counts whole GiB",
+			"DiskFull":          "the wire counts whole GiB",
+			"RunCodeTypeScript": "the default image has no TypeScript",
+			"Fork":              "the wire forks one at a time, and servers keep a parent while it has forks",
+			"User":              "what is wrong with a user a server says in words only",
+		},
 	}
 }
 

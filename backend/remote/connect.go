@@ -9,6 +9,7 @@ import (
 	"net/http"
 	"net/http/httputil"
 	"net/url"
+	"strings"
 	"sync"
 
 	"github.com/daytona-go/daytona"
@@ -114,8 +115,10 @@ func (t *toolbox) explain(ctx context.Context, status int, err error) error {
 }
 
 // fromAgent reports whether an error is the agent's for sure: files that are not
-// there are asked for all the time.
-func fromAgent(e *daytona.Error) bool { return e.Err != nil && e.Kind != daytona.KindUnavailable }
+// there are asked for all the time. What a proxy says has the sandbox in it.
+func fromAgent(e *daytona.Error) bool {
+	return e.Err != nil && e.Kind != daytona.KindUnavailable && !strings.Contains(strings.ToLower(e.Message), "sandbox")
+}
 
 // Process gives the programs, with the sandbox's language.
 func (t *toolbox) Process() daytona.Process { return &programs{t.Toolbox.Process(), t} }

@@ -33,6 +33,9 @@ func unsupported(op, field string, value any, why string) error {
 
 // minutes is d as the wire counts intervals.
 func minutes(op, field string, d time.Duration) (int, error) {
+	if d < 0 || d > 0 && d < time.Second {
+		return 0, &daytona.Error{Kind: daytona.KindInvalid, Op: op, Field: field, Value: d, Message: "must be 0 (never) or at least 1s"}
+	}
 	if d%time.Minute != 0 || d/time.Minute > math.MaxInt32 {
 		return 0, unsupported(op, field, d, "the wire counts in whole minutes")
 	}

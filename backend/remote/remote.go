@@ -155,13 +155,14 @@ type backend struct {
 	// proxied is for what Toolbox.Dial passes on, upgrades included.
 	proxied *http.Transport
 
-	mu     sync.Mutex
-	known  map[string]place // what is known of sandboxes, by id
-	mine   map[string]bool  // ids that Close deletes; true if they need signs of life
-	builds map[string]built // by reference
-	closed bool
-	stop   context.CancelFunc // of the signs of life; nil until there is a need
-	signs  sync.WaitGroup
+	mu       sync.Mutex
+	known    map[string]place // what is known of sandboxes, by id
+	mine     map[string]bool  // ids that Close deletes; true if they need signs of life
+	builds   map[string]built // by reference
+	deleting map[string]bool  // ids
+	closed   bool
+	stop     context.CancelFunc // of the signs of life; nil until there is a need
+	signs    sync.WaitGroup
 }
 
 // place is what a toolbox has to know of a sandbox.
@@ -230,10 +231,11 @@ func New(opts *Options) (daytona.Backend, error) {
 			// A redirect could lead the key anywhere.
 			CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
 		},
-		log:    o.Logger,
-		known:  map[string]place{},
-		mine:   map[string]bool{},
-		builds: map[string]built{},
+		log:      o.Logger,
+		known:    map[string]place{},
+		mine:     map[string]bool{},
+		builds:   map[string]built{},
+		deleting: map[string]bool{},
 	}, nil
 }
 

@@ -98,11 +98,11 @@ func TestCreateRefuses(t *testing.T) {
 	f := start(t)
 	c := f.dial(nil)
 	for field, spec := range map[string]daytona.Spec{
-		"Resources":               {Resources: daytona.Resources{CPU: 1}},
 		"Resources.CPU":           {Image: "x", Resources: daytona.Resources{CPU: 0.5}},
 		"Resources.Memory":        {Image: "x", Resources: daytona.Resources{Memory: 1.5}},
 		"Resources.Processes":     {Image: "x", Resources: daytona.Resources{Processes: 100}},
 		"Resources.DiskBandwidth": {Image: "x", Resources: daytona.Resources{DiskBandwidth: 10}},
+		"Resources.Disk":          {Snapshot: "s", Resources: daytona.Resources{Disk: 1}},
 		"WorkDir":                 {Snapshot: "s", WorkDir: "/x"},
 		"Entrypoint":              {Entrypoint: []string{"x"}},
 		"AutoStop":                {AutoStop: 90 * time.Second},

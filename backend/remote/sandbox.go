@@ -13,6 +13,7 @@ import (
 	"strconv"
 	"strings"
 	"time"
+	"unicode"
 
 	"github.com/daytona-go/daytona"
 	"github.com/daytona-go/daytona/internal/wire"
@@ -69,7 +70,8 @@ func (b *backend) origin(ctx context.Context, spec daytona.Spec, c *wire.CreateS
 	case spec.Image == "":
 		switch {
 		case limited:
-			return unsupported(createOp, "Resources", fmt.Sprintf("%+v", spec.Resources), "a snapshot has its own resources; set Image")
+			field, value := limit(spec.Resources)
+			return unsupported(createOp, field, value, "a snapshot has its own resources; set Image")
 		case spec.WorkDir != "":
 			return unsupported(createOp, "WorkDir", spec.WorkDir, "a snapshot has its own; set Image")
 		case len(spec.Entrypoint) > 0:
@@ -99,6 +101,19 @@ func (b *backend) origin(ctx context.Context, spec daytona.Spec, c *wire.CreateS
 	c.BuildInfo.DockerfileContent += more
 	c.CPU, c.Memory, c.Disk, c.GPU = r.cpu, r.memory, r.disk, r.gpu
 	return nil
+}
+
+// limit names one that is set.
+func limit(r daytona.Resources) (field string, value any) {
+	switch {
+	case r.CPU != 0:
+		return "Resources.CPU", r.CPU
+	case r.Memory != 0:
+		return "Resources.Memory", r.Memory
+	case r.Disk != 0:
+		return "Resources.Disk", r.Disk
+	}
+	return "Resources.GPU", r.GPU
 }
 
 // instructions are what else the Dockerfile has to say.
@@ -238,10 +253,18 @@ func (b *backend) drop(id string) {
 	b.mu.Unlock()
 }
 
+// nameable refuses what no sandbox can be called, and no server should be asked.
+func nameable(op, idOrName string) error {
+	if idOrName == "" || strings.ContainsFunc(idOrName, unicode.IsControl) {
+		return &daytona.Error{Kind: daytona.KindNotFound, Op: op, Subject: idOrName, Message: "no sandbox is called that"}
+	}
+	return nil
+}
+
 func (b *backend) get(ctx context.Context, op, idOrName string) (wire.Sandbox, error) {
 	var s wire.Sandbox
-	if idOrName == "" {
-		return s, &daytona.Error{Kind: daytona.KindNotFound, Op: op, Message: "there is no sandbox without a name"}
+	if err := nameable(op, idOrName); err != nil {
+		return s, err
 	}
 	err := b.do(ctx, call{op: op, subject: idOrName, method: http.MethodGet, path: "/sandbox/" + segment(idOrName), out: &s})
 	if err == nil && stateOf(s.State) == daytona.StateDestroyed {
@@ -293,6 +316,9 @@ func (b *backend) settle(ctx context.Context, op string, s wire.Sandbox, want ..
 // already is waited for: 409 is that another transition is under way.
 func (b *backend) transition(ctx context.Context, op, id, verb string, query url.Values, in any, want ...daytona.State) (daytona.Info, error) {
 	var s wire.Sandbox
+	if err := nameable(op, id); err != nil {
+		return daytona.Info{}, err
+	}
 	err := b.free(ctx, op, id, func() error {
 		return b.do(ctx, call{op: op, subject: id, method: http.MethodPost, path: "/sandbox/" + segment(id) + "/" + verb, query: query, in: in})
 	})
@@ -359,24 +385,58 @@ func (b *backend) Delete(ctx context.Context, id string) error {
 	return b.remove(ctx, "delete sandbox", id)
 }
 
-// remove deletes a sandbox and waits until it is gone.
+// remove deletes a sandbox and waits until it is gone. Of several calls at once
+// one succeeds: to the server, all would.
 func (b *backend) remove(ctx context.Context, op, id string) error {
-	path := "/sandbox/" + segment(id)
-	if s, err := b.get(ctx, op, id); err != nil {
+	s, err := b.get(ctx, op, id)
+	if err != nil {
 		if daytonaKind(err) == daytona.KindNotFound {
 			b.drop(id)
 		}
 		return err
-	} else if id = s.ID; stateOf(s.State) != daytona.StateDestroying {
-		err := b.free(ctx, op, id, func() error { return b.do(ctx, call{op: op, subject: id, method: http.MethodDelete, path: path}) })
-		if err != nil {
-			if daytonaKind(err) == daytona.KindNotFound {
-				b.drop(id)
-			}
+	}
+	id = s.ID
+	if !b.claim(id) {
+		if err := b.vanish(ctx, op, id); err != nil {
 			return err
 		}
+		return &daytona.Error{Kind: daytona.KindNotFound, Op: op, Subject: id, Message: "it is destroyed"}
 	}
-	err := poll(ctx, op, id, func() (bool, error) {
+	defer b.release(id)
+	if stateOf(s.State) != daytona.StateDestroying {
+		err = b.free(ctx, op, id, func() error {
+			return b.do(ctx, call{op: op, subject: id, method: http.MethodDelete, path: "/sandbox/" + segment(id)})
+		})
+	}
+	if err == nil {
+		err = b.vanish(ctx, op, id)
+	}
+	if err == nil || daytonaKind(err) == daytona.KindNotFound {
+		b.drop(id)
+	}
+	return err
+}
+
+// claim says that a sandbox is being deleted, unless it is already.
+func (b *backend) claim(id string) bool {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.deleting[id] {
+		return false
+	}
+	b.deleting[id] = true
+	return true
+}
+
+func (b *backend) release(id string) {
+	b.mu.Lock()
+	delete(b.deleting, id)
+	b.mu.Unlock()
+}
+
+// vanish waits until a sandbox is gone.
+func (b *backend) vanish(ctx context.Context, op, id string) error {
+	return poll(ctx, op, id, func() (bool, error) {
 		s, err := b.get(ctx, op, id)
 		switch {
 		case daytonaKind(err) == daytona.KindNotFound:
@@ -388,10 +448,6 @@ func (b *backend) remove(ctx context.Context, op, id string) error {
 		}
 		return false, nil
 	})
-	if err == nil {
-		b.drop(id)
-	}
-	return err
 }
 
 func (b *backend) List(ctx context.Context, filter daytona.Filter) iter.Seq2[daytona.Info, error] {
@@ -667,9 +723,6 @@ func (b *backend) Update(ctx context.Context, id string, u daytona.Update) (dayt
 		n, err := minutes(op, d.field, *d.value)
 		if err != nil {
 			return daytona.Info{}, err
-		}
-		if *d.value < 0 {
-			return daytona.Info{}, &daytona.Error{Kind: daytona.KindInvalid, Op: op, Field: d.field, Value: *d.value, Message: "must be 0 (never) or at least 1s"}
 		}
 		if n == 0 {
 			n = d.never
