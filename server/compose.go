@@ -86,15 +86,6 @@ func (r runnerContents) RunnerSnapshots(ctx context.Context, runnerID string) ([
 	return refs, err
 }
 
-// refuseWithSandboxes keeps an organization that has sandboxes.
-func (s *Server) refuseWithSandboxes(ctx context.Context, organizationID string) error {
-	page, _, err := s.sandboxes.List(ctx, organizationID, sandbox.Filter{}, "")
-	if err == nil && len(page) > 0 {
-		err = &daytona.Error{Kind: daytona.KindConflict, Message: "The organization still has sandboxes. Delete them first."}
-	}
-	return err
-}
-
 type personalQuota struct{ s *Server }
 
 func (p personalQuota) SetPersonalQuota(ctx context.Context, organizationID string, q wire.CreateOrganizationQuota) error {
@@ -120,16 +111,6 @@ func (p personalQuota) SetPersonalQuota(ctx context.Context, organizationID stri
 			}
 		}
 	})
-}
-
-type sandboxTokens struct{ s *Server }
-
-func (t sandboxTokens) OrganizationByAuthToken(ctx context.Context, token string) (string, error) {
-	sb, err := t.s.sandboxes.ByToken(ctx, token)
-	if err != nil {
-		return "", err
-	}
-	return sb.OrganizationID, nil
 }
 
 // Jobs.
@@ -599,9 +580,6 @@ func (s *Server) sandboxEvent(ctx context.Context, e sandbox.Event) error {
 	default:
 		hook["state"] = string(sb.Shown())
 		hook["class"] = sb.Class
-	}
-	if err := s.db.Publish(ctx, "sandbox.changed", sb.ID); err != nil {
-		return err
 	}
 	return s.tell(ctx, sb.OrganizationID, e.Name, payload, hook)
 }

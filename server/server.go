@@ -243,7 +243,8 @@ func (s *Server) buildPeople(ctx context.Context) error {
 	s.organizations = organization.New(s.db, organization.Config{
 		Users: lazyUsers{s}, Keys: s.keys, Regions: s.regions, Quotas: s.quotas, Box: s.box, Outbound: s.outbound,
 		Deleting: []func(context.Context, string) error{
-			s.refuseWithSandboxes, s.keys.DeleteForOrganization, s.regions.DeleteAll, s.quotas.DeleteAll,
+			func(ctx context.Context, id string) error { return s.sandboxes.Unused(ctx, id) },
+			s.keys.DeleteForOrganization, s.regions.DeleteAll, s.quotas.DeleteAll,
 			func(ctx context.Context, id string) error { return s.secrets.DeleteAll(ctx, id) },
 			func(ctx context.Context, id string) error { return s.webhooks.DeleteAll(ctx, id) },
 			func(ctx context.Context, id string) error { return s.objects.Revoke(ctx, id) },
@@ -419,7 +420,7 @@ func (s *Server) bootstrap(ctx context.Context) error {
 
 // topics are those that tell of rights that may have ended; see package live.
 func topics() []string {
-	return []string{apikey.Topic, organization.TopicLeft, organization.TopicDeleted, "sandbox.changed"}
+	return []string{apikey.Topic, organization.TopicMember, organization.TopicLeft, organization.TopicDeleted, sandbox.TopicChanged}
 }
 
 // buildEdges makes what connects to sandboxes from outside.
@@ -481,7 +482,7 @@ func (s *Server) buildAPI() {
 	api.RegisterUsers(s.api, s.users, nil)
 	api.RegisterAdminUsers(s.api, s.users, personalQuota{s})
 	api.RegisterAPIKeys(s.api, s.keys)
-	api.RegisterOrganizations(s.api, s.organizations, s.quotas, s.regions, s.snapshots, s.volumes, sandboxTokens{s})
+	api.RegisterOrganizations(s.api, s.organizations, s.quotas, s.regions, s.snapshots, s.volumes, s.sandboxes)
 	api.RegisterRegions(s.api, s.regions)
 	api.RegisterAudit(s.api, s.audit)
 	api.RegisterWebhooks(s.api, s.webhooks, s.organizations)

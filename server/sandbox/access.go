@@ -123,7 +123,10 @@ func (s *Service) ExpirePreviewURL(ctx context.Context, organizationID, idOrName
 		return err
 	}
 	_, err = s.db.In(ctx, organizationID).Delete((*previewToken)(nil)).Where("token_hash = ? AND sandbox_id = ? AND port = ?", hashOf(token), sb.ID, port).Exec(ctx)
-	return err
+	if err != nil {
+		return err
+	}
+	return s.db.Publish(ctx, TopicChanged, sb.ID)
 }
 
 // SignedPreview returns the sandbox of a signed preview token, which is for
@@ -242,8 +245,10 @@ func (s *Service) CreateSSHAccess(ctx context.Context, organizationID, idOrName 
 		now := s.now()
 		row := &sshAccess{ID: newID(), OrganizationID: organizationID, SandboxID: sb.ID, Hash: hashOf(t), Expires: now.Add(time.Duration(minutes) * time.Minute), CreatedAt: now, UpdatedAt: now}
 		a = SSHAccess{row.ID, sb.ID, t, row.Expires, now, now, s.sshCommand(r, t)}
-		_, err = s.db.All(ctx).NewInsert().Model(row).Exec(ctx)
-		return err
+		if _, err = s.db.All(ctx).NewInsert().Model(row).Exec(ctx); err != nil {
+			return err
+		}
+		return s.db.Publish(ctx, TopicChanged, sb.ID)
 	})
 	return a, err
 }
@@ -276,8 +281,10 @@ func (s *Service) RevokeSSHAccess(ctx context.Context, organizationID, idOrName,
 	if token != "" {
 		q = q.Where("token_hash = ?", hashOf(token))
 	}
-	_, err = q.Exec(ctx)
-	return sb, err
+	if _, err = q.Exec(ctx); err != nil {
+		return nil, err
+	}
+	return sb, s.db.Publish(ctx, TopicChanged, sb.ID)
 }
 
 // SSHGrant is what a token opens.

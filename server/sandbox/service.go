@@ -20,6 +20,9 @@ const (
 	// TopicWake has the ids of sandboxes to look at at once. An empty payload
 	// means all that wait for something, such as for a snapshot on a runner.
 	TopicWake = "sandbox.wake"
+	// TopicChanged has the ids of sandboxes of which something has changed that
+	// decides who may reach them: their state, whether they are public, tokens.
+	TopicChanged = "sandbox.changed"
 )
 
 // Event is a change of a sandbox.
@@ -385,6 +388,9 @@ func (s *Service) save(ctx context.Context, sb *Sandbox) error {
 		}
 	}
 	sb.remember()
+	if err := s.db.Publish(ctx, TopicChanged, sb.ID); err != nil {
+		return err
+	}
 	return s.db.Publish(ctx, "sandbox/"+sb.ID, "")
 }
 
