@@ -49,7 +49,15 @@ type Config struct {
 	SSH      SSHConfig      `yaml:"ssh"`
 	Objects  ObjectsConfig  `yaml:"objects"`
 	Limits   LimitsConfig   `yaml:"limits"`
-	Services ServicesConfig `yaml:"services"`
+	// Images has the backend's names, such as "oci:/srv/images:python", for
+	// references of images that users may write, such as "python:3.12": on a
+	// machine that reaches no registry it is all there is. Defaults to none.
+	Images map[string]string `yaml:"images"`
+	// Unenforced are limits that the backend of the runner in this process can't
+	// enforce here and that are left out, in place of refusing sandboxes: "cpu",
+	// "memory", "disk". Defaults to none.
+	Unenforced []string       `yaml:"unenforced"`
+	Services   ServicesConfig `yaml:"services"`
 
 	// Client is what the runner in this process runs sandboxes on. The server
 	// does not close it. Defaults to none: runners are other processes.

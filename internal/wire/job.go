@@ -63,6 +63,8 @@ type JobSandbox struct {
 	Entrypoint   []string          `json:"entrypoint,omitempty"`
 	Volumes      []JobVolume       `json:"volumes,omitempty"`
 	JobNetwork
+	OrganizationID string `json:"organizationId,omitempty"`
+	RegionID       string `json:"regionId,omitempty"`
 	// SkipStart leaves it stopped.
 	SkipStart         *bool   `json:"skipStart,omitempty"`
 	ErrorReason       *string `json:"errorReason,omitempty"`

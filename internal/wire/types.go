@@ -590,7 +590,7 @@ type Organization struct {
 	SandboxCreateRateLimit              *float64       `json:"sandboxCreateRateLimit" required:"true" nullable:"true"`
 	SandboxLifecycleRateLimit           *float64       `json:"sandboxLifecycleRateLimit" required:"true" nullable:"true"`
 	ExperimentalConfig                  map[string]any `json:"experimentalConfig" required:"true"`
-	OTelConfig                          *OTelConfig    `json:"otelConfig" required:"true" nullable:"true"`
+	OTelConfig                          *OTelConfig    `json:"otelConfig" required:"true"`
 	AuthenticatedRateLimitTTLSeconds    *float64       `json:"authenticatedRateLimitTtlSeconds" required:"true" nullable:"true"`
 	SandboxCreateRateLimitTTLSeconds    *float64       `json:"sandboxCreateRateLimitTtlSeconds" required:"true" nullable:"true"`
 	SandboxLifecycleRateLimitTTLSeconds *float64       `json:"sandboxLifecycleRateLimitTtlSeconds" required:"true" nullable:"true"`

@@ -153,6 +153,10 @@ var notAudited = []string{
 	"WebhookController_getAppPortalAccess", "WebhookController_refreshEndpoints",
 }
 
+// NotAudited returns the ids of the routes that are no GET and that the audit
+// log does not have.
+func NotAudited() []string { return slices.Clone(notAudited) }
+
 // systemEvents are what the system does to sandboxes by itself.
 var systemEvents = []string{"auto_stop", "auto_archive", "auto_delete", "ttl_expire"}
 
@@ -203,9 +207,9 @@ func snake(s string) string {
 	return b.String()
 }
 
-// inAudit are the parameters of a query of the audit log. A filter is
+// AuditQuery has the parameters of a query of the audit log. A filter is
 // "field[op]=value", as in "action[in]=create,delete", or "field=value" for eq.
-type inAudit struct {
+type AuditQuery struct {
 	Page  int    `query:"page" minimum:"1" default:"1"`
 	Limit int    `query:"limit" minimum:"1" maximum:"200" default:"100"`
 	From  string `query:"from"`
@@ -218,7 +222,7 @@ type inAudit struct {
 var auditFields = []string{"id", "actorId", "actorEmail", "actorApiKeyPrefix", "actorApiKeySuffix", "action", "targetType", "targetId", "statusCode", "createdAt"}
 
 // Resolve reads the filters, which package huma has no words for.
-func (in *inAudit) Resolve(ctx huma.Context) []error {
+func (in *AuditQuery) Resolve(ctx huma.Context) []error {
 	u := ctx.URL()
 	query := u.Query()
 	for _, key := range slices.Sorted(maps.Keys(query)) {
@@ -259,7 +263,7 @@ func auditValue(field, v string) (any, error) {
 
 // RegisterAudit serves the audit log.
 func RegisterAudit(a *API, s *audit.Service) {
-	find := func(ctx context.Context, in *inAudit, q audit.Query) (wire.PaginatedAuditLogs, error) {
+	find := func(ctx context.Context, in *AuditQuery, q audit.Query) (wire.PaginatedAuditLogs, error) {
 		q.Page, q.Limit, q.Filters = in.Page, in.Limit, in.filters
 		var err error
 		if q.From, err = optionalTime("from", &in.From); err != nil {
@@ -280,11 +284,11 @@ func RegisterAudit(a *API, s *audit.Service) {
 	}
 	Handle(a, "getOrganizationAuditLogs", func(ctx context.Context, in *struct {
 		OrganizationID string `path:"organizationId"`
-		inAudit
+		AuditQuery
 	}) (wire.PaginatedAuditLogs, error) {
-		return find(ctx, &in.inAudit, audit.Query{OrganizationID: in.OrganizationID})
+		return find(ctx, &in.AuditQuery, audit.Query{OrganizationID: in.OrganizationID})
 	})
-	Handle(a, "adminGetAllAuditLogs", func(ctx context.Context, in *inAudit) (wire.PaginatedAuditLogs, error) {
+	Handle(a, "adminGetAllAuditLogs", func(ctx context.Context, in *AuditQuery) (wire.PaginatedAuditLogs, error) {
 		return find(ctx, in, audit.Query{Everything: true})
 	})
 	Handle(a, "getAuditScenarios", func(context.Context, *struct{}) (wire.AuditScenarios, error) { return auditScenarios(), nil })

@@ -255,9 +255,11 @@ func seconds(d time.Duration) string {
 	return strconv.FormatInt(int64((d+time.Second-1)/time.Second), 10)
 }
 
-// address is where a request came from: what the last proxy that is not
+func (a *API) address(r *http.Request) netip.Addr { return ClientAddress(r, a.config.TrustedProxies) }
+
+// ClientAddress is where a request came from: what the last proxy that is not
 // trusted said, if there is one.
-func (a *API) address(r *http.Request) netip.Addr {
+func ClientAddress(r *http.Request, proxies []netip.Prefix) netip.Addr {
 	host, _, err := net.SplitHostPort(r.RemoteAddr)
 	if err != nil {
 		host = r.RemoteAddr
@@ -265,7 +267,7 @@ func (a *API) address(r *http.Request) netip.Addr {
 	addr, _ := netip.ParseAddr(host)
 	addr = addr.Unmap()
 	trusted := func(x netip.Addr) bool {
-		return slices.ContainsFunc(a.config.TrustedProxies, func(p netip.Prefix) bool { return p.Contains(x) })
+		return slices.ContainsFunc(proxies, func(p netip.Prefix) bool { return p.Contains(x) })
 	}
 	hops := strings.Split(strings.Join(r.Header.Values("X-Forwarded-For"), ","), ",")
 	for i := len(hops) - 1; i >= 0 && trusted(addr); i-- {

@@ -29,7 +29,9 @@ type Counter interface {
 	Count(ctx context.Context, organizationID string) (int, error)
 }
 
-// inOrganization is a request about an organization; with has a body as well.
+// inOrganization is a request about an organization; the other has a body as
+// well. What is embedded in such a struct must have a name in upper case, or
+// package huma does not see it.
 type inOrganization struct {
 	OrganizationID string `path:"organizationId"`
 }
@@ -156,11 +158,11 @@ func (h organizations) otel(a *API, sandboxes SandboxTokens) {
 }
 
 func (h organizations) members(a *API) {
-	type inRole struct {
+	type InRole struct {
 		OrganizationID string `path:"organizationId"`
 		RoleID         string `path:"roleId"`
 	}
-	type inMember struct {
+	type InMember struct {
 		OrganizationID string `path:"organizationId"`
 		UserID         string `path:"userId"`
 	}
@@ -177,7 +179,7 @@ func (h organizations) members(a *API) {
 		return rolesWire(all), err
 	})
 	Handle(a, "updateOrganizationRole", func(ctx context.Context, in *struct {
-		inRole
+		InRole
 		Body wire.UpdateOrganizationRole
 	}) (wire.OrganizationRole, error) {
 		r, err := h.o.UpdateRole(ctx, in.OrganizationID, in.RoleID, in.Body.Name, in.Body.Description, permissionsOf(in.Body.Permissions))
@@ -187,7 +189,7 @@ func (h organizations) members(a *API) {
 		Note(ctx, r.ID, map[string]any{"name": r.Name, "permissions": r.Permissions})
 		return roleWire(r), nil
 	})
-	Handle(a, "deleteOrganizationRole", func(ctx context.Context, in *inRole) (None, error) {
+	Handle(a, "deleteOrganizationRole", func(ctx context.Context, in *InRole) (None, error) {
 		return None{}, h.o.DeleteRole(ctx, in.OrganizationID, in.RoleID)
 	})
 	Handle(a, "listOrganizationMembers", func(ctx context.Context, in *inOrganization) ([]wire.OrganizationUser, error) {
@@ -198,7 +200,7 @@ func (h organizations) members(a *API) {
 		return wireAll(all, func(m *organization.Member) (wire.OrganizationUser, error) { return memberWire(m), nil })
 	})
 	Handle(a, "updateAccessForOrganizationMember", func(ctx context.Context, in *struct {
-		inMember
+		InMember
 		Body wire.UpdateOrganizationMemberAccess
 	}) (wire.OrganizationUser, error) {
 		Note(ctx, in.UserID, map[string]any{"role": in.Body.Role, "assignedRoleIds": in.Body.AssignedRoleIds})
@@ -208,13 +210,13 @@ func (h organizations) members(a *API) {
 		}
 		return memberWire(m), nil
 	})
-	Handle(a, "deleteOrganizationMember", func(ctx context.Context, in *inMember) (None, error) {
+	Handle(a, "deleteOrganizationMember", func(ctx context.Context, in *InMember) (None, error) {
 		return None{}, h.o.Remove(ctx, in.OrganizationID, in.UserID)
 	})
 }
 
 func (h organizations) invitations(a *API) {
-	type inInvitation struct {
+	type InInvitation struct {
 		OrganizationID string `path:"organizationId"`
 		InvitationID   string `path:"invitationId"`
 	}
@@ -249,7 +251,7 @@ func (h organizations) invitations(a *API) {
 		return list(h.o.Invitations(ctx, in.OrganizationID))
 	})
 	Handle(a, "updateOrganizationInvitation", func(ctx context.Context, in *struct {
-		inInvitation
+		InInvitation
 		Body wire.UpdateOrganizationInvitation
 	}) (wire.OrganizationInvitation, error) {
 		n := organization.NewInvitation{Role: identity.Role(in.Body.Role), RoleIDs: in.Body.AssignedRoleIds}
@@ -259,7 +261,7 @@ func (h organizations) invitations(a *API) {
 		}
 		return one(h.o.UpdateInvitation(ctx, in.OrganizationID, in.InvitationID, n))
 	})
-	Handle(a, "cancelOrganizationInvitation", func(ctx context.Context, in *inInvitation) (None, error) {
+	Handle(a, "cancelOrganizationInvitation", func(ctx context.Context, in *InInvitation) (None, error) {
 		return None{}, h.o.CancelInvitation(ctx, in.OrganizationID, in.InvitationID)
 	})
 	Handle(a, "listOrganizationInvitationsForAuthenticatedUser", func(ctx context.Context, _ *struct{}) ([]wire.OrganizationInvitation, error) {
@@ -278,7 +280,7 @@ func (h organizations) invitations(a *API) {
 }
 
 func (h organizations) providers(a *API) {
-	type inProvider struct {
+	type InProvider struct {
 		OrganizationID string `path:"organizationId"`
 		ID             string `path:"id"`
 	}
@@ -304,12 +306,12 @@ func (h organizations) providers(a *API) {
 		}
 		return wireAll(all, func(p *organization.Provider) (wire.IdentityProvider, error) { return providerWire(p), nil })
 	})
-	Handle(a, "getOrganizationIdentityProvider", func(ctx context.Context, in *inProvider) (wire.IdentityProvider, error) {
+	Handle(a, "getOrganizationIdentityProvider", func(ctx context.Context, in *InProvider) (wire.IdentityProvider, error) {
 		p, err := h.o.Provider(ctx, in.OrganizationID, in.ID)
 		return one(ctx, p, err)
 	})
 	Handle(a, "updateOrganizationIdentityProvider", func(ctx context.Context, in *struct {
-		inProvider
+		InProvider
 		Body wire.UpdateIdentityProvider
 	}) (wire.IdentityProvider, error) {
 		b := in.Body
@@ -323,7 +325,7 @@ func (h organizations) providers(a *API) {
 		p, err := h.o.UpdateProvider(ctx, in.OrganizationID, in.ID, c)
 		return one(ctx, p, err)
 	})
-	Handle(a, "deleteOrganizationIdentityProvider", func(ctx context.Context, in *inProvider) (None, error) {
+	Handle(a, "deleteOrganizationIdentityProvider", func(ctx context.Context, in *InProvider) (None, error) {
 		return None{}, h.o.DeleteProvider(ctx, in.OrganizationID, in.ID)
 	})
 	Handle(a, "testOrganizationIdentityProviderConnection", func(ctx context.Context, in *inOrganizationWith[wire.TestIdentityProviderConnection]) (wire.TestIdentityProviderConnectionResponse, error) {
@@ -353,7 +355,9 @@ func (h organizations) quotas(a *API) {
 		Body           wire.UpdateOrganizationQuota
 		RawBody        []byte
 	}) (None, error) {
-		return None{}, h.setQuota(ctx, in.OrganizationID, &in.Body, sentFields(in.RawBody))
+		return None{}, h.o.Together(ctx, func(ctx context.Context) error {
+			return h.setQuota(ctx, in.OrganizationID, &in.Body, sentFields(in.RawBody))
+		})
 	})
 	Handle(a, "updateOrganizationRegionQuota", h.setRegionQuota)
 	Handle(a, "adminUpdateOrganizationRegionQuota", h.setRegionQuota)
@@ -377,19 +381,19 @@ func (h organizations) quotas(a *API) {
 		}
 		return RegionQuotaWire(q), nil
 	})
-	type inClass struct {
+	type InClass struct {
 		OrganizationID string `path:"organizationId"`
 		RegionID       string `path:"regionId"`
 		SandboxClass   string `path:"sandboxClass"`
 	}
-	Handle(a, "adminGetOrganizationRegionQuota", func(ctx context.Context, in *inClass) (wire.RegionQuota, error) {
+	Handle(a, "adminGetOrganizationRegionQuota", func(ctx context.Context, in *InClass) (wire.RegionQuota, error) {
 		q, err := h.q.RegionQuota(ctx, in.OrganizationID, in.RegionID, in.SandboxClass)
 		if err != nil {
 			return wire.RegionQuota{}, err
 		}
 		return RegionQuotaWire(q), nil
 	})
-	Handle(a, "adminDeleteOrganizationRegionQuota", func(ctx context.Context, in *inClass) (None, error) {
+	Handle(a, "adminDeleteOrganizationRegionQuota", func(ctx context.Context, in *InClass) (None, error) {
 		return None{}, h.q.DeleteRegionQuota(ctx, in.OrganizationID, in.RegionID, in.SandboxClass)
 	})
 	Handle(a, "adminCreateOrganization", func(ctx context.Context, in *struct{ Body wire.AdminCreateOrganization }) (wire.Organization, error) {

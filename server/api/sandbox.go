@@ -75,6 +75,11 @@ func (w *shape) url(ctx context.Context, region string) (string, error) {
 	return u, nil
 }
 
+// SandboxOf is a sandbox on the wire.
+func SandboxOf(ctx context.Context, s *sandbox.Service, sb *sandbox.Sandbox) (wire.Sandbox, error) {
+	return (&sandboxes{s: s}).shape().sandbox(ctx, sb)
+}
+
 func (w *shape) sandbox(ctx context.Context, sb *sandbox.Sandbox) (wire.Sandbox, error) {
 	u, err := w.url(ctx, sb.RegionID)
 	if err != nil {
@@ -139,11 +144,6 @@ func (w *shape) item(ctx context.Context, sb *sandbox.Sandbox) (wire.SandboxList
 	}, err
 }
 
-// Sandbox makes of a sandbox what the wire has for it, for events and webhooks.
-func SandboxShape(ctx context.Context, s *sandbox.Service, sb *sandbox.Sandbox) (wire.Sandbox, error) {
-	return (&sandboxes{s: s}).shape().sandbox(ctx, sb)
-}
-
 // answer is what most routes answer with.
 func (h *sandboxes) answer(ctx context.Context, sb *sandbox.Sandbox, err error) (wire.Sandbox, error) {
 	if err != nil {
@@ -153,9 +153,14 @@ func (h *sandboxes) answer(ctx context.Context, sb *sandbox.Sandbox, err error) 
 	return h.shape().sandbox(ctx, sb)
 }
 
-// named is the parameter of most routes.
-type named struct {
+// SandboxPath is the parameter of most routes: an id or a name.
+type SandboxPath struct {
 	Sandbox string `path:"sandboxIdOrName"`
+}
+
+// SandboxIDPath is that of some: an id.
+type SandboxIDPath struct {
+	Sandbox string `path:"sandboxId"`
 }
 
 // oneOrMore is a list for which a client may send its only element.
@@ -203,13 +208,13 @@ func (h *sandboxes) registerLife(a *API) {
 		return h.answer(ctx, sb, err)
 	})
 	Handle(a, "getSandbox", func(ctx context.Context, in *struct {
-		named
+		SandboxPath
 		Verbose bool `query:"verbose"`
 	}) (wire.Sandbox, error) {
 		sb, err := h.get(ctx, in.Sandbox)
 		return h.answer(ctx, sb, err)
 	})
-	Handle(a, "deleteSandbox", func(ctx context.Context, in *named) (wire.Sandbox, error) {
+	Handle(a, "deleteSandbox", func(ctx context.Context, in *SandboxPath) (wire.Sandbox, error) {
 		sb, err := h.s.Delete(ctx, orgID(ctx), in.Sandbox)
 		return h.answer(ctx, sb, err)
 	})
@@ -218,7 +223,7 @@ func (h *sandboxes) registerLife(a *API) {
 		return h.answer(ctx, sb, err)
 	}
 	Handle(a, "recoverSandbox", func(ctx context.Context, in *struct {
-		named
+		SandboxPath
 		SkipStart bool `query:"skipStart"`
 	}) (wire.Sandbox, error) {
 		return recovered(ctx, orgID(ctx), in.Sandbox, in.SkipStart)
@@ -229,45 +234,45 @@ func (h *sandboxes) registerLife(a *API) {
 	}) (wire.Sandbox, error) {
 		return recovered(ctx, "", in.Sandbox, in.SkipStart)
 	})
-	Handle(a, "startSandbox", func(ctx context.Context, in *named) (wire.Sandbox, error) {
+	Handle(a, "startSandbox", func(ctx context.Context, in *SandboxPath) (wire.Sandbox, error) {
 		sb, err := h.s.Start(ctx, orgID(ctx), in.Sandbox)
 		return h.answer(ctx, sb, err)
 	})
 	Handle(a, "stopSandbox", func(ctx context.Context, in *struct {
-		named
+		SandboxPath
 		Force bool `query:"force"`
 	}) (wire.Sandbox, error) {
 		sb, err := h.s.Stop(ctx, orgID(ctx), in.Sandbox, in.Force)
 		return h.answer(ctx, sb, err)
 	})
-	Handle(a, "pauseSandbox", func(ctx context.Context, in *named) (wire.Sandbox, error) {
+	Handle(a, "pauseSandbox", func(ctx context.Context, in *SandboxPath) (wire.Sandbox, error) {
 		sb, err := h.s.Pause(ctx, orgID(ctx), in.Sandbox)
 		return h.answer(ctx, sb, err)
 	})
-	Handle(a, "archiveSandbox", func(ctx context.Context, in *named) (wire.Sandbox, error) {
+	Handle(a, "archiveSandbox", func(ctx context.Context, in *SandboxPath) (wire.Sandbox, error) {
 		sb, err := h.s.Archive(ctx, orgID(ctx), in.Sandbox)
 		return h.answer(ctx, sb, err)
 	})
 	Handle(a, "resizeSandbox", func(ctx context.Context, in *struct {
-		named
+		SandboxPath
 		Body wire.ResizeSandbox
 	}) (wire.Sandbox, error) {
 		sb, err := h.s.Resize(ctx, orgID(ctx), in.Sandbox, sandbox.Resources{CPU: val(in.Body.CPU), Memory: val(in.Body.Memory), Disk: val(in.Body.Disk)})
 		return h.answer(ctx, sb, err)
 	})
-	Handle(a, "createBackup", func(ctx context.Context, in *named) (wire.Sandbox, error) {
+	Handle(a, "createBackup", func(ctx context.Context, in *SandboxPath) (wire.Sandbox, error) {
 		sb, err := h.s.StartBackup(ctx, orgID(ctx), in.Sandbox)
 		return h.answer(ctx, sb, err)
 	})
 	Handle(a, "createSandboxSnapshot", func(ctx context.Context, in *struct {
-		named
+		SandboxPath
 		Body wire.CreateSandboxSnapshot
 	}) (wire.Sandbox, error) {
 		sb, err := h.s.Snapshot(ctx, orgID(ctx), in.Sandbox, in.Body.Name, val(in.Body.IncludeMemory))
 		return h.answer(ctx, sb, err)
 	})
 	Handle(a, "forkSandbox", func(ctx context.Context, in *struct {
-		named
+		SandboxPath
 		// A client without a name may send no body.
 		Body *wire.ForkSandbox `required:"false"`
 	}) (wire.Sandbox, error) {
@@ -279,7 +284,7 @@ func (h *sandboxes) registerLife(a *API) {
 		return h.answer(ctx, sb, err)
 	})
 	Handle(a, "getSandboxForks", func(ctx context.Context, in *struct {
-		named
+		SandboxPath
 		Destroyed bool `query:"includeDestroyed"`
 	}) ([]wire.Sandbox, error) {
 		all, err := h.s.Forks(ctx, orgID(ctx), in.Sandbox, in.Destroyed)
@@ -288,11 +293,11 @@ func (h *sandboxes) registerLife(a *API) {
 		}
 		return h.shape().sandboxes(ctx, all)
 	})
-	Handle(a, "getSandboxParent", func(ctx context.Context, in *named) (wire.Sandbox, error) {
+	Handle(a, "getSandboxParent", func(ctx context.Context, in *SandboxPath) (wire.Sandbox, error) {
 		sb, err := h.s.Parent(ctx, orgID(ctx), in.Sandbox)
 		return h.answer(ctx, sb, err)
 	})
-	Handle(a, "getSandboxAncestors", func(ctx context.Context, in *named) ([]wire.Sandbox, error) {
+	Handle(a, "getSandboxAncestors", func(ctx context.Context, in *SandboxPath) ([]wire.Sandbox, error) {
 		all, err := h.s.Ancestors(ctx, orgID(ctx), in.Sandbox)
 		if err != nil {
 			return nil, err
@@ -343,8 +348,8 @@ func (h *sandboxes) find(ctx context.Context, id string) (*sandbox.Sandbox, erro
 	return sb, nil
 }
 
-// filters are the parameters of both lists.
-type filters struct {
+// SandboxFilters are the parameters of both lists.
+type SandboxFilters struct {
 	ID                    string    `query:"id" maxLength:"255"`
 	Name                  string    `query:"name" maxLength:"255"`
 	Labels                string    `query:"labels" maxLength:"65536"`
@@ -363,7 +368,7 @@ type filters struct {
 	Limit                 int       `query:"limit" minimum:"1" maximum:"200" default:"100"`
 }
 
-func (q *filters) filter() (sandbox.Filter, error) {
+func (q *SandboxFilters) filter() (sandbox.Filter, error) {
 	f := sandbox.Filter{
 		ID: q.ID, Name: q.Name, IncludeErroredDeleted: q.IncludeErroredDeleted, Snapshots: q.Snapshots,
 		MinCPU: q.MinCPU, MaxCPU: q.MaxCPU, MinMemory: q.MinMemory, MaxMemory: q.MaxMemory, MinDisk: q.MinDisk, MaxDisk: q.MaxDisk,
@@ -406,7 +411,7 @@ func answerInt(v string, name string) (*int, error) {
 
 func (h *sandboxes) registerLists(a *API) {
 	Handle(a, "listSandboxes", func(ctx context.Context, in *struct {
-		filters
+		SandboxFilters
 		Cursor            string    `query:"cursor" maxLength:"4096"`
 		IncludeWarm       bool      `query:"includeWarm"`
 		Regions           []string  `query:"regionIds,explode"`
@@ -456,7 +461,7 @@ func (h *sandboxes) registerLists(a *API) {
 		return out, nil
 	})
 	Handle(a, "listSandboxesPaginated_deprecated", func(ctx context.Context, in *struct {
-		filters
+		SandboxFilters
 		Page    int      `query:"page" minimum:"1" default:"1"`
 		Regions []string `query:"regions,explode"`
 		Sort    string   `query:"sort" enum:"id,name,state,snapshot,region,updatedAt,createdAt,lastActivityAt" default:"createdAt"`
@@ -481,7 +486,7 @@ func (h *sandboxes) registerLists(a *API) {
 
 func (h *sandboxes) registerSettings(a *API) {
 	Handle(a, "replaceLabels", func(ctx context.Context, in *struct {
-		named
+		SandboxPath
 		Body wire.SandboxLabels
 	}) (wire.SandboxLabels, error) {
 		sb, err := h.s.SetLabels(ctx, orgID(ctx), in.Sandbox, in.Body.Labels)
@@ -492,14 +497,14 @@ func (h *sandboxes) registerSettings(a *API) {
 		return wire.SandboxLabels{Labels: sb.Labels}, nil
 	})
 	Handle(a, "updatePublicStatus", func(ctx context.Context, in *struct {
-		named
+		SandboxPath
 		Public bool `path:"isPublic"`
 	}) (wire.Sandbox, error) {
 		sb, err := h.s.SetPublic(ctx, orgID(ctx), in.Sandbox, in.Public)
 		return h.answer(ctx, sb, err)
 	})
 	type interval struct {
-		named
+		SandboxPath
 		Minutes int `path:"interval"`
 	}
 	for id, set := range map[string]func(context.Context, string, string, int) (*sandbox.Sandbox, error){
@@ -512,14 +517,14 @@ func (h *sandboxes) registerSettings(a *API) {
 		})
 	}
 	Handle(a, "setTtl", func(ctx context.Context, in *struct {
-		named
+		SandboxPath
 		Minutes int `path:"ttlMinutes"`
 	}) (wire.Sandbox, error) {
 		sb, err := h.s.SetTTL(ctx, orgID(ctx), in.Sandbox, in.Minutes)
 		return h.answer(ctx, sb, err)
 	})
 	Handle(a, "updateNetworkSettings", func(ctx context.Context, in *struct {
-		named
+		SandboxPath
 		Body wire.UpdateSandboxNetworkSettings
 	}) (wire.Sandbox, error) {
 		sb, err := h.s.SetNetwork(ctx, orgID(ctx), in.Sandbox, sandbox.NetworkUpdate{
@@ -528,7 +533,7 @@ func (h *sandboxes) registerSettings(a *API) {
 		return h.answer(ctx, sb, err)
 	})
 	Handle(a, "updateSandboxSecrets", func(ctx context.Context, in *struct {
-		named
+		SandboxPath
 		Body wire.UpdateSandboxSecrets
 	}) (wire.Sandbox, error) {
 		sb, err := h.s.SetSecrets(ctx, orgID(ctx), in.Sandbox, secretsOf(in.Body.Secrets))
@@ -550,18 +555,15 @@ func (h *sandboxes) registerSettings(a *API) {
 }
 
 func (h *sandboxes) registerAccess(a *API) {
-	type byID struct {
-		Sandbox string `path:"sandboxId"`
-	}
 	Handle(a, "getPortPreviewUrl", func(ctx context.Context, in *struct {
-		named
+		SandboxPath
 		Port int `path:"port"`
 	}) (wire.PortPreviewURL, error) {
 		p, err := h.s.PreviewURL(ctx, orgID(ctx), in.Sandbox, in.Port)
 		return wire.PortPreviewURL{SandboxID: p.SandboxID, URL: p.URL, Token: p.Token}, err
 	})
 	Handle(a, "getSignedPortPreviewUrl", func(ctx context.Context, in *struct {
-		named
+		SandboxPath
 		Port    int `path:"port"`
 		Seconds int `query:"expiresInSeconds" default:"60"`
 	}) (wire.SignedPortPreviewURL, error) {
@@ -569,23 +571,23 @@ func (h *sandboxes) registerAccess(a *API) {
 		return wire.SignedPortPreviewURL{SandboxID: p.SandboxID, Port: p.Port, Token: p.Token, URL: p.URL}, err
 	})
 	Handle(a, "expireSignedPortPreviewUrl", func(ctx context.Context, in *struct {
-		named
+		SandboxPath
 		Port  int    `path:"port"`
 		Token string `path:"token"`
 	}) (None, error) {
 		return None{}, h.s.ExpirePreviewURL(ctx, orgID(ctx), in.Sandbox, in.Port, in.Token)
 	})
-	Handle(a, "getSandboxSigningKey", func(ctx context.Context, in *byID) (Text, error) {
+	Handle(a, "getSandboxSigningKey", func(ctx context.Context, in *SandboxIDPath) (Text, error) {
 		key, err := h.s.OwnSigningKey(ctx, orgID(ctx), in.Sandbox)
 		return Text(key), err
 	})
-	Handle(a, "rotateSigningKey", func(ctx context.Context, in *byID) (Text, error) {
+	Handle(a, "rotateSigningKey", func(ctx context.Context, in *SandboxIDPath) (Text, error) {
 		key, err := h.s.RotateSigningKey(ctx, orgID(ctx), in.Sandbox)
 		Note(ctx, in.Sandbox, nil)
 		return Text(key), err
 	})
 	Handle(a, "createSshAccess", func(ctx context.Context, in *struct {
-		named
+		SandboxPath
 		Minutes float64 `query:"expiresInMinutes" default:"60"`
 	}) (wire.SSHAccess, error) {
 		v, err := h.s.CreateSSHAccess(ctx, orgID(ctx), in.Sandbox, int(in.Minutes))
@@ -597,7 +599,7 @@ func (h *sandboxes) registerAccess(a *API) {
 			CreatedAt: wire.Stamp(v.CreatedAt), UpdatedAt: wire.Stamp(v.UpdatedAt), SSHCommand: v.Command}, nil
 	})
 	Handle(a, "revokeSshAccess", func(ctx context.Context, in *struct {
-		named
+		SandboxPath
 		Token string `query:"token"`
 	}) (wire.Sandbox, error) {
 		sb, err := h.s.RevokeSSHAccess(ctx, orgID(ctx), in.Sandbox, in.Token)
@@ -619,7 +621,7 @@ func (h *sandboxes) registerAccess(a *API) {
 		}
 		return wire.SSHAccessValidation{Valid: true, SandboxID: &g.SandboxID}, nil
 	})
-	Handle(a, "getToolboxProxyUrl", func(ctx context.Context, in *byID) (wire.ToolboxProxyURL, error) {
+	Handle(a, "getToolboxProxyUrl", func(ctx context.Context, in *SandboxIDPath) (wire.ToolboxProxyURL, error) {
 		sb, err := h.s.Get(ctx, orgID(ctx), in.Sandbox)
 		if err != nil {
 			return wire.ToolboxProxyURL{}, err
@@ -627,7 +629,7 @@ func (h *sandboxes) registerAccess(a *API) {
 		u, err := h.s.ToolboxURL(ctx, sb.RegionID)
 		return wire.ToolboxProxyURL{URL: u}, err
 	})
-	Handle(a, "getBuildLogsUrl", func(ctx context.Context, in *named) (wire.URL, error) {
+	Handle(a, "getBuildLogsUrl", func(ctx context.Context, in *SandboxPath) (wire.URL, error) {
 		u, err := h.s.BuildLogsURL(ctx, orgID(ctx), in.Sandbox)
 		return wire.URL{URL: u}, err
 	})
@@ -671,9 +673,6 @@ func absent(what string) error {
 }
 
 func (h *sandboxes) registerServices(a *API) {
-	type byID struct {
-		Sandbox string `path:"sandboxId"`
-	}
 	Handle(a, "getSandboxesForRunner", func(ctx context.Context, in *struct {
 		States  string `query:"states" maxLength:"1024"`
 		Settled bool   `query:"skipReconcilingSandboxes"`
@@ -691,12 +690,12 @@ func (h *sandboxes) registerServices(a *API) {
 		return h.shape().sandboxes(ctx, all)
 	})
 	Handle(a, "updateSandboxState", func(ctx context.Context, in *struct {
-		byID
+		SandboxIDPath
 		Body wire.UpdateSandboxState
 	}) (None, error) {
 		return None{}, h.s.Report(ctx, identity.From(ctx).RunnerID, in.Sandbox, sandbox.State(in.Body.State), val(in.Body.ErrorReason), val(in.Body.Recoverable))
 	})
-	Handle(a, "resolveSandboxSecrets", func(ctx context.Context, in *byID) ([]wire.SandboxSecret, error) {
+	Handle(a, "resolveSandboxSecrets", func(ctx context.Context, in *SandboxIDPath) ([]wire.SandboxSecret, error) {
 		all, err := h.s.MountedSecrets(ctx, identity.From(ctx).RunnerID, in.Sandbox)
 		list := []wire.SandboxSecret{}
 		for _, m := range all {
@@ -708,7 +707,7 @@ func (h *sandboxes) registerServices(a *API) {
 		}
 		return list, err
 	})
-	Handle(a, "getOrganizationBySandboxId", func(ctx context.Context, in *byID) (wire.Organization, error) {
+	Handle(a, "getOrganizationBySandboxId", func(ctx context.Context, in *SandboxIDPath) (wire.Organization, error) {
 		sb, err := h.find(ctx, in.Sandbox)
 		if err != nil {
 			return wire.Organization{}, err
@@ -718,7 +717,7 @@ func (h *sandboxes) registerServices(a *API) {
 		}
 		return h.o.Organization(ctx, sb.OrganizationID)
 	})
-	Handle(a, "getRegionQuotaBySandboxId", func(ctx context.Context, in *byID) (wire.RegionQuota, error) {
+	Handle(a, "getRegionQuotaBySandboxId", func(ctx context.Context, in *SandboxIDPath) (wire.RegionQuota, error) {
 		sb, err := h.find(ctx, in.Sandbox)
 		if err != nil {
 			return wire.RegionQuota{}, err
@@ -736,19 +735,19 @@ func (h *sandboxes) registerServices(a *API) {
 		}
 		return absent("Sandbox telemetry")
 	}
-	Handle(a, "getSandboxLogs", func(ctx context.Context, in *byID) (wire.PaginatedLogs, error) {
+	Handle(a, "getSandboxLogs", func(ctx context.Context, in *SandboxIDPath) (wire.PaginatedLogs, error) {
 		return wire.PaginatedLogs{}, telemetry(ctx, in.Sandbox)
 	})
-	Handle(a, "getSandboxTraces", func(ctx context.Context, in *byID) (wire.PaginatedTraces, error) {
+	Handle(a, "getSandboxTraces", func(ctx context.Context, in *SandboxIDPath) (wire.PaginatedTraces, error) {
 		return wire.PaginatedTraces{}, telemetry(ctx, in.Sandbox)
 	})
 	Handle(a, "getSandboxTraceSpans", func(ctx context.Context, in *struct {
-		byID
+		SandboxIDPath
 		Trace string `path:"traceId"`
 	}) ([]wire.TraceSpan, error) {
 		return nil, telemetry(ctx, in.Sandbox)
 	})
-	Handle(a, "getSandboxMetrics", func(ctx context.Context, in *byID) (wire.MetricsResponse, error) {
+	Handle(a, "getSandboxMetrics", func(ctx context.Context, in *SandboxIDPath) (wire.MetricsResponse, error) {
 		return wire.MetricsResponse{}, telemetry(ctx, in.Sandbox)
 	})
 }

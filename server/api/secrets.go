@@ -9,7 +9,7 @@ import (
 
 // RegisterSecrets serves the secrets of organizations.
 func RegisterSecrets(a *API, s *secret.Service) {
-	type inSecret struct {
+	type InSecret struct {
 		ID string `path:"secretId"`
 	}
 	one := func(v *secret.Secret, err error) (wire.Secret, error) {
@@ -47,17 +47,17 @@ func RegisterSecrets(a *API, s *secret.Service) {
 		all, total, next, err := s.List(ctx, orgID(ctx), secret.Page{Cursor: in.Cursor, Limit: in.Limit, Name: in.Name, Sort: in.Sort, Order: in.Order})
 		return wire.ListSecretsResponse{Items: list(all), Total: float64(total), NextCursor: some(next)}, err
 	})
-	Handle(a, "getSecret", func(ctx context.Context, in *inSecret) (wire.Secret, error) {
+	Handle(a, "getSecret", func(ctx context.Context, in *InSecret) (wire.Secret, error) {
 		return one(s.Get(ctx, orgID(ctx), in.ID))
 	})
 	Handle(a, "updateSecret", func(ctx context.Context, in *struct {
-		inSecret
+		InSecret
 		Body wire.UpdateSecret
 	}) (wire.Secret, error) {
 		b := in.Body
 		return one(s.Update(ctx, orgID(ctx), in.ID, secret.Change{Value: b.Value, Description: b.Description, Hosts: b.Hosts}))
 	})
-	Handle(a, "deleteSecret", func(ctx context.Context, in *inSecret) (None, error) {
+	Handle(a, "deleteSecret", func(ctx context.Context, in *InSecret) (None, error) {
 		return None{}, s.Delete(ctx, orgID(ctx), in.ID)
 	})
 }

@@ -15,8 +15,8 @@ import (
 // the API, which is the deprecated way.
 const silence = 5 * time.Minute
 
-// SnapshotOf is a snapshot as the wire has it.
-func SnapshotOf(s *snapshot.Snapshot) wire.Snapshot {
+// SnapshotWire is a snapshot as the wire has it.
+func SnapshotWire(s *snapshot.Snapshot) wire.Snapshot {
 	w := wire.Snapshot{
 		ID: s.ID, General: s.General, Name: s.Name, State: string(s.State), Size: s.Size, Entrypoint: s.Entrypoint,
 		CPU: float64(s.CPU), GPU: float64(s.GPU), Mem: float64(s.Memory), Disk: float64(s.Disk),
@@ -32,13 +32,13 @@ func SnapshotOf(s *snapshot.Snapshot) wire.Snapshot {
 		}
 	}
 	if b := s.BuildInfo; b != nil {
-		w.BuildInfo = BuildOf(b)
+		w.BuildInfo = BuildWire(b)
 	}
 	return w
 }
 
-// BuildOf is a build as the wire has it.
-func BuildOf(b *snapshot.Build) *wire.BuildInfo {
+// BuildWire is a build as the wire has it.
+func BuildWire(b *snapshot.Build) *wire.BuildInfo {
 	return &wire.BuildInfo{DockerfileContent: &b.Dockerfile, ContextHashes: b.ContextHashes, CreatedAt: wire.Stamp(b.CreatedAt), UpdatedAt: wire.Stamp(b.UpdatedAt), SnapshotRef: b.Ref}
 }
 
@@ -47,7 +47,7 @@ func oneSnapshot(s *snapshot.Snapshot, err error) (wire.Snapshot, error) {
 	if err != nil {
 		return wire.Snapshot{}, err
 	}
-	return SnapshotOf(s), nil
+	return SnapshotWire(s), nil
 }
 
 // RegisterSnapshots serves the routes of snapshots.
@@ -91,7 +91,7 @@ func RegisterSnapshots(a *API, s *snapshot.Service) {
 		}
 		out := wire.PaginatedSnapshots{Items: make([]wire.Snapshot, len(list)), Total: float64(total), Page: float64(in.Page), TotalPages: float64((total + in.Limit - 1) / in.Limit)}
 		for i := range list {
-			out.Items[i] = SnapshotOf(&list[i])
+			out.Items[i] = SnapshotWire(&list[i])
 		}
 		return out, nil
 	})

@@ -7,8 +7,8 @@ import (
 	"github.com/daytona-go/daytona/server/volume"
 )
 
-// VolumeOf is a volume as the wire has it.
-func VolumeOf(v *volume.Volume) wire.Volume {
+// VolumeWire is a volume as the wire has it.
+func VolumeWire(v *volume.Volume) wire.Volume {
 	w := wire.Volume{
 		ID: v.ID, Name: v.Name, OrganizationID: v.OrganizationID, State: string(v.State),
 		CreatedAt: wire.Stamp(v.CreatedAt), UpdatedAt: wire.Stamp(v.UpdatedAt), LastUsedAt: wire.StampOf(v.LastUsedAt),
@@ -23,7 +23,7 @@ func oneVolume(v *volume.Volume, err error) (wire.Volume, error) {
 	if err != nil {
 		return wire.Volume{}, err
 	}
-	return VolumeOf(v), nil
+	return VolumeWire(v), nil
 }
 
 // RegisterVolumes serves the routes of volumes.
@@ -38,7 +38,7 @@ func RegisterVolumes(a *API, s *volume.Service) {
 		list, err := s.List(ctx, orgID(ctx), in.Deleted)
 		out := make([]wire.Volume, len(list))
 		for i := range list {
-			out[i] = VolumeOf(&list[i])
+			out[i] = VolumeWire(&list[i])
 		}
 		return out, err
 	})

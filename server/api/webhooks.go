@@ -11,11 +11,11 @@ import (
 
 // RegisterWebhooks serves webhooks, for organizations and for administrators.
 func RegisterWebhooks(a *API, s *webhook.Service, o *organization.Service) {
-	type inEndpoint struct {
+	type InEndpoint struct {
 		OrganizationID string `path:"organizationId"`
 		EndpointID     string `path:"endpointId"`
 	}
-	type inMessage struct {
+	type InMessage struct {
 		OrganizationID string `path:"organizationId"`
 		MessageID      string `path:"messageId"`
 	}
@@ -60,7 +60,7 @@ func RegisterWebhooks(a *API, s *webhook.Service, o *organization.Service) {
 		return endpointWire(e, secret), nil
 	})
 	Handle(a, "updateWebhookEndpoint", func(ctx context.Context, in *struct {
-		inEndpoint
+		InEndpoint
 		Body wire.UpdateWebhookEndpoint
 	}) (wire.WebhookEndpoint, error) {
 		b := in.Body
@@ -70,10 +70,10 @@ func RegisterWebhooks(a *API, s *webhook.Service, o *organization.Service) {
 		}
 		return endpointWire(e, ""), nil
 	})
-	Handle(a, "deleteWebhookEndpoint", func(ctx context.Context, in *inEndpoint) (None, error) {
+	Handle(a, "deleteWebhookEndpoint", func(ctx context.Context, in *InEndpoint) (None, error) {
 		return None{}, s.DeleteEndpoint(ctx, in.OrganizationID, in.EndpointID)
 	})
-	Handle(a, "getWebhookEndpointSecret", func(ctx context.Context, in *inEndpoint) (wire.WebhookEndpointSecret, error) {
+	Handle(a, "getWebhookEndpointSecret", func(ctx context.Context, in *InEndpoint) (wire.WebhookEndpointSecret, error) {
 		secret, err := s.Secret(ctx, in.OrganizationID, in.EndpointID)
 		return wire.WebhookEndpointSecret{Secret: secret}, err
 	})
@@ -87,7 +87,7 @@ func RegisterWebhooks(a *API, s *webhook.Service, o *organization.Service) {
 			return w, json.Unmarshal([]byte(m.Payload), &w.Payload)
 		})
 	})
-	attempts := func(ctx context.Context, in *inMessage) ([]wire.WebhookAttempt, error) {
+	attempts := func(ctx context.Context, in *InMessage) ([]wire.WebhookAttempt, error) {
 		all, err := s.Attempts(ctx, in.OrganizationID, in.MessageID)
 		if err != nil {
 			return nil, err

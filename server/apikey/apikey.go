@@ -56,6 +56,9 @@ type Key struct {
 // Masked is what may be shown of the key.
 func (k *Key) Masked() string { return k.Prefix + strings.Repeat("*", 20) + k.Suffix }
 
+// Topic tells of keys that were revoked or changed; see package cache.
+const Topic = "apikey"
+
 // Service has the keys of all organizations.
 type Service struct {
 	db   *store.DB
@@ -73,7 +76,7 @@ func New(db *store.DB, log *slog.Logger) *Service {
 	}
 	return &Service{
 		db: db, log: log, now: time.Now, used: map[string]time.Time{},
-		keys: cache.New[*Key](db, "apikey", 100_000, 10*time.Second),
+		keys: cache.New[*Key](db, Topic, 100_000, 10*time.Second),
 	}
 }
 

@@ -26,10 +26,11 @@ type client struct {
 	// socket says that a WebSocket carries the session, polling that a request
 	// waits for frames.
 	socket, polling bool
-	ended           bool
-	alive           time.Time // when the client was last heard of
-	wake            chan struct{}
-	done            chan struct{}
+	// ended says that the session is over, told that a poll has said so.
+	ended, told bool
+	alive       time.Time // when the client was last heard of
+	wake        chan struct{}
+	done        chan struct{}
 }
 
 // push queues a frame. It reports false if there is no place for it.
@@ -68,9 +69,10 @@ func (c *client) end(why string) {
 		return
 	}
 	c.ended = true
+	socket := c.socket
 	c.mu.Unlock()
 	c.timer.Stop()
-	c.server.leave(c)
+	c.server.leave(c, socket)
 	close(c.done)
 	c.server.log.Debug("events: a client has ended", "why", why)
 }
@@ -276,6 +278,11 @@ func (s *Server) poll(w http.ResponseWriter, r *http.Request, c *client, first b
 	c.mu.Lock()
 	busy := c.polling || c.socket
 	c.polling = true
+	if c.ended {
+		// The last of it, said once.
+		busy = c.told
+		c.told = true
+	}
 	c.mu.Unlock()
 	if busy {
 		// Two at once are a mistake that no client makes.

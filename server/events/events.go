@@ -77,6 +77,9 @@ const (
 	maxMessage = 64 << 10
 	// connectTime is what the credential may take to come.
 	connectTime = 20 * time.Second
+	// lastPoll is how long a session that is over is known, for a client that
+	// polls to be told.
+	lastPoll = 5 * time.Second
 	// inline is the longest event that a topic carries itself, in bytes.
 	inline = 6000
 	// keep is how long longer ones are kept in the database: every server has
@@ -281,10 +284,19 @@ func (s *Server) enter(r *http.Request) (*client, error) {
 	return c, nil
 }
 
-func (s *Server) leave(c *client) {
+// leave takes a client out. One that polls is to be told when it does so next.
+func (s *Server) leave(c *client, socket bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	delete(s.clients, c.id)
+	if socket || c.rooms == nil || s.closed {
+		delete(s.clients, c.id)
+	} else {
+		time.AfterFunc(lastPoll, func() {
+			s.mu.Lock()
+			defer s.mu.Unlock()
+			delete(s.clients, c.id)
+		})
+	}
 	for _, room := range c.rooms {
 		delete(s.rooms[room], c)
 		if len(s.rooms[room]) == 0 {

@@ -62,6 +62,9 @@ func (a *apiClient) call(ctx context.Context, limit time.Duration, method, path 
 	r.Header.Set("Authorization", "Bearer "+a.key)
 	r.Header.Set("User-Agent", "daytona-runner")
 	r.Header.Set("X-Daytona-Source", "runner")
+	for k, v := range traceOf(ctx) {
+		r.Header.Set(k, v)
+	}
 	if in != nil {
 		r.Header.Set("Content-Type", "application/json")
 	}
@@ -89,6 +92,24 @@ func (a *apiClient) call(ctx context.Context, limit time.Duration, method, path 
 		return &daytona.Error{Kind: daytona.KindUnavailable, Op: method, Subject: path, Message: "the answer is not what it should be", Err: err}
 	}
 	return nil
+}
+
+type traceKey struct{}
+
+// withTrace returns a context whose requests belong to a job's trace.
+func withTrace(ctx context.Context, j wire.Job) context.Context {
+	trace := map[string]string{}
+	for _, k := range []string{"traceparent", "tracestate", "baggage"} {
+		if v, ok := j.TraceContext[k].(string); ok {
+			trace[k] = v
+		}
+	}
+	return context.WithValue(ctx, traceKey{}, trace)
+}
+
+func traceOf(ctx context.Context) map[string]string {
+	trace, _ := ctx.Value(traceKey{}).(map[string]string)
+	return trace
 }
 
 const usual = 30 * time.Second
@@ -134,7 +155,9 @@ func (p inProcess) RoundTrip(r *http.Request) (*http.Response, error) {
 		return nil, err
 	}
 	in := r.Clone(r.Context())
-	in.RequestURI, in.RemoteAddr = r.URL.RequestURI(), "127.0.0.1:0"
+	// An address that nobody has who comes by the network: what others do wrong
+	// is not counted against us.
+	in.RequestURI, in.RemoteAddr = r.URL.RequestURI(), "[::]:0"
 	if in.Body == nil {
 		in.Body = http.NoBody
 	}

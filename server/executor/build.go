@@ -19,6 +19,7 @@ import (
 	"github.com/google/go-containerregistry/pkg/authn"
 	"github.com/google/go-containerregistry/pkg/name"
 	"github.com/google/go-containerregistry/pkg/v1/remote"
+	"github.com/google/go-containerregistry/pkg/v1/remote/transport"
 	"github.com/minio/minio-go/v7"
 
 	"github.com/daytona-go/daytona"
@@ -102,7 +103,11 @@ func (e *Executor) build(ctx context.Context, ref string, p *wire.JobSnapshot) (
 		}
 		contexts = []daytona.BuildContext{{Source: dir, Path: "."}}
 	}
-	built, err := e.c.Client.Build(ctx, daytona.NewImage(p.Dockerfile, contexts...), daytona.BuildOptions{OnLog: log.build})
+	built, err := e.c.Client.Build(ctx, daytona.NewImage(p.Dockerfile, contexts...), daytona.BuildOptions{
+		// Bases come from their registries, with the credentials of this job: what
+		// others have pulled is theirs.
+		OnLog: log.build, Pull: !e.c.SharedImages, Bases: e.bases(),
+	})
 	if err != nil {
 		return nil, err
 	}
@@ -268,24 +273,75 @@ func (u *unpacker) file(at string, mode fs.FileMode, r io.Reader) error {
 	return errors.Join(err, f.Close())
 }
 
-// inspect says what a registry has under a name.
-func (e *Executor) inspect(ctx context.Context, ref string) (any, error) {
-	const op = "inspect image"
+// bases are the images of the configuration, for Dockerfiles.
+func (e *Executor) bases() map[string]string {
+	m := map[string]string{}
+	for name, own := range e.c.Images {
+		if own != daytona.ImageHost { // which is no image that a build could begin with
+			m[name] = own
+		}
+	}
+	return m
+}
+
+// mayPull asks the registry whether it shows an image to who has the
+// credentials of ctx: the backend, which has it already perhaps, does not.
+func (e *Executor) mayPull(ctx context.Context, ref string) error {
+	if _, own := e.c.Images[ref]; own || e.c.SharedImages {
+		return nil
+	}
+	parsed, options, err := e.remote(ctx, ref)
+	if err != nil {
+		return err
+	}
+	if _, err = remote.Head(parsed, options...); err != nil {
+		_, err = remote.Get(parsed, options...) // some know no HEAD
+	}
+	return registryError(ref, err)
+}
+
+// remote is a reference as the client of registries has it.
+func (e *Executor) remote(ctx context.Context, ref string) (name.Reference, []remote.Option, error) {
 	image, err := e.image(ref)
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	parsed, err := name.ParseReference(image)
 	if err != nil {
-		return nil, &daytona.Error{Kind: daytona.KindInvalid, Op: op, Field: "snapshot", Value: ref, Message: "is not the name of an image"}
+		return nil, nil, &daytona.Error{Kind: daytona.KindInvalid, Op: "inspect image", Field: "snapshot", Value: ref, Message: "is not the name of an image"}
 	}
 	keys := registryauth.Keychain(ctx)
 	if keys == nil {
 		keys = authn.DefaultKeychain
 	}
-	img, err := remote.Image(parsed, remote.WithContext(ctx), remote.WithAuthFromKeychain(keys))
+	return parsed, []remote.Option{remote.WithContext(ctx), remote.WithAuthFromKeychain(keys), remote.WithUserAgent("daytona")}, nil
+}
+
+func registryError(ref string, err error) error {
+	if err == nil {
+		return nil
+	}
+	e := &daytona.Error{Kind: daytona.KindUnavailable, Op: "inspect image", Subject: ref, Message: "the registry can't be asked", Err: err}
+	if t, ok := errors.AsType[*transport.Error](err); ok {
+		switch t.StatusCode {
+		case http.StatusNotFound:
+			e.Kind, e.Message = daytona.KindNotFound, "the registry does not have it"
+		case http.StatusUnauthorized, http.StatusForbidden:
+			e.Kind, e.Message = daytona.KindForbidden, "the registry does not have it, or does not show it with these credentials"
+		}
+	}
+	return e
+}
+
+// inspect says what a registry has under a name.
+func (e *Executor) inspect(ctx context.Context, ref string) (any, error) {
+	parsed, options, err := e.remote(ctx, ref)
 	if err != nil {
-		return nil, &daytona.Error{Kind: daytona.KindNotFound, Op: op, Subject: ref, Message: "the registry does not have it, or does not show it to us", Err: err}
+		return nil, err
+	}
+	img, err := remote.Image(parsed, options...)
+	if err != nil {
+		return nil, registryError(ref, err)
 	}
 	digest, err := img.Digest()
 	if err != nil {

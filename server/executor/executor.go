@@ -58,6 +58,10 @@ type Config struct {
 	// Images has the backend's names for some references: how a server gives
 	// its users an image of this machine, which they can't name themselves.
 	Images map[string]string
+	// SharedImages lets every organization use an image that another one has
+	// pulled, as long as the backend keeps it, also with credentials that are not
+	// its own. Defaults to false: the registry is asked each time.
+	SharedImages bool
 	// Unenforced are limits that the backend can't enforce here and that are left
 	// out, in place of refusing sandboxes: "cpu", "memory", "disk". Defaults to
 	// none.
@@ -420,7 +424,7 @@ func (e *Executor) do(ctx context.Context, j wire.Job) bool {
 		log.Debug("job done")
 	}
 	for try := 0; ; try++ {
-		err := e.api.update(ctx, j.ID, u)
+		err := e.api.update(withTrace(ctx, j), j.ID, u)
 		switch {
 		case err == nil:
 			e.hurry()

@@ -25,12 +25,13 @@ import (
 	"github.com/daytona-go/daytona/server/runner"
 	"github.com/daytona-go/daytona/server/store"
 	"github.com/daytona-go/daytona/server/store/storetest"
+	"github.com/daytona-go/daytona/toolbox/client"
 )
 
 // server is the real queue and the real runners behind the real API; only the
 // sandboxes' rows are a map.
 type server struct {
-	t       *testing.T
+	t       testing.TB
 	db      *store.DB
 	jobs    *job.Service
 	runners *runner.Service
@@ -44,9 +45,12 @@ type server struct {
 	told   chan string
 }
 
-func newServer(t *testing.T) *server {
+func newServer(t testing.TB, in ...*store.DB) *server {
 	t.Helper()
-	db := storetest.Open(t, "sqlite::memory:")
+	if in == nil {
+		in = append(in, storetest.Open(t, "sqlite::memory:"))
+	}
+	db := in[0]
 	s := &server{
 		t: t, db: db, jobs: job.NewService(db, nil), runners: runner.NewService(db, &runner.Options{Log: quiet()}),
 		rows: map[string]wire.Sandbox{}, states: map[string]wire.UpdateSandboxState{}, told: make(chan string, 100),
@@ -137,7 +141,7 @@ func (s *server) must(n job.New) job.Job {
 }
 
 // run runs an executor until the test ends, or stop is called.
-func run(t *testing.T, c executor.Config) (e *executor.Executor, stop func()) {
+func run(t testing.TB, c executor.Config) (e *executor.Executor, stop func()) {
 	t.Helper()
 	e, err := executor.New(c)
 	if err != nil {
@@ -180,15 +184,15 @@ func states(t *testing.T, client *daytona.Client) map[string]daytona.State {
 }
 
 func payload(id, ref string) wire.JobSandbox {
-	return wire.JobSandbox{ID: id, Name: id, Snapshot: ref, OSUser: "daytona"}
+	return wire.JobSandbox{ID: id, Name: id, Snapshot: ref, OSUser: "daytona", UserID: "org"}
 }
 
 // The life of a sandbox on the embedded engine: a program runs in it as soon as
 // the server is told that it has started.
 func TestLifeOnLocal(t *testing.T) {
-	client := daytonatest.Client(t)
+	local := daytonatest.Client(t)
 	s := newServer(t)
-	e, _ := run(t, s.config(client))
+	e, _ := run(t, s.config(local))
 	if j := s.must(job.New{Type: job.PullSnapshot, ResourceType: job.ResourceSnapshot, ResourceID: "daytona-x:daytona", Payload: wire.JobSnapshot{Snapshot: "base:1"}}); !strings.Contains(j.Result, `"name":"daytona-x:daytona"`) {
 		t.Error(j.Result)
 	}
@@ -221,14 +225,21 @@ func TestLifeOnLocal(t *testing.T) {
 	s.must(job.New{Type: job.StartSandbox, ResourceID: id})
 	check("3")
 	s.must(job.New{Type: job.ForkSandbox, ResourceID: id + "f", Payload: wire.JobFork{SourceSandboxID: id, NewSandboxID: id + "f"}})
+	for _, own := range []string{id, id + "f"} {
+		tb := client.New(func(ctx context.Context) (net.Conn, error) { return d.Dial(ctx, own) }, nil)
+		if out, err := tb.Process().Command(t.Context(), "printenv", "DAYTONA_SANDBOX_ID", "DAYTONA_ORGANIZATION_ID").Output(); err != nil || string(out) != own+"\norg\n" {
+			t.Errorf("%s is told %q (%v)", own, out, err)
+		}
+		tb.Close()
+	}
 	s.must(job.New{Type: job.CreateBackup, ResourceID: id, Payload: wire.JobBackup{Snapshot: "daytona/backup-1:1"}})
 	s.must(job.New{Type: job.UpdateNetwork, ResourceID: id, Payload: `{"networkBlockAll":false,"networkAllowList":"192.0.2.1, 198.51.100.0/24","domainAllowList":null}`})
-	if sb, err := client.Get(t.Context(), id); err != nil || fmt.Sprint(sb.Info().Network.Allow) != "[192.0.2.1/32 198.51.100.0/24]" {
+	if sb, err := local.Get(t.Context(), id); err != nil || fmt.Sprint(sb.Info().Network.Allow) != "[192.0.2.1/32 198.51.100.0/24]" {
 		t.Error(sb.Info().Network, err)
 	}
 	s.must(job.New{Type: job.UpdateNetwork, ResourceID: id, Payload: `{"networkBlockAll":true}`})
 	s.must(job.New{Type: job.UpdateNetwork, ResourceID: id, Payload: `{"networkBlockAll":false,"networkAllowList":null,"domainAllowList":null}`})
-	if sb, err := client.Get(t.Context(), id); err != nil || sb.Info().Network.Block || sb.Info().Network.Allow != nil {
+	if sb, err := local.Get(t.Context(), id); err != nil || sb.Info().Network.Block || sb.Info().Network.Allow != nil {
 		t.Error(sb.Info().Network, err)
 	}
 	s.must(job.New{Type: job.DestroySandbox, ResourceID: id})
@@ -243,7 +254,7 @@ func TestLifeOnLocal(t *testing.T) {
 	for _, ref := range []string{"daytona/backup-1:1", "daytona-x:daytona", "never-was"} {
 		s.must(job.New{Type: job.RemoveSnapshot, ResourceType: job.ResourceSnapshot, ResourceID: ref})
 	}
-	if all := states(t, client); len(all) != 0 {
+	if all := states(t, local); len(all) != 0 {
 		t.Error("left:", all)
 	}
 }

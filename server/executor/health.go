@@ -21,6 +21,8 @@ const (
 	CanBackup  = "backup"
 	CanResize  = "resize"
 	CanNetwork = "network" // change the policy of what runs
+	// CanDomains is to enforce a list of domains. No backend says of itself that
+	// it can: Config.Capabilities must.
 	CanDomains = "domains"
 	CanVolumes = "volumes"
 	CanArchive = "archive"
@@ -47,7 +49,7 @@ func (e *Executor) capabilities() []string {
 		list = append(list, CanResize)
 	}
 	if _, ok := daytona.As[daytona.NetworkPolicer](b); ok {
-		list = append(list, CanNetwork, CanDomains)
+		list = append(list, CanNetwork)
 	}
 	if _, ok := daytona.As[daytona.VolumeManager](b); ok {
 		list = append(list, CanVolumes)

@@ -1,6 +1,7 @@
 package executor
 
 import (
+	"bytes"
 	"cmp"
 	"context"
 	"crypto/sha256"
@@ -8,6 +9,8 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
+	"net/http"
 	"net/netip"
 	"path"
 	"slices"
@@ -23,6 +26,32 @@ const (
 	labelRunner = "daytona.server/runner"
 	labelRef    = "daytona.server/ref"
 )
+
+// envID is the variable by which programs know the sandbox's id.
+const envID = "DAYTONA_SANDBOX_ID"
+
+// settle tells a sandbox that has just started its own id, if it has its
+// parent's: a fork has all that its parent was made with.
+func (e *Executor) settle(ctx context.Context, id string, sb daytona.Sandbox) {
+	if info := sb.Info(); info.Parent == "" || info.Env[envID] == id {
+		return
+	}
+	body, err := json.Marshal(map[string]any{"set": map[string]string{envID: id}})
+	if err != nil {
+		return
+	}
+	r, err := http.NewRequestWithContext(ctx, "POST", "http://"+id+"/env", bytes.NewReader(body))
+	if err != nil {
+		return
+	}
+	r.Header.Set("Content-Type", "application/json")
+	w, err := e.proxy.RoundTrip(r)
+	if err != nil {
+		e.log.Warn("a sandbox can't be told its id", "sandbox", id, "err", err)
+		return
+	}
+	w.Body.Close()
+}
 
 // isHeavy reports whether a job moves whole images.
 func isHeavy(jobType string) bool {
@@ -251,8 +280,18 @@ func (e *Executor) spec(ctx context.Context, id string, p *wire.JobSandbox) (day
 	if err != nil {
 		return daytona.Spec{}, err
 	}
+	env := map[string]string{}
+	for name, value := range map[string]string{
+		envID: id, "DAYTONA_SANDBOX_USER": p.OSUser, "DAYTONA_SANDBOX_SNAPSHOT": p.Snapshot,
+		"DAYTONA_ORGANIZATION_ID": cmp.Or(p.OrganizationID, p.UserID), "DAYTONA_REGION_ID": p.RegionID,
+	} {
+		if value != "" {
+			env[name] = value
+		}
+	}
+	maps.Copy(env, p.Env)
 	spec := daytona.Spec{
-		Name: id, User: p.OSUser, Env: p.Env, Entrypoint: p.Entrypoint, Network: network, Persistent: true,
+		Name: id, User: p.OSUser, Env: env, Entrypoint: p.Entrypoint, Network: network, Persistent: true,
 		Labels: map[string]string{labelRunner: e.ID(), labelRef: p.Snapshot},
 		Resources: e.enforced(daytona.Resources{
 			CPU: p.CPUQuota, Memory: p.MemoryQuota, Disk: p.StorageQuota, GPU: int(p.GPUQuota),
@@ -317,7 +356,7 @@ func (e *Executor) image(ref string) (string, error) {
 	}
 	scheme, _, found := strings.Cut(ref, ":")
 	local := []string{"oci", "oci-archive", "docker-archive", "dir", "tar"}
-	if ref == daytona.ImageHost || found && slices.Contains(local, scheme) {
+	if ref == daytona.ImageHost || found && slices.Contains(local, scheme) || strings.HasPrefix(strings.TrimPrefix(ref, "docker://"), "daytona.local/") {
 		return "", &daytona.Error{Kind: daytona.KindInvalid, Field: "snapshot", Value: ref, Message: "must be an image in a registry"}
 	}
 	return strings.TrimPrefix(ref, "docker://"), nil
@@ -393,7 +432,11 @@ func (e *Executor) start(ctx context.Context, id string) (any, error) {
 	if err != nil {
 		return nil, err
 	}
-	return e.started(), sb.Start(ctx)
+	if err := sb.Start(ctx); err != nil {
+		return nil, err
+	}
+	e.settle(ctx, id, sb)
+	return e.started(), nil
 }
 
 func (e *Executor) stop(ctx context.Context, id string, force bool) error {
@@ -462,7 +505,11 @@ func (e *Executor) recover(ctx context.Context, id string, p *wire.JobSandbox) (
 	if p.SkipStart != nil && *p.SkipStart {
 		return e.started(), nil
 	}
-	return e.started(), sb.Start(ctx)
+	if err := sb.Start(ctx); err != nil {
+		return nil, err
+	}
+	e.settle(ctx, id, sb)
+	return e.started(), nil
 }
 
 // setNetwork replaces what of the policy is said: null is the default, what is
@@ -523,12 +570,17 @@ func (e *Executor) fork(ctx context.Context, source, id string) (any, error) {
 		if info := child.Info(); !e.ours(info) || info.Parent != parent.ID() {
 			return nil, &daytona.Error{Kind: daytona.KindConflict, Op: "fork sandbox", Subject: id, Message: "the backend has another sandbox of this name"}
 		}
-		return e.started(), child.Start(ctx)
+		if err := child.Start(ctx); err != nil {
+			return nil, err
+		}
+		e.settle(ctx, id, child)
+		return e.started(), nil
 	}
 	if err != nil {
 		return nil, err
 	}
 	e.sandboxes.Store(id, children[0])
+	e.settle(ctx, id, children[0])
 	return e.started(), nil
 }
 
@@ -543,6 +595,9 @@ func (e *Executor) snapshot(ctx context.Context, ref, image string) (any, error)
 	}
 	s, err := e.existing(ctx, snapshots, ref)
 	if errors.Is(err, daytona.ErrNotFound) {
+		if err = e.mayPull(ctx, image); err != nil {
+			return nil, err
+		}
 		if image, err = e.image(image); err != nil {
 			return nil, err
 		}

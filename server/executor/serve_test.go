@@ -6,7 +6,9 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"io"
+	"log"
 	"net"
 	"net/http"
 	"net/http/httptest"
@@ -16,6 +18,12 @@ import (
 	"sync"
 	"testing"
 	"time"
+
+	"github.com/google/go-containerregistry/pkg/authn"
+	"github.com/google/go-containerregistry/pkg/name"
+	"github.com/google/go-containerregistry/pkg/registry"
+	"github.com/google/go-containerregistry/pkg/v1/random"
+	"github.com/google/go-containerregistry/pkg/v1/remote"
 
 	"github.com/daytona-go/daytona"
 	"github.com/daytona-go/daytona/daytonatest"
@@ -417,4 +425,118 @@ type fullBackend struct{ *daytonatest.Fake }
 
 func (b *fullBackend) Create(context.Context, daytona.Spec) (daytona.Info, error) {
 	return daytona.Info{}, errors.New("write /x: No space left on device")
+}
+
+// privateImage serves an image to ada only, and returns its name. asked is told
+// of the credentials of each request.
+func privateImage(t *testing.T, asked ...func(user, password string)) string {
+	t.Helper()
+	blobs := registry.New(registry.Logger(log.New(io.Discard, "", 0)))
+	srv := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		user, password, _ := r.BasicAuth()
+		for _, f := range asked {
+			f(user, password)
+		}
+		if user != "ada" || password != "geheim" {
+			w.Header().Set("WWW-Authenticate", `Basic realm="x"`)
+			w.WriteHeader(401)
+			return
+		}
+		blobs.ServeHTTP(w, r)
+	}))
+	t.Cleanup(srv.Close)
+	img, err := random.Image(1000, 3)
+	if err != nil {
+		t.Fatal(err)
+	}
+	ref, err := name.ParseReference(strings.TrimPrefix(srv.URL, "http://") + "/x/y:1")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := remote.Write(ref, img, remote.WithAuth(&authn.Basic{Username: "ada", Password: "geheim"})); err != nil {
+		t.Fatal(err)
+	}
+	return ref.String()
+}
+
+// What a registry has, and with whose credentials: those of the job, for its
+// own registry and no other.
+func TestInspect(t *testing.T) {
+	var mu sync.Mutex
+	seen := map[string]bool{}
+	ref := privateImage(t, func(user, password string) { mu.Lock(); seen[user+":"+password] = true; mu.Unlock() })
+	host, _, _ := strings.Cut(ref, "/")
+	s := newServer(t)
+	run(t, s.config(daytona.New(daytonatest.NewFake())))
+	inspect := func(r *wire.JobRegistry) job.Job {
+		return s.do(job.New{Type: job.InspectSnapshot, ResourceType: job.ResourceSnapshot, ResourceID: "x", Payload: wire.JobSnapshot{Snapshot: ref, Registry: r}})
+	}
+	j := inspect(&wire.JobRegistry{URL: "http://" + host, Username: new("ada"), Password: new("geheim")})
+	var r wire.JobSnapshotResult
+	if err := json.Unmarshal([]byte(j.Result), &r); err != nil || !strings.HasPrefix(r.Hash, "sha256:") || r.SizeGB <= 0 {
+		t.Errorf("%+v %v %s", r, err, j.Error)
+	}
+	if j := inspect(&wire.JobRegistry{URL: "http://elsewhere.example.com", Username: new("bob"), Password: new("andere")}); j.Status != job.Failed || strings.Contains(j.Error, "andere") {
+		t.Error(j.Status, j.Error)
+	}
+	if seen["bob:andere"] {
+		t.Error("one registry's credentials were sent to another")
+	}
+	if j := inspect(nil); j.Status != job.Failed {
+		t.Error(j.Status)
+	}
+}
+
+// An image that one organization has pulled with its credentials is not there
+// for another that has none.
+func TestPrivateImages(t *testing.T) {
+	local := daytonatest.Client(t)
+	ref := privateImage(t)
+	s := newServer(t)
+	run(t, s.config(local))
+	pull := func(snapshot string, r *wire.JobRegistry) job.Job {
+		return s.do(job.New{Type: job.PullSnapshot, ResourceType: job.ResourceSnapshot, ResourceID: snapshot, Payload: wire.JobSnapshot{Snapshot: ref, Registry: r}})
+	}
+	own := &wire.JobRegistry{URL: ref, Username: new("ada"), Password: new("geheim")}
+	if j := pull("b/1:daytona", nil); j.Status != job.Failed || !strings.Contains(j.Error, "credentials") {
+		t.Error("without credentials:", j.Status, j.Error)
+	}
+	if j := pull("a/1:daytona", own); j.Status != job.Completed {
+		t.Fatal(j.Error)
+	}
+	for _, r := range []*wire.JobRegistry{nil, {URL: ref, Username: new("bob"), Password: new("x")}} {
+		if j := pull("b/2:daytona", r); j.Status != job.Failed {
+			t.Error("with what another has pulled:", j.Status)
+		}
+	}
+	if j := pull("a/2:daytona", own); j.Status != job.Completed {
+		t.Error(j.Error)
+	}
+}
+
+// Volumes that have no place of their own are directories of this machine, and
+// outlive sandboxes.
+func TestVolumes(t *testing.T) {
+	local := daytonatest.Client(t)
+	s := newServer(t)
+	e, _ := run(t, s.config(local))
+	d := dialer(e)
+	for i, want := range []string{"1", "2"} {
+		id := fmt.Sprintf("volume-%d", i)
+		p := payload(id, "base:1")
+		p.Volumes = []wire.JobVolume{{VolumeID: "7a1e", MountPath: "/data/", Subpath: new("users/ada")}}
+		s.must(job.New{Type: job.CreateSandbox, ResourceID: id, Payload: p})
+		tb := client.New(func(ctx context.Context) (net.Conn, error) { return d.Dial(ctx, id) }, nil)
+		out, err := tb.Process().Command(t.Context(), "sh", "-c", "echo x >> /data/f; wc -l < /data/f").Output()
+		if err != nil || strings.TrimSpace(string(out)) != want {
+			t.Errorf("%q %v", out, err)
+		}
+		tb.Close()
+		s.must(job.New{Type: job.DestroySandbox, ResourceID: id})
+	}
+	bad := payload("volume-3", "base:1")
+	bad.Volumes = []wire.JobVolume{{VolumeID: "7a1e", MountPath: "/data", Subpath: new("../other")}}
+	if j := s.do(job.New{Type: job.CreateSandbox, ResourceID: "volume-3", Payload: bad}); j.Status != job.Failed {
+		t.Error(j.Status)
+	}
 }

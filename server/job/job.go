@@ -101,7 +101,7 @@ type Job struct {
 	// Lane lets jobs for one resource run beside each other: "backup" for
 	// backups, "" for all else.
 	Lane string `bun:"lane,notnull"`
-	// Payload is JSON, or "".
+	// Payload is JSON, or "". A job that has ended has none.
 	Payload string `bun:"payload,notnull"`
 	// Trace has the headers of the W3C trace context that it belongs to.
 	Trace map[string]string `bun:"trace_context,notnull"`
@@ -154,8 +154,18 @@ type New struct {
 // transaction repeats.
 type Hook func(ctx context.Context, j Job) error
 
+// Sealer encrypts what the database must not be able to tell.
+type Sealer interface {
+	Seal(plain, place string) string
+	Open(sealed, place string) (string, error)
+}
+
 // Options refine [NewService].
 type Options struct {
+	// Sealer seals payloads, in which there may be passwords of registries and
+	// keys of storages. Defaults to none: they are in the database as they are
+	// until the job has ended.
+	Sealer Sealer
 	// Log defaults to [slog.Default].
 	Log *slog.Logger
 	// Name is this server's, for what one server of several does. Defaults to a
@@ -171,6 +181,7 @@ type Service struct {
 	log  *slog.Logger
 	name string
 	now  func() time.Time
+	box  Sealer
 
 	mu    sync.Mutex
 	hooks map[string][]Hook
@@ -187,6 +198,7 @@ func NewService(db *store.DB, o *Options) *Service {
 		if o.Now != nil {
 			s.now = o.Now
 		}
+		s.box = o.Sealer
 	}
 	return s
 }
@@ -237,9 +249,11 @@ func (s *Service) Enqueue(ctx context.Context, n New) (Job, error) {
 		ID: id.String(), Type: n.Type, Status: Pending, RunnerID: n.RunnerID, ResourceType: n.ResourceType, ResourceID: n.ResourceID,
 		Lane: lane(n.Type), Payload: payload, Trace: traceOf(n.Trace), CreatedAt: now, UpdatedAt: now,
 	}
+	row := j
+	row.Payload = s.sealed(&j)
 	err = s.db.Tx(ctx, func(ctx context.Context) error {
 		// DO NOTHING: an error would end the caller's transaction in PostgreSQL.
-		r, err := s.db.All(ctx).NewInsert().Model(&j).On("CONFLICT DO NOTHING").Exec(ctx)
+		r, err := s.db.All(ctx).NewInsert().Model(&row).On("CONFLICT DO NOTHING").Exec(ctx)
 		if err != nil {
 			return err
 		}
@@ -251,6 +265,34 @@ func (s *Service) Enqueue(ctx context.Context, n New) (Job, error) {
 		return s.db.Publish(ctx, topicNew+n.RunnerID, j.ID)
 	})
 	return j, err
+}
+
+// place is what a payload is sealed for.
+func place(j *Job) string { return "job/" + j.ID }
+
+// sealed is a payload as the database has it.
+func (s *Service) sealed(j *Job) string {
+	if s.box == nil || j.Payload == "" {
+		return j.Payload
+	}
+	return s.box.Seal(j.Payload, place(j))
+}
+
+// open unseals the payloads of jobs that were read.
+func (s *Service) open(err error, jobs ...*Job) error {
+	for _, j := range jobs {
+		if err == nil && s.box != nil && j.Payload != "" {
+			j.Payload, err = s.box.Open(j.Payload, place(j))
+		}
+	}
+	return err
+}
+
+func (s *Service) openAll(jobs []Job, err error) ([]Job, error) {
+	for i := range jobs {
+		err = s.open(err, &jobs[i])
+	}
+	return jobs, err
 }
 
 // traceOf keeps what a trace context may have.
@@ -315,7 +357,7 @@ func (s *Service) claim(ctx context.Context, runnerID string, limit int) ([]Job,
 		return err
 	})
 	slices.SortFunc(jobs, func(a, b Job) int { return cmp.Or(a.CreatedAt.Compare(b.CreatedAt), cmp.Compare(a.ID, b.ID)) })
-	return jobs, err
+	return s.openAll(jobs, err)
 }
 
 // Filter selects jobs for [Service.List].
@@ -335,6 +377,7 @@ func (s *Service) List(ctx context.Context, runnerID string, f Filter) ([]Job, i
 		q = q.Where("status = ?", f.Status)
 	}
 	n, err := q.Order("created_at", "id").Offset(int64(max(f.Offset, 0))).Limit(int64(min(max(f.Limit, 1), 1000))).ScanAndCount(ctx)
+	jobs, err = s.openAll(jobs, err)
 	return jobs, int(n), err
 }
 
@@ -345,7 +388,7 @@ func (s *Service) Get(ctx context.Context, runnerID, id string) (Job, error) {
 	if store.IsNone(err) {
 		err = notFound(id)
 	}
-	return j, err
+	return j, s.open(err, &j)
 }
 
 // Find returns a job, whoever's it is.
@@ -355,7 +398,7 @@ func (s *Service) Find(ctx context.Context, id string) (Job, error) {
 	if store.IsNone(err) {
 		err = notFound(id)
 	}
-	return j, err
+	return j, s.open(err, &j)
 }
 
 func notFound(id string) error {
@@ -368,7 +411,7 @@ func (s *Service) Unfinished(ctx context.Context, resourceType, resourceID strin
 	jobs := []Job{}
 	err := s.db.All(ctx).NewSelect().Model(&jobs).Where("resource_type = ? AND resource_id = ?", resourceType, resourceID).
 		Where("status IN (?, ?)", Pending, InProgress).Order("created_at", "id").Scan(ctx)
-	return jobs, err
+	return s.openAll(jobs, err)
 }
 
 // Update is what a runner says of a job.
@@ -414,7 +457,7 @@ func (s *Service) lock(ctx context.Context, id string) (j Job, err error) {
 	if err = q.Scan(ctx); store.IsNone(err) {
 		err = notFound(id)
 	}
-	return j, err
+	return j, s.open(err, &j)
 }
 
 func (s *Service) move(ctx context.Context, j *Job, u Update) error {
@@ -429,8 +472,11 @@ func (s *Service) move(ctx context.Context, j *Job, u Update) error {
 	if len(j.Error) > maxText {
 		j.Error = strings.ToValidUTF8(j.Error[:maxText], "")
 	}
-	if err := store.Changed(s.db.All(ctx).NewUpdate().Model(j).Column("status", "error", "result", "updated_at").
-		Where("id = ? AND status = ?", j.ID, from).Exec(ctx)); err != nil {
+	q := s.db.All(ctx).NewUpdate().Model(j).Column("status", "error", "result", "updated_at").Where("id = ? AND status = ?", j.ID, from)
+	if j.Ended() {
+		q = q.Set("payload = ''") // nobody needs the secrets in it any more
+	}
+	if err := store.Changed(q.Exec(ctx)); err != nil {
 		return err
 	}
 	if !j.Ended() {

@@ -149,6 +149,65 @@ func TestConflict(t *testing.T) {
 	})
 }
 
+// box is no secret, but shows what was sealed, and for what.
+type box struct{}
+
+func (box) Seal(plain, place string) string { return "sealed|" + place + "|" + strings.ToUpper(plain) }
+func (box) Open(sealed, place string) (string, error) {
+	plain, ok := strings.CutPrefix(sealed, "sealed|"+place+"|")
+	if !ok {
+		return "", errors.New("sealed for another place")
+	}
+	return strings.ToLower(plain), nil
+}
+
+// What is in a payload is sealed in the database, and gone when the job is.
+func TestPayloads(t *testing.T) {
+	storetest.Each(t, func(t *testing.T, db *store.DB) {
+		ctx, s := t.Context(), job.NewService(db, &job.Options{Sealer: box{}})
+		stored := func() (payload string) {
+			t.Helper()
+			if err := db.All(ctx).NewRaw("SELECT payload FROM jobs").Scan(ctx, &payload); err != nil {
+				t.Fatal(err)
+			}
+			return payload
+		}
+		const secret = `{"password":"geheim"}`
+		j := enqueue(t, s, job.New{Type: job.PullSnapshot, RunnerID: "r", ResourceID: "x", Payload: secret})
+		if j.Payload != secret || strings.Contains(stored(), "geheim") {
+			t.Error(j.Payload, stored())
+		}
+		s.OnDone(job.ResourceSandbox, func(_ context.Context, j job.Job) error {
+			if j.Payload != secret {
+				t.Error("the hook gets", j.Payload)
+			}
+			return nil
+		})
+		for name, f := range map[string]func() (job.Job, error){
+			"Find": func() (job.Job, error) { return s.Find(ctx, j.ID) },
+			"Get":  func() (job.Job, error) { return s.Get(ctx, "r", j.ID) },
+			"Unfinished": func() (job.Job, error) {
+				list, err := s.Unfinished(ctx, job.ResourceSandbox, "x")
+				return list[0], err
+			},
+			"List": func() (job.Job, error) {
+				list, _, err := s.List(ctx, "r", job.Filter{Limit: 1})
+				return list[0], err
+			},
+		} {
+			if got, err := f(); err != nil || got.Payload != secret {
+				t.Errorf("%s: %q %v", name, got.Payload, err)
+			}
+		}
+		if got := take(t, s, "r"); got.Payload != secret {
+			t.Error(got.Payload)
+		}
+		if _, err := s.Update(ctx, "r", j.ID, job.Update{Status: job.Completed}); err != nil || stored() != "" {
+			t.Error(err, stored())
+		}
+	})
+}
+
 // A job that is rolled back was never there.
 func TestRollback(t *testing.T) {
 	storetest.Each(t, func(t *testing.T, db *store.DB) {

@@ -30,6 +30,8 @@ const Interval = 30 * time.Second
 const (
 	// checks is how many checks of a look run at a time.
 	checks = 8
+	// checkTime bounds one.
+	checkTime = 10 * time.Second
 	// again is when a change is looked at a second time: who else remembers
 	// answers may hear of it a moment later, and have said yes meanwhile.
 	again = 200 * time.Millisecond
@@ -180,6 +182,8 @@ func (s *Set) look(ctx context.Context, ids []string) {
 			defer func() { <-slots }()
 			// What can't be asked is not what is refused: a database that is
 			// away for a moment ends nothing.
+			ctx, cancel := context.WithTimeout(ctx, checkTime)
+			defer cancel()
 			if err := e.check(ctx); Refused(err) && s.remove(e) {
 				e.end(err)
 			}

@@ -149,11 +149,11 @@ func (s *Service) secret(accessKey string) string {
 	return base64.RawURLEncoding.EncodeToString(h.Sum(nil))
 }
 
-// Handler serves the embedded storage; nil if there is none. It is to get the
-// requests that [Claims] tells, or all below the path of the URL.
+// Handler serves the embedded storage, and nothing if there is none. It is to get
+// the requests that [Claims] tells, or all below the path of the URL.
 func (s *Service) Handler() http.Handler {
 	if s.Store == nil || s.External != nil {
-		return nil
+		return http.NotFoundHandler()
 	}
 	return &Handler{Store: s.Store, Grants: s.lookup, Prefix: strings.TrimSuffix(s.url.Path, "/"), Now: s.Now, Log: s.Log}
 }

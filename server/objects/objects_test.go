@@ -2,7 +2,9 @@ package objects_test
 
 import (
 	"bytes"
+	"context"
 	"crypto/rand"
+	"encoding/json"
 	"encoding/xml"
 	"errors"
 	"fmt"
@@ -23,6 +25,8 @@ import (
 	"github.com/minio/minio-go/v7/pkg/credentials"
 
 	"github.com/daytona-go/daytona"
+	"github.com/daytona-go/daytona/server/api"
+	"github.com/daytona-go/daytona/server/identity"
 	"github.com/daytona-go/daytona/server/objects"
 	"github.com/daytona-go/daytona/server/store"
 	"github.com/daytona-go/daytona/server/store/storetest"
@@ -100,6 +104,7 @@ func (e *env) volume(t *testing.T, id string) (*minio.Client, string) {
 
 // What minio-go, and so what mounts volumes, does with a storage.
 func TestMinio(t *testing.T) {
+	t.Parallel()
 	e := start(t, sqlite(t))
 	c, bucket := e.volume(t, "v1")
 	ctx := t.Context()
@@ -264,6 +269,7 @@ func (e *env) blobs(t *testing.T) []string {
 
 // Lists are in order, whole and without repetition, in pages of any size.
 func TestList(t *testing.T) {
+	t.Parallel()
 	e := start(t, sqlite(t))
 	c, bucket := e.volume(t, "v1")
 	ctx := t.Context()
@@ -351,6 +357,7 @@ func TestHostileKeys(t *testing.T) {
 
 // A client that pushes sees its organization and nothing else, for an hour.
 func TestPushAccess(t *testing.T) {
+	t.Parallel()
 	storetest.Each(t, func(t *testing.T, db *store.DB) {
 		e := start(t, db)
 		ctx := t.Context()
@@ -495,6 +502,7 @@ func TestPushAccess(t *testing.T) {
 
 // A volume's credential is for the volume, the same each time, and ends with it.
 func TestVolumes(t *testing.T) {
+	t.Parallel()
 	storetest.Each(t, func(t *testing.T, db *store.DB) {
 		e := start(t, db)
 		ctx := t.Context()
@@ -630,4 +638,49 @@ func TestExternal(t *testing.T) {
 	if _, err := none.PushAccess(t.Context(), "org-a"); !errors.Is(err, daytona.ErrUnavailable) || err.Error() != "Object storage is not configured" {
 		t.Error(err)
 	}
+}
+
+// What a client is told at GET /object-storage/push-access.
+func TestAPI(t *testing.T) {
+	e := start(t, sqlite(t))
+	a := api.New(api.Config{Authenticator: authenticator{}, Log: slog.New(slog.DiscardHandler)})
+	api.RegisterObjects(a, e.Service)
+	for bearer, want := range map[string]int{"write:snapshots": 200, "write:sandboxes": 200, "read:volumes": 403} {
+		w := httptest.NewRecorder()
+		r := httptest.NewRequest("GET", "/api/object-storage/push-access", nil)
+		r.Header.Set("Authorization", "Bearer "+bearer)
+		a.ServeHTTP(w, r)
+		if w.Code != want {
+			t.Errorf("%s: %d %s", bearer, w.Code, w.Body)
+		}
+		if want != 200 {
+			continue
+		}
+		var got map[string]string
+		if err := json.Unmarshal(w.Body.Bytes(), &got); err != nil {
+			t.Fatal(err)
+		}
+		if got["organizationId"] != "org-a" || got["storageUrl"] != e.server.URL {
+			t.Errorf("%v", got)
+		}
+		for _, k := range []string{"accessKey", "secret", "sessionToken", "bucket", "region"} {
+			if got[k] == "" {
+				t.Errorf("no %s", k)
+			}
+		}
+		c := client(t, got["storageUrl"], got["accessKey"], got["secret"], got["sessionToken"])
+		if _, err := c.PutObject(t.Context(), got["bucket"], "org-a/h/context.tar", strings.NewReader("x"), 1, minio.PutObjectOptions{}); err != nil {
+			t.Error(err)
+		}
+	}
+}
+
+type authenticator struct{}
+
+func (authenticator) Authenticate(_ context.Context, bearer string) (*identity.Principal, error) {
+	return &identity.Principal{Kind: identity.Key, OrganizationID: "org-a", Permissions: []identity.Permission{identity.Permission(bearer)}}, nil
+}
+
+func (authenticator) Join(_ context.Context, p *identity.Principal, _ string) (*identity.Principal, error) {
+	return p, nil
 }

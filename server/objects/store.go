@@ -19,6 +19,7 @@ import (
 	"time"
 
 	"go.etcd.io/bbolt"
+	bberrors "go.etcd.io/bbolt/errors"
 	"golang.org/x/sys/unix"
 )
 
@@ -271,7 +272,7 @@ func (c *contextReader) Read(p []byte) (int, error) {
 func (s *Store) CreateBucket(name string) error {
 	return s.index.Update(func(tx *bbolt.Tx) error {
 		b, err := tx.Bucket(bBuckets).CreateBucket([]byte(name))
-		if errors.Is(err, bbolt.ErrBucketExists) {
+		if errors.Is(err, bberrors.ErrBucketExists) {
 			return errTaken
 		}
 		for _, n := range [][]byte{bObjects, bUploads, bParts} {

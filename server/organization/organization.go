@@ -52,6 +52,10 @@ const (
 	maxExperimental            = 64 << 10
 	maxHeaders                 = 32
 	maxHeaderValue             = 8 << 10
+	maxNumber                  = 1_000_000_000
+	maxTTL                     = 30 * 24 * 3600 // seconds
+	maxHours                   = 10 * 366 * 24
+	maxMinutes                 = maxHours * 60
 )
 
 // Users is the feature that has users.
@@ -447,8 +451,8 @@ func (s *Service) Suspend(ctx context.Context, id string, x Suspension) error {
 	if len(x.Reason) > display.MaxDescription {
 		return invalid("reason must have at most %d characters", display.MaxDescription)
 	}
-	if x.GraceHours != nil && *x.GraceHours < 0 {
-		return invalid("suspensionCleanupGracePeriodHours must not be less than 0")
+	if x.GraceHours != nil && (*x.GraceHours < 0 || *x.GraceHours > maxHours) {
+		return invalid("suspensionCleanupGracePeriodHours must not be less than 0 or more than %d", maxHours)
 	}
 	return s.change(ctx, id, func(o *Organization) error {
 		o.Suspended, o.SuspendedAt, o.SuspensionReason, o.SuspendedUntil = true, new(now()), x.Reason, nil
@@ -511,6 +515,11 @@ func (s *Service) Overdue(ctx context.Context) ([]string, error) {
 	return ids, nil
 }
 
+// Together runs f so that all it does with its context is done, or nothing.
+func (s *Service) Together(ctx context.Context, f func(ctx context.Context) error) error {
+	return s.db.Tx(ctx, f)
+}
+
 // SetLimitedEgress sets whether new sandboxes have a limited network.
 func (s *Service) SetLimitedEgress(ctx context.Context, id string, limited bool) error {
 	return s.change(ctx, id, func(o *Organization) error { o.LimitedEgress = limited; return nil })
@@ -530,8 +539,8 @@ func (s *Service) SetSSO(ctx context.Context, id string, on bool) error {
 // limiter that is not in limits is as in the server's configuration.
 func (s *Service) SetRateLimits(ctx context.Context, id string, limits map[string]RateLimit) error {
 	for name, l := range limits {
-		if l.Limit != nil && *l.Limit < 1 || l.TTL != nil && *l.TTL < 1 {
-			return invalid("rate limit %s must be at least 1 in at least 1 second", name)
+		if l.Limit != nil && (*l.Limit < 1 || *l.Limit > maxNumber) || l.TTL != nil && (*l.TTL < 1 || *l.TTL > maxTTL) {
+			return invalid("rate limit %s must be 1 to %d in 1 to %d seconds", name, maxNumber, maxTTL)
 		}
 	}
 	return s.change(ctx, id, func(o *Organization) error { o.RateLimits = limits; return nil })
@@ -554,8 +563,8 @@ func (s *Service) RateLimit(ctx context.Context, id, limiter string) (limit int,
 
 // SetDeactivation sets how long snapshots stay active that nobody uses.
 func (s *Service) SetDeactivation(ctx context.Context, id string, minutes int) error {
-	if minutes < 1 {
-		return invalid("snapshotDeactivationTimeoutMinutes must be at least 1")
+	if minutes < 1 || minutes > maxMinutes {
+		return invalid("snapshotDeactivationTimeoutMinutes must be between 1 and %d", maxMinutes)
 	}
 	return s.change(ctx, id, func(o *Organization) error { o.DeactivationMinutes = minutes; return nil })
 }

@@ -154,7 +154,9 @@ func TestRedirects(t *testing.T) {
 	defer front.Close()
 	u, _ := url.Parse(front.URL)
 	// front is allowed by its name alone, so that its address is not.
-	lookup := func(_ context.Context, host string) ([]netip.Addr, error) { return []netip.Addr{netip.MustParseAddr("127.0.0.1")}, nil }
+	lookup := func(_ context.Context, host string) ([]netip.Addr, error) {
+		return []netip.Addr{netip.MustParseAddr("127.0.0.1")}, nil
+	}
 	g := guard(t, outbound.Config{Allow: []string{"front.example"}, Lookup: lookup})
 	c := g.Client(5 * time.Second)
 	start := "http://front.example:" + u.Port()

@@ -11,3 +11,6 @@ func ParseHost(s string, domains ...string) (port int, label string, signed, ok 
 
 // WithoutToken is withoutToken.
 func WithoutToken(raw string) string { return withoutToken(raw) }
+
+// Use is use.
+func (p *Proxy) Use(id string) (stop func()) { return p.use(id) }

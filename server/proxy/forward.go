@@ -104,7 +104,7 @@ func (q *request) pass(g *grant, target, prefix string) {
 			return
 		}
 	}
-	if err := replayable(q.r); err != nil {
+	if err := replayable(q.w, q.r); err != nil {
 		q.fail(http.StatusBadRequest, "", "the body ended early")
 		return
 	}

@@ -136,7 +136,8 @@ const (
 	touchGap   = 5 * time.Second
 	// smallBody is what is read before it is passed on, so that it can be sent
 	// again when the agent has just closed the connection that was to carry it.
-	smallBody = 64 << 10
+	smallBody     = 64 << 10
+	smallBodyTime = time.Minute
 	// dialTime bounds connecting to an agent.
 	dialTime = 30 * time.Second
 )
@@ -512,10 +513,13 @@ func (f flusher) Write(b []byte) (int, error) {
 }
 
 // replayable makes a small body one that can be sent twice.
-func replayable(r *http.Request) error {
+func replayable(w http.ResponseWriter, r *http.Request) error {
 	if r.Body == nil || r.ContentLength <= 0 || r.ContentLength > smallBody || r.Header.Get("Upgrade") != "" {
 		return nil
 	}
+	c := http.NewResponseController(w)
+	_ = c.SetReadDeadline(time.Now().Add(smallBodyTime)) // what can't have one has none
+	defer func() { _ = c.SetReadDeadline(time.Time{}) }()
 	b := make([]byte, r.ContentLength)
 	if _, err := io.ReadFull(r.Body, b); err != nil {
 		return err

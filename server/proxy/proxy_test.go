@@ -688,7 +688,7 @@ func TestClientGone(t *testing.T) {
 	}
 }
 
-type builds struct{ reader io.Reader }
+type builds struct{}
 
 func (b builds) SnapshotLogs(_ context.Context, org, id string, follow bool) (io.ReadCloser, error) {
 	if org != orgA || id != "snap/one:1" {
@@ -764,5 +764,38 @@ func TestPlainHTTP(t *testing.T) {
 			t.Errorf("%s %v %v", resp.Proto, resp.Status, c)
 		}
 		tr.CloseIdleConnections()
+	}
+}
+
+// gRPC gets through: it is HTTP/2 with trailers at both ends.
+func TestGRPC(t *testing.T) {
+	w := newWorld(t, nil)
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	srv := &http.Server{Protocols: new(http.Protocols), Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		b, _ := io.ReadAll(r.Body)
+		w.Header().Set("Content-Type", "application/grpc")
+		w.Header().Set("Trailer", "Grpc-Status")
+		http.NewResponseController(w).Flush() // as gRPC servers do: there is no length
+		fmt.Fprintf(w, "%s %s", r.Proto, b)
+		w.Header().Set("Grpc-Status", "0")
+	})}
+	srv.Protocols.SetUnencryptedHTTP2(true)
+	go srv.Serve(l)
+	t.Cleanup(func() { srv.Close() })
+	r, _ := http.NewRequestWithContext(t.Context(), "POST", at(l.Addr().(*net.TCPAddr).Port, sandboxA)+"/svc/Method", io.MultiReader(strings.NewReader("message")))
+	r.Header.Set("Content-Type", "application/grpc")
+	r.Header.Set("TE", "trailers")
+	r.Header.Set("X-Daytona-Preview-Token", tokenA)
+	resp, err := w.clientOf(true).Do(r)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer resp.Body.Close()
+	b, err := io.ReadAll(resp.Body)
+	if err != nil || string(b) != "HTTP/2.0 message" || resp.ProtoMajor != 2 || resp.Trailer.Get("Grpc-Status") != "0" {
+		t.Errorf("%s %q %v %v", resp.Proto, b, resp.Trailer, err)
 	}
 }

@@ -239,8 +239,12 @@ func (r *Region) check() error {
 	if !slices.Contains(Classes(), r.Class) {
 		return invalid("sandboxClass must be one of linux-vm, container, android, windows, not %q", r.Class)
 	}
+	// The longest that fits into a duration is 290 years.
+	if v := r.MaxLifespan; v != nil && !(*v >= 0 && *v <= 1e8) {
+		return invalid("maxSandboxLifespan must be between 0 and 100000000, not %s", number(*v))
+	}
 	values := []*float64{&r.CPU, &r.Memory, &r.Disk, &r.GPU, r.MaxCPU, r.MaxMemory, r.MaxDisk, r.MaxDiskLasting, r.MaxCPUPerGPU, r.MaxMemoryPerGPU,
-		r.MaxDiskPerGPU, r.MaxCPUGPUSandbox, r.MaxMemoryGPUSandbox, r.MaxDiskGPUSandbox, r.MaxLifespan}
+		r.MaxDiskPerGPU, r.MaxCPUGPUSandbox, r.MaxMemoryGPUSandbox, r.MaxDiskGPUSandbox}
 	for _, v := range values {
 		if v != nil && !(*v >= 0 && *v < 1e9) {
 			return invalid("quotas must be at least 0 and less than 1000000000, not %s", number(*v))

@@ -153,3 +153,39 @@ func (s *Service) Release(ctx context.Context, key string) error {
 	_, err := s.db.All(ctx).NewUpdate().Model((*reservation)(nil)).Set("released_at = ?", s.o.Now().UTC()).Where("id = ? AND released_at IS NULL", key).Exec(ctx)
 	return err
 }
+
+// Pick returns a runner of a region, or of any for "", that can do work which
+// is no sandbox, such as pulling an image: at random among the ten of the
+// highest score. KindInvalid "No available runners" if there is none.
+func (s *Service) Pick(ctx context.Context, regionID, class string, needs ...string) (runnerID string, err error) {
+	all, err := s.All(ctx, regionID)
+	if err != nil {
+		return "", err
+	}
+	all = slices.DeleteFunc(all, func(r Runner) bool {
+		return r.State != Ready || r.Unschedulable || r.Draining || r.Score < s.o.Threshold || !serves(&r, cmp.Or(class, "container")) ||
+			slices.ContainsFunc(needs, func(need string) bool { return !r.Can(need) })
+	})
+	if len(all) == 0 {
+		return "", invalid("No available runners")
+	}
+	slices.SortFunc(all, func(a, b Runner) int { return cmp.Compare(b.Score, a.Score) })
+	return all[rand.IntN(min(len(all), best))].ID, nil
+}
+
+// Usable returns those of the ids that are ready for sandboxes.
+func (s *Service) Usable(ctx context.Context, ids []string) ([]string, error) {
+	usable := []string{}
+	if len(ids) == 0 {
+		return usable, nil
+	}
+	err := s.db.All(ctx).NewSelect().Model((*Runner)(nil)).Column("id").Where("id IN (?)", bun.List(ids)).
+		Where("state = ? AND unschedulable = ? AND draining = ?", Ready, false, false).Order("id").Scan(ctx, &usable)
+	return usable, err
+}
+
+// InRegion returns how many runners a region has.
+func (s *Service) InRegion(ctx context.Context, regionID string) (int, error) {
+	n, err := s.db.All(ctx).NewSelect().Model((*Runner)(nil)).Where("region_id = ?", regionID).Count(ctx)
+	return int(n), err
+}

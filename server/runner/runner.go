@@ -155,6 +155,9 @@ type Options struct {
 	Threshold int
 	// Silence is how long a runner may say nothing. Defaults to a minute.
 	Silence time.Duration
+	// LostAfter is how long a runner may be silent until it is taken to be gone.
+	// Defaults to half an hour.
+	LostAfter time.Duration
 	// Overcommit says how much more than it has a runner may promise, as a
 	// factor; a zero field defaults to 16 for CPU, 4 for memory and 8 for disk:
 	// most sandboxes do nothing most of the time, and use far less than their
@@ -195,10 +198,17 @@ func NewService(db *store.DB, o *Options) *Service {
 		s.o.Threshold = 10
 	}
 	s.o.Silence = cmp.Or(s.o.Silence, time.Minute)
+	s.o.LostAfter = cmp.Or(s.o.LostAfter, 30*time.Minute)
 	s.o.Overcommit.CPU = cmp.Or(s.o.Overcommit.CPU, 16)
 	s.o.Overcommit.Memory = cmp.Or(s.o.Overcommit.Memory, 4)
 	s.o.Overcommit.Disk = cmp.Or(s.o.Overcommit.Disk, 8)
 	return s
+}
+
+// Lost reports whether a runner has been silent for so long that it is taken to
+// be gone: what can be had elsewhere need not wait for it.
+func (s *Service) Lost(r *Runner) bool {
+	return r.State == Unresponsive && r.CheckedAt != nil && s.o.Now().Sub(*r.CheckedAt) >= s.o.LostAfter
 }
 
 // New is a runner to be.
@@ -357,7 +367,7 @@ func (s *Service) RunnerByKey(ctx context.Context, key string) (runnerID, region
 	// By the hash of what is random: how long it takes tells nothing.
 	err = s.db.All(ctx).NewSelect().Model(&r).Column("id", "region_id").Where("key_hash = ?", runnerkey.Hash(key)).Scan(ctx)
 	if store.IsNone(err) {
-		err = notFound("")
+		err = notFound()
 	}
 	return r.ID, r.RegionID, err
 }
@@ -379,7 +389,7 @@ func (s *Service) Access(r *Runner) (string, error) {
 	return s.o.Sealer.Open(r.SealedAccess, accessPlace(r.ID))
 }
 
-func notFound(string) error {
+func notFound() error {
 	return &daytona.Error{Kind: daytona.KindNotFound, Message: "Runner not found"}
 }
 
@@ -388,7 +398,7 @@ func (s *Service) Runner(ctx context.Context, id string) (Runner, error) {
 	var r Runner
 	err := s.db.All(ctx).NewSelect().Model(&r).Where("id = ?", id).Scan(ctx)
 	if store.IsNone(err) {
-		err = notFound(id)
+		err = notFound()
 	}
 	return r, err
 }
@@ -398,7 +408,7 @@ func (s *Service) Get(ctx context.Context, organizationID, id string) (Runner, e
 	var r Runner
 	err := s.db.In(ctx, organizationID).Select(&r).Where("id = ?", id).Scan(ctx)
 	if organizationID == "" || store.IsNone(err) {
-		return Runner{}, notFound(id)
+		return Runner{}, notFound()
 	}
 	return r, err
 }
@@ -457,7 +467,7 @@ func (s *Service) change(ctx context.Context, id string, f func(r *Runner) error
 			q = q.For("UPDATE")
 		}
 		if err = q.Scan(ctx); store.IsNone(err) {
-			return notFound(id)
+			return notFound()
 		} else if err != nil {
 			return err
 		}

@@ -222,8 +222,19 @@ func TestHealth(t *testing.T) {
 			t.Fatal(err)
 		}
 		state(runner.Unresponsive)
+		gone, _ := s.Runner(ctx, r.ID)
+		if s.Lost(&gone) {
+			t.Error("lost after a minute")
+		}
+		w.advance(30 * time.Minute)
+		if !s.Lost(&gone) {
+			t.Error("not lost after half an hour")
+		}
 		report(true)
 		state(runner.Ready)
+		if back, _ := s.Runner(ctx, r.ID); s.Lost(&back) {
+			t.Error("lost although it is back")
+		}
 		if _, err := s.Report(ctx, r.ID, runner.Report{AppVersion: strings.Repeat("x", 5000)}); !errors.Is(err, daytona.ErrInvalid) {
 			t.Error(err)
 		}
@@ -305,6 +316,25 @@ func TestPlace(t *testing.T) {
 		sick := add(t, s, "sick", func(h *runner.Report) { h.Services = []runner.Health{{Service: "x"}} })
 		if full.Score >= 10 || plain.Score < 50 {
 			t.Fatal(full.Score, plain.Score)
+		}
+		for range 20 {
+			if id, err := s.Pick(ctx, "eu", ""); err != nil || id != plain.ID && id != able.ID && id != gpu.ID {
+				t.Fatal(id, err)
+			}
+			if id, err := s.Pick(ctx, "", "container", "fork"); err != nil || id != able.ID {
+				t.Fatal(id, err)
+			}
+		}
+		for _, where := range []string{"us", "mars"} {
+			if _, err := s.Pick(ctx, where, "container"); err == nil || err.Error() != "No available runners" {
+				t.Error(err)
+			}
+		}
+		if ids, err := s.Usable(ctx, []string{plain.ID, closed.ID, leaving.ID, sick.ID, "nobody"}); err != nil || len(ids) != 1 || ids[0] != plain.ID {
+			t.Error(ids, err)
+		}
+		if n, err := s.InRegion(ctx, "eu"); err != nil || n != 7 {
+			t.Error(n, err)
 		}
 		some := daytona.Resources{CPU: .1, Memory: .1, Disk: .1}
 		for _, c := range []struct {

@@ -123,7 +123,10 @@ func (s *Service) ExpirePreviewURL(ctx context.Context, organizationID, idOrName
 		return err
 	}
 	_, err = s.db.In(ctx, organizationID).Delete((*previewToken)(nil)).Where("token_hash = ? AND sandbox_id = ? AND port = ?", hashOf(token), sb.ID, port).Exec(ctx)
-	return err
+	if err != nil {
+		return err
+	}
+	return s.db.Publish(ctx, TopicChanged, sb.ID)
 }
 
 // SignedPreview returns the sandbox of a signed preview token, which is for
@@ -165,6 +168,16 @@ func (s *Service) ByToken(ctx context.Context, token string) (*Sandbox, error) {
 		return nil, &daytona.Error{Kind: daytona.KindNotFound, Message: "Sandbox not found"}
 	}
 	return sb, err
+}
+
+// OrganizationByAuthToken returns the organization of the sandbox that has an
+// auth token: KindNotFound if none has.
+func (s *Service) OrganizationByAuthToken(ctx context.Context, token string) (string, error) {
+	sb, err := s.ByToken(ctx, token)
+	if err != nil {
+		return "", err
+	}
+	return sb.OrganizationID, nil
 }
 
 // SigningKey returns the key that URLs of files of a sandbox are signed with,
@@ -232,8 +245,10 @@ func (s *Service) CreateSSHAccess(ctx context.Context, organizationID, idOrName 
 		now := s.now()
 		row := &sshAccess{ID: newID(), OrganizationID: organizationID, SandboxID: sb.ID, Hash: hashOf(t), Expires: now.Add(time.Duration(minutes) * time.Minute), CreatedAt: now, UpdatedAt: now}
 		a = SSHAccess{row.ID, sb.ID, t, row.Expires, now, now, s.sshCommand(r, t)}
-		_, err = s.db.All(ctx).NewInsert().Model(row).Exec(ctx)
-		return err
+		if _, err = s.db.All(ctx).NewInsert().Model(row).Exec(ctx); err != nil {
+			return err
+		}
+		return s.db.Publish(ctx, TopicChanged, sb.ID)
 	})
 	return a, err
 }
@@ -266,8 +281,10 @@ func (s *Service) RevokeSSHAccess(ctx context.Context, organizationID, idOrName,
 	if token != "" {
 		q = q.Where("token_hash = ?", hashOf(token))
 	}
-	_, err = q.Exec(ctx)
-	return sb, err
+	if _, err = q.Exec(ctx); err != nil {
+		return nil, err
+	}
+	return sb, s.db.Publish(ctx, TopicChanged, sb.ID)
 }
 
 // SSHGrant is what a token opens.

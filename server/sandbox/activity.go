@@ -2,6 +2,7 @@ package sandbox
 
 import (
 	"context"
+	"fmt"
 	"time"
 
 	"github.com/uptrace/bun"
@@ -68,7 +69,7 @@ func (s *Service) Flush(ctx context.Context) error {
 		}
 		for at, ids := range groups {
 			_, err := s.db.All(ctx).NewUpdate().Model((*Sandbox)(nil)).Set("last_activity_at = ?", at).
-				Where("id IN (?) AND last_activity_at < ?", bun.In(ids), at).Exec(ctx)
+				Where("id IN (?) AND last_activity_at < ?", bun.List(ids), at).Exec(ctx)
 			if err != nil {
 				return err
 			}
@@ -111,6 +112,34 @@ func (s *Service) OnRunner(ctx context.Context, runnerID string) (int, error) {
 	return int(n), err
 }
 
+// Unused is nil if an organization has no sandboxes, so that it can be deleted;
+// its pools, which then are empty as well, go. KindConflict if it has some.
+func (s *Service) Unused(ctx context.Context, organizationID string) error {
+	n, err := s.db.In(ctx, organizationID).Select((*Sandbox)(nil)).Where("state <> ?", Destroyed).Count(ctx)
+	if err != nil {
+		return err
+	}
+	if n > 0 {
+		return &daytona.Error{Kind: daytona.KindConflict, Message: fmt.Sprintf("The organization has %d sandboxes. Delete them first.", n)}
+	}
+	_, err = s.db.In(ctx, organizationID).Delete((*Pool)(nil)).Exec(ctx)
+	return err
+}
+
+// StopAll stops what runs of an organization, as when it is suspended.
+// Ephemeral sandboxes are destroyed, as by any stop.
+func (s *Service) StopAll(ctx context.Context, organizationID string) error {
+	ids, err := s.ids(ctx, func(q *bun.SelectQuery) *bun.SelectQuery {
+		return q.Where("organization_id = ? AND state IN (?, ?) AND pending = ?", organizationID, Started, Paused, false)
+	})
+	if err != nil {
+		return err
+	}
+	return s.each(ctx, ids, func(ctx context.Context, id string) error {
+		return s.tryTo(ctx, id, func(_ context.Context, sb *Sandbox) error { return s.stop(sb, false) })
+	})
+}
+
 // VolumeUsed reports whether a sandbox that is not gone has a volume.
 func (s *Service) VolumeUsed(ctx context.Context, organizationID, volumeID string) (bool, error) {
 	return s.db.In(ctx, organizationID).Select((*volumeRow)(nil)).Where("volume_id = ?", volumeID).Exists(ctx)
@@ -119,5 +148,5 @@ func (s *Service) VolumeUsed(ctx context.Context, organizationID, volumeID strin
 // Needed reports whether a sandbox that is yet to be made needs a reference.
 func (s *Service) Needed(ctx context.Context, ref string) (bool, error) {
 	return s.db.All(ctx).NewSelect().Model((*Sandbox)(nil)).
-		Where("ref = ? AND state IN (?)", ref, bun.In([]State{Unknown, PendingBuild, BuildingSnapshot, PullingSnapshot, Creating})).Exists(ctx)
+		Where("ref = ? AND state IN (?)", ref, bun.List([]State{Unknown, PendingBuild, BuildingSnapshot, PullingSnapshot, Creating})).Exists(ctx)
 }

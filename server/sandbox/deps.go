@@ -66,8 +66,8 @@ type Capability string
 const (
 	CanPause    Capability = "pause"
 	CanFork     Capability = "fork"
-	CanBackup   Capability = "backup" // and restore on the same runner
-	CanMove     Capability = "move"   // restore backups that other runners of its region made
+	CanBackup   Capability = "backup" // keep a sandbox's files, and make it again from them
+	CanMove     Capability = "move"   // make it again on any runner of the region that can
 	CanResize   Capability = "resize"
 	CanSnapshot Capability = "snapshot"
 	CanNetwork  Capability = "network" // change the network settings of what runs
@@ -172,8 +172,8 @@ type Capture struct {
 	GPUType        string    `json:"gpuType,omitempty"`
 	Entrypoint     []string  `json:"entrypoint,omitempty"`
 	IncludeMemory  bool      `json:"includeMemory,omitempty"`
-	// SnapshotID is the row's, Ref what the runner is to name it.
-	SnapshotID string `json:"snapshotId"`
+	// SnapshotID is the row's, if it has one, Ref what the runner is to name it.
+	SnapshotID string `json:"snapshotId,omitempty"`
 	Ref        string `json:"ref"`
 }
 
@@ -193,12 +193,16 @@ type Snapshots interface {
 	Ensure(ctx context.Context, runnerID, ref string) error
 	// Copy returns how far that is, and why it failed.
 	Copy(ctx context.Context, runnerID, ref string) (c Copy, reason string, err error)
-	// Capture notes the snapshot that a sandbox is about to become, if its name
-	// is free and the quota allows one, and returns its id and the reference that
-	// the runner is to give it.
+	// Capture asks for the snapshot that a sandbox is about to become: KindConflict
+	// if its name is taken, KindInvalid if the quota allows none. It returns the
+	// reference that the runner is to give it, and the id of its row if it has
+	// one already.
 	Capture(ctx context.Context, c Capture) (id, ref string, err error)
-	// Captured says that a runner has made it, of a size in GB, or why not.
-	Captured(ctx context.Context, id, runnerID string, sizeGB float64, failure string) error
+	// Captured says that a runner has made it, of a size in GB, or why not; c is
+	// what Capture was asked, with what it answered. An error of KindConflict or
+	// KindInvalid, as for a name that was taken meanwhile, is told to who waits,
+	// and leaves the transaction usable.
+	Captured(ctx context.Context, c Capture, sizeGB float64, failure string) error
 }
 
 // Region is where runners are.

@@ -788,7 +788,7 @@ func (s *Service) ofRunner(ctx context.Context, runnerID, id string) (*Sandbox, 
 }
 
 // Report is what a runner says of a sandbox that changed without having been
-// told: only from started and stopped, and what is desired follows.
+// told: only from started, stopped and paused, and what is desired follows.
 func (s *Service) Report(ctx context.Context, runnerID, id string, to State, reason string, recoverable bool) error {
 	if _, err := s.ofRunner(ctx, runnerID, id); err != nil {
 		return err
@@ -804,7 +804,7 @@ func (s *Service) Report(ctx context.Context, runnerID, id string, to State, rea
 		if sb.State == to {
 			return nil
 		}
-		if sb.Pending || sb.JobID != "" || sb.State != Started && sb.State != Stopped {
+		if sb.Pending || sb.JobID != "" || sb.State != Started && sb.State != Stopped && sb.State != Paused {
 			// The end of the job that is under way says what is so.
 			return state("Sandbox is not in a valid state to be updated")
 		}
@@ -812,6 +812,8 @@ func (s *Service) Report(ctx context.Context, runnerID, id string, to State, rea
 		switch to {
 		case Started:
 			sb.State, sb.Desired = Started, WantStarted
+		case Paused:
+			sb.State, sb.Desired = Paused, WantPaused
 		case Stopped:
 			sb.Desired = WantStopped
 			if err := s.stopped(ctx, sb); err != nil {
@@ -823,7 +825,7 @@ func (s *Service) Report(ctx context.Context, runnerID, id string, to State, rea
 			s.release(sb)
 			sb.State = Destroyed
 		default:
-			return invalid("state %q must be started, stopped, error or destroyed", clip(string(to)))
+			return invalid("state %q must be started, stopped, paused, error or destroyed", clip(string(to)))
 		}
 		if err := s.advanceLater(ctx, sb); err != nil {
 			return err

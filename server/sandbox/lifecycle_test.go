@@ -15,6 +15,41 @@ import (
 	"github.com/daytona-go/daytona/server/store/storetest"
 )
 
+func TestEvents(t *testing.T) {
+	storetest.Each(t, func(t *testing.T, db *store.DB) {
+		var got []string
+		var refuse error
+		w := newWorld(t, db, func(c *sandbox.Config) {
+			c.Event = func(_ context.Context, e sandbox.Event) error {
+				if e.Sandbox == nil || e.Sandbox.OrganizationID != "a" {
+					t.Errorf("%+v", e)
+				}
+				got = append(got, strings.TrimPrefix(e.Name, "sandbox.")+" "+e.Old+" "+e.New)
+				return refuse
+			}
+		})
+		ctx := t.Context()
+		w.create(sandbox.Spec{Name: "x"})
+		w.s.Stop(ctx, "a", "x", false)
+		w.settle()
+		want := []string{"created  ", "state.updated creating started", "state.updated started stopping", "desired-state.updated started stopped", "state.updated stopping stopped"}
+		if !slices.Equal(got, want) {
+			t.Errorf("%q, not %q", got, want)
+		}
+		// What nobody can be told of does not happen.
+		refuse = errors.New("no")
+		if _, err := w.s.Create(ctx, "a", sandbox.Spec{Name: "y"}); !errors.Is(err, refuse) {
+			t.Error(err)
+		}
+		refuse = nil
+		_, err := w.s.Get(ctx, "a", "y")
+		wants(t, err, daytona.ErrNotFound, "")
+		if len(w.open()) != 0 {
+			t.Error(w.open())
+		}
+	})
+}
+
 func TestLife(t *testing.T) {
 	storetest.Each(t, func(t *testing.T, db *store.DB) {
 		w := newWorld(t, db)
@@ -253,6 +288,8 @@ func TestFailures(t *testing.T) {
 	if sb = w.get(sb.ID); sb.NetworkBlockAll {
 		t.Error("it says that what is not in force is")
 	}
+	_, err = w.s.Snapshot(ctx, "a", "y", "late", false)
+	wants(t, err, daytona.ErrState, "the name was taken meanwhile")
 	w.fails["SNAPSHOT_SANDBOX"] = "disk error"
 	_, err = w.s.Snapshot(ctx, "a", "y", "snap", false)
 	wants(t, err, daytona.ErrState, "disk error")
@@ -464,7 +501,13 @@ func TestCreateRules(t *testing.T) {
 
 func TestBuildsAndPulls(t *testing.T) {
 	storetest.Each(t, func(t *testing.T, db *store.DB) {
-		w := newWorld(t, db)
+		events := make(chan struct{}, 1000)
+		w := newWorld(t, db, func(c *sandbox.Config) {
+			c.Event = func(ctx context.Context, _ sandbox.Event) error {
+				store.After(ctx, func() { events <- struct{}{} })
+				return nil
+			}
+		})
 		ctx := t.Context()
 		sb := w.create(sandbox.Spec{Name: "built", Build: &sandbox.SpecBuild{Dockerfile: "FROM x"}})
 		if sb.State != sandbox.PendingBuild || sb.CPU != 1 || sb.Memory != 1 || sb.Disk != 3 || sb.Snapshot != "" {
@@ -505,7 +548,7 @@ func TestBuildsAndPulls(t *testing.T) {
 			t.Error(sb.State)
 		}
 		// One that waits for a build can be deleted.
-		sb = w.create(sandbox.Spec{Name: "waits", Build: &sandbox.SpecBuild{Dockerfile: "FROM z"}})
+		w.create(sandbox.Spec{Name: "waits", Build: &sandbox.SpecBuild{Dockerfile: "FROM z"}})
 		if sb, err := w.s.Delete(ctx, "a", "waits"); err != nil || sb.State != sandbox.Destroyed {
 			t.Error(sb, err)
 		}
@@ -516,8 +559,6 @@ func TestBuildsAndPulls(t *testing.T) {
 		ended.Go(func() { w.s.Run(run) })
 		defer ended.Wait()
 		defer stop()
-		events, end := db.Subscribe(sandbox.TopicEvents)
-		defer end()
 		var far *sandbox.Sandbox
 		ended.Go(func() {
 			var err error
@@ -526,7 +567,6 @@ func TestBuildsAndPulls(t *testing.T) {
 			}
 			stop()
 		})
-		<-events // it is there
 		for {
 			all, _, err := w.s.List(ctx, "a", sandbox.Filter{States: []sandbox.State{sandbox.PullingSnapshot}}, "")
 			if err != nil {

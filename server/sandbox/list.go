@@ -104,7 +104,7 @@ func (f *Filter) apply(q *bun.SelectQuery) *bun.SelectQuery {
 	}
 	in := func(column string, values any, n int) {
 		if n > 0 {
-			q = q.Where("? IN (?)", bun.Ident("sandbox."+column), bun.In(values))
+			q = q.Where("? IN (?)", bun.Ident("sandbox."+column), bun.List(values))
 		}
 	}
 	in("shown", f.States, len(f.States))
@@ -292,7 +292,7 @@ func (s *Service) OfRunner(ctx context.Context, runnerID string, states []State,
 	}
 	q := s.db.All(ctx).NewSelect().Model(&all).Where("runner_id = ?", runnerID).Where("state <> ?", Destroyed).Order("created_at", "id")
 	if len(states) > 0 {
-		q = q.Where("state IN (?)", bun.In(states))
+		q = q.Where("state IN (?)", bun.List(states))
 	}
 	if settled {
 		q = q.Where("state = desired_state")

@@ -241,6 +241,23 @@ func TestIsolation(t *testing.T) {
 	if err := w.s.Touch(ctx, "b", sb.ID); !errors.Is(err, daytona.ErrNotFound) {
 		t.Error("once it is known:", err)
 	}
+	if err := w.s.StopAll(ctx, "b"); err != nil {
+		t.Error(err)
+	}
+	if err := w.s.Unused(ctx, "b"); err != nil {
+		t.Error(err)
+	}
+	wants(t, w.s.Unused(ctx, "a"), daytona.ErrConflict, "")
+	if all, _ := w.s.Pools(ctx, "a"); len(all) != 1 || w.get(sb.ID).State != sandbox.Started {
+		t.Error("another organization's end was this one's")
+	}
+	if err := w.s.StopAll(ctx, "a"); err != nil {
+		t.Error(err)
+	}
+	w.settle()
+	if got := w.get(sb.ID).State; got != sandbox.Stopped {
+		t.Error(got)
+	}
 }
 
 func TestAccess(t *testing.T) {
@@ -257,6 +274,12 @@ func TestAccess(t *testing.T) {
 		}
 		if found, err := w.s.ByToken(ctx, p.Token); err != nil || found.ID != sb.ID {
 			t.Error(found, err)
+		}
+		if org, err := w.s.OrganizationByAuthToken(ctx, p.Token); err != nil || org != "a" {
+			t.Error(org, err)
+		}
+		if _, err := w.s.OrganizationByAuthToken(ctx, ""); !errors.Is(err, daytona.ErrNotFound) {
+			t.Error(err)
 		}
 		for _, port := range []int{0, -1, 65536} {
 			_, err = w.s.PreviewURL(ctx, "a", "x", port)
@@ -371,7 +394,13 @@ func TestAccess(t *testing.T) {
 
 func TestPools(t *testing.T) {
 	storetest.Each(t, func(t *testing.T, db *store.DB) {
-		w := newWorld(t, db)
+		events := make(chan sandbox.Event, 10000)
+		w := newWorld(t, db, func(c *sandbox.Config) {
+			c.Event = func(ctx context.Context, e sandbox.Event) error {
+				store.After(ctx, func() { events <- e })
+				return nil
+			}
+		})
 		ctx := t.Context()
 		pool, err := w.s.CreatePool(ctx, "a", "default", "", 2)
 		if err != nil {
@@ -419,7 +448,16 @@ func TestPools(t *testing.T) {
 		if sb.ID != waiting[0].ID || sb.State != sandbox.Started || sb.Name != "mine" || sb.Labels["k"] != "v" || len(w.open()) != jobs {
 			t.Fatalf("%+v", sb)
 		}
-		// Nothing says that it waited.
+		// Nothing says that it waited: no event, and no field.
+		for e := range events {
+			if e.Sandbox.ID != sb.ID {
+				continue // those that did not come from the pool
+			}
+			if e.Name != "sandbox.created" {
+				t.Error("the first event is", e.Name)
+			}
+			break
+		}
 		sb = w.get(sb.ID)
 		if sb.WarmPoolID != "" || !sb.CreatedAt.Equal(w.now) || !sb.LastActivityAt.Equal(w.now) || sb.AutoStop != 7 || sb.DestroyAt == nil || !sb.DestroyAt.Equal(w.now.Add(time.Hour)) {
 			t.Errorf("%+v", sb)
@@ -576,6 +614,18 @@ func TestListIsFast(t *testing.T) {
 		t.Logf("%s: %s to %s", c.name, took[0], took[len(took)-1])
 		if took[0] > 20*time.Millisecond {
 			t.Errorf("%s: %s", c.name, took[0])
+		}
+	}
+}
+
+// BenchmarkCreate is what the service adds to a runner that takes no time.
+func BenchmarkCreate(b *testing.B) {
+	db := storetest.Open(b, storetest.SQLite(b))
+	w := newWorld(b, db)
+	w.limit.CPU = 1 << 30
+	for b.Loop() {
+		if sb, err := w.s.Create(context.Background(), "a", sandbox.Spec{}); err != nil || sb.State != sandbox.Started {
+			b.Fatal(sb, err)
 		}
 	}
 }

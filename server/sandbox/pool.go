@@ -199,7 +199,7 @@ func (s *Service) claim(ctx context.Context, sb *Sandbox, n *Spec) (*Sandbox, er
 			if _, err := s.db.In(ctx, w.OrganizationID).Update((*Sandbox)(nil)).Set("last_activity_at = ?", now).Where("id = ?", w.ID).Exec(ctx); err != nil {
 				return err
 			}
-			if err := s.publish(ctx, Event{Name: "sandbox.created", SandboxID: w.ID, OrganizationID: w.OrganizationID}); err != nil {
+			if err := s.publish(ctx, Event{Name: "sandbox.created", Sandbox: w}); err != nil {
 				return err
 			}
 			claimed = w

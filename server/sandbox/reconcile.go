@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"sync"
 	"time"
 
 	"github.com/uptrace/bun"
@@ -35,43 +36,40 @@ func (s *Service) Run(ctx context.Context) error {
 			}
 		}()
 	}
-	tick := time.NewTicker(s.config.Sweep)
-	defer tick.Stop()
-	lead := func() {
-		if err := s.Flush(ctx); err != nil && ctx.Err() == nil {
-			s.log.Error("activity of sandboxes could not be written", "err", err)
+	// Beside what is woken: a sweep may take its time.
+	var sweeps sync.WaitGroup
+	sweeps.Go(func() {
+		tick := time.NewTicker(s.config.Sweep)
+		defer tick.Stop()
+		for {
+			s.lead(ctx)
+			select {
+			case <-tick.C:
+			case <-ctx.Done():
+				return
+			}
 		}
-		_, ok, err := s.db.Lease(ctx, "sandbox", s.config.Holder, 3*s.config.Sweep)
-		if err == nil && ok {
-			err = s.Reconcile(ctx)
-		}
-		if err != nil && ctx.Err() == nil {
-			s.log.Error("reconciling sandboxes", "err", err)
-		}
-	}
+	})
 	defer func() {
+		sweeps.Wait()
 		last, cancel := context.WithTimeout(context.WithoutCancel(ctx), 5*time.Second)
 		defer cancel()
 		if err := s.Flush(last); err != nil {
 			s.log.Error("activity of sandboxes could not be written", "err", err)
 		}
-		if err := s.db.Yield(last, "sandbox", s.config.Holder); err != nil {
+		if err := s.db.Yield(last, lease, s.config.Holder); err != nil {
 			s.log.Warn("the lease of sandboxes could not be given back", "err", err)
 		}
 	}()
-	lead()
 	for {
+		var err error
+		id := ""
 		select {
 		case <-ctx.Done():
 			return nil
-		case <-tick.C:
-			lead()
 		case <-copies:
-			if err := s.reconcileWaiting(ctx); err != nil && ctx.Err() == nil {
-				s.log.Error("reconciling sandboxes that wait for snapshots", "err", err)
-			}
-		case id := <-wake:
-			var err error
+			err = s.reconcileWaiting(ctx)
+		case id = <-wake:
 			switch id {
 			case "":
 				err = s.reconcileWaiting(ctx)
@@ -80,10 +78,27 @@ func (s *Service) Run(ctx context.Context) error {
 			default:
 				err = s.reconcile(ctx, id)
 			}
-			if err != nil && ctx.Err() == nil {
-				s.log.Error("reconciling a sandbox", "sandbox", id, "err", err)
-			}
 		}
+		if err != nil && ctx.Err() == nil {
+			s.log.Error("reconciling a sandbox", "sandbox", id, "err", err)
+		}
+	}
+}
+
+// lease is the name of what one server of several does.
+const lease = "sandbox"
+
+// lead writes down what this server knows, and makes a sweep if it leads.
+func (s *Service) lead(ctx context.Context) {
+	if err := s.Flush(ctx); err != nil && ctx.Err() == nil {
+		s.log.Error("activity of sandboxes could not be written", "err", err)
+	}
+	_, ok, err := s.db.Lease(ctx, lease, s.config.Holder, 3*s.config.Sweep)
+	if err == nil && ok {
+		err = s.Reconcile(ctx)
+	}
+	if err != nil && ctx.Err() == nil {
+		s.log.Error("reconciling sandboxes", "err", err)
 	}
 }
 
@@ -140,7 +155,7 @@ func (s *Service) reconcileMoving(ctx context.Context) error {
 // reconcileWaiting looks at those that wait for a snapshot.
 func (s *Service) reconcileWaiting(ctx context.Context) error {
 	ids, err := s.ids(ctx, func(q *bun.SelectQuery) *bun.SelectQuery {
-		return q.Where("state IN (?)", bun.In([]State{PendingBuild, BuildingSnapshot, PullingSnapshot}))
+		return q.Where("state IN (?)", bun.List([]State{PendingBuild, BuildingSnapshot, PullingSnapshot}))
 	})
 	if err != nil {
 		return err
@@ -477,7 +492,7 @@ func (s *Service) autoArchive(ctx context.Context, id string) error {
 func (s *Service) backups(ctx context.Context) error {
 	now := s.now()
 	ids, err := s.ids(ctx, func(q *bun.SelectQuery) *bun.SelectQuery {
-		return q.Where("backup_state IN (?) AND (backup_since < ? OR backup_job_id = '')", bun.In([]BackupState{BackupPending, BackupInProgress}), now.Add(-backupTimeout))
+		return q.Where("backup_state IN (?) AND (backup_since < ? OR backup_job_id = '')", bun.List([]BackupState{BackupPending, BackupInProgress}), now.Add(-backupTimeout))
 	})
 	if err != nil {
 		return err
@@ -500,7 +515,7 @@ func (s *Service) backups(ctx context.Context) error {
 	ids, err = s.ids(ctx, func(q *bun.SelectQuery) *bun.SelectQuery {
 		return q.Where("state = ? AND pending = ? AND auto_delete <> 0 AND warm_pool_id = ''", Started, false).
 			Where("(backup_state IN (?) AND COALESCE(backup_at, created_at) < ? AND state_since < ?) OR (backup_state = ? AND backup_since < ?)",
-				bun.In([]BackupState{BackupNone, BackupCompleted}), now.Add(-s.config.BackupEvery), now.Add(-s.config.BackupEvery),
+				bun.List([]BackupState{BackupNone, BackupCompleted}), now.Add(-s.config.BackupEvery), now.Add(-s.config.BackupEvery),
 				BackupError, now.Add(-6*time.Hour))
 	})
 	if err != nil {
@@ -512,7 +527,7 @@ func (s *Service) backups(ctx context.Context) error {
 				return false, nil
 			}
 			r, err := s.runner(ctx, sb.RunnerID)
-			if err != nil || !r.Usable || !r.Can(CanBackup) {
+			if err != nil || !r.Usable || !r.Can(CanBackup) || !r.Can(CanMove) {
 				return false, err
 			}
 			return true, s.beginBackup(ctx, sb)
@@ -569,11 +584,11 @@ func (s *Service) cleanUp(ctx context.Context) error {
 	}
 	if len(ids) > 0 {
 		for _, model := range []any{(*labelRow)(nil), (*volumeRow)(nil), (*previewToken)(nil), (*sshAccess)(nil)} {
-			if _, err := s.db.All(ctx).NewDelete().Model(model).Where("sandbox_id IN (?)", bun.In(ids)).Exec(ctx); err != nil {
+			if _, err := s.db.All(ctx).NewDelete().Model(model).Where("sandbox_id IN (?)", bun.List(ids)).Exec(ctx); err != nil {
 				return err
 			}
 		}
-		if _, err := s.db.All(ctx).NewDelete().Model((*Sandbox)(nil)).Where("id IN (?)", bun.In(ids)).Exec(ctx); err != nil {
+		if _, err := s.db.All(ctx).NewDelete().Model((*Sandbox)(nil)).Where("id IN (?)", bun.List(ids)).Exec(ctx); err != nil {
 			return err
 		}
 	}

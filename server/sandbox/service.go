@@ -2,7 +2,6 @@ package sandbox
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -21,21 +20,19 @@ const (
 	// TopicWake has the ids of sandboxes to look at at once. An empty payload
 	// means all that wait for something, such as for a snapshot on a runner.
 	TopicWake = "sandbox.wake"
-	// TopicEvents has an [Event] as JSON for every change that clients are told
-	// of.
-	TopicEvents = "sandbox.events"
+	// TopicChanged has the ids of sandboxes of which something has changed that
+	// decides who may reach them: their state, whether they are public, tokens.
+	TopicChanged = "sandbox.changed"
 )
 
 // Event is a change of a sandbox.
 type Event struct {
 	// Name is that of the wire: sandbox.created, sandbox.state.updated or
 	// sandbox.desired-state.updated.
-	Name           string `json:"name"`
-	SandboxID      string `json:"sandboxId"`
-	OrganizationID string `json:"organizationId"`
+	Name    string
+	Sandbox *Sandbox
 	// Old and New are states, or desired states.
-	Old string `json:"old,omitempty"`
-	New string `json:"new,omitempty"`
+	Old, New string
 }
 
 // Config says what a [Service] is made of. DB, Deps and Key must be set.
@@ -79,6 +76,9 @@ type Config struct {
 	// WakeOn are topics that tell of copies of snapshots on runners. Defaults to
 	// none: the next sweep finds them.
 	WakeOn []string
+	// Event is told of changes in the transaction that makes them; an error undoes
+	// that. Defaults to nobody.
+	Event func(ctx context.Context, e Event) error
 	// Now is the clock. Defaults to [time.Now].
 	Now func() time.Time
 	// Log defaults to [slog.Default].
@@ -282,14 +282,17 @@ func (s *Service) insert(ctx context.Context, sb *Sandbox) error {
 		}
 		return err
 	}
-	if err := s.saveLabels(ctx, sb); err != nil {
+	if err := s.addLabels(ctx, sb); err != nil {
 		return err
 	}
 	if err := s.saveVolumes(ctx, sb); err != nil {
 		return err
 	}
 	sb.remember()
-	return s.publish(ctx, Event{Name: "sandbox.created", SandboxID: sb.ID, OrganizationID: sb.OrganizationID})
+	if sb.WarmPoolID != "" {
+		return nil // nobody has it yet
+	}
+	return s.publish(ctx, Event{Name: "sandbox.created", Sandbox: sb})
 }
 
 type labelRow struct {
@@ -313,6 +316,10 @@ func (s *Service) saveLabels(ctx context.Context, sb *Sandbox) error {
 	if _, err := s.db.In(ctx, sb.OrganizationID).Delete((*labelRow)(nil)).Where("sandbox_id = ?", sb.ID).Exec(ctx); err != nil {
 		return err
 	}
+	return s.addLabels(ctx, sb)
+}
+
+func (s *Service) addLabels(ctx context.Context, sb *Sandbox) error {
 	rows := make([]labelRow, 0, len(sb.Labels))
 	for k, v := range sb.Labels {
 		rows = append(rows, labelRow{OrganizationID: sb.OrganizationID, SandboxID: sb.ID, Name: k, Value: v})
@@ -368,19 +375,22 @@ func (s *Service) save(ctx context.Context, sb *Sandbox) error {
 			return err
 		}
 	}
-	if sb.was.shown != sb.Listed {
-		err := s.publish(ctx, Event{"sandbox.state.updated", sb.ID, sb.OrganizationID, string(sb.was.shown), string(sb.Listed)})
+	if sb.was.shown != sb.Listed && sb.WarmPoolID == "" {
+		err := s.publish(ctx, Event{"sandbox.state.updated", sb, string(sb.was.shown), string(sb.Listed)})
 		if err != nil {
 			return err
 		}
 	}
-	if sb.was.desired != sb.Desired {
-		err := s.publish(ctx, Event{"sandbox.desired-state.updated", sb.ID, sb.OrganizationID, string(sb.was.desired), string(sb.Desired)})
+	if sb.was.desired != sb.Desired && sb.WarmPoolID == "" {
+		err := s.publish(ctx, Event{"sandbox.desired-state.updated", sb, string(sb.was.desired), string(sb.Desired)})
 		if err != nil {
 			return err
 		}
 	}
 	sb.remember()
+	if err := s.db.Publish(ctx, TopicChanged, sb.ID); err != nil {
+		return err
+	}
 	return s.db.Publish(ctx, "sandbox/"+sb.ID, "")
 }
 
@@ -437,11 +447,10 @@ func (s *Service) reserve(ctx context.Context, sb *Sandbox, r Resources) error {
 }
 
 func (s *Service) publish(ctx context.Context, e Event) error {
-	b, err := json.Marshal(e)
-	if err != nil {
-		return err
+	if s.config.Event == nil {
+		return nil
 	}
-	return s.db.Publish(ctx, TopicEvents, string(b))
+	return s.config.Event(ctx, e)
 }
 
 // wait returns a sandbox once done says so, or as it is when the time for

@@ -562,7 +562,12 @@ func (s *Service) finish(ctx context.Context, sb *Sandbox, j Job) error {
 		if j.Failed {
 			sb.ErrorReason = reason
 		}
-		return s.captured(ctx, st.Capture, result.SizeGB, sb.LastJobError)
+		err := s.captured(ctx, st.Capture, result.SizeGB, sb.LastJobError)
+		if errors.Is(err, daytona.ErrConflict) || errors.Is(err, daytona.ErrInvalid) {
+			sb.LastJobError, sb.ErrorReason = message(err), message(err)
+			return nil
+		}
+		return err
 	case jobFork:
 		switch {
 		case sb.State == Forking:
@@ -587,7 +592,7 @@ func (s *Service) captured(ctx context.Context, c *Capture, sizeGB float64, fail
 	if c == nil {
 		return nil
 	}
-	err := s.deps.Snapshots.Captured(ctx, c.SnapshotID, c.RunnerID, sizeGB, failure)
+	err := s.deps.Snapshots.Captured(ctx, *c, sizeGB, failure)
 	if errors.Is(err, daytona.ErrNotFound) { // it was deleted meanwhile
 		return nil
 	}
@@ -607,7 +612,8 @@ func (s *Service) stopped(ctx context.Context, sb *Sandbox) error {
 		return nil
 	}
 	r, err := s.runner(ctx, sb.RunnerID)
-	if err != nil || !r.Can(CanBackup) {
+	if err != nil || !r.Can(CanBackup) || !r.Can(CanMove) {
+		// A backup that goes with its runner takes a disk and helps nobody.
 		return err
 	}
 	return s.beginBackup(ctx, sb)

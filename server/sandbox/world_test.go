@@ -20,11 +20,10 @@ import (
 
 // world is a service and all that it needs of others.
 type world struct {
-	t    testing.TB
-	db   *store.DB
-	s    *sandbox.Service
-	c    sandbox.Config
-	wake func()
+	t  testing.TB
+	db *store.DB
+	s  *sandbox.Service
+	c  sandbox.Config
 
 	mu       sync.Mutex
 	now      time.Time
@@ -310,12 +309,12 @@ func (w *world) Lifespan(context.Context, string, string, string) (time.Duration
 
 type snapshots struct{ w *world }
 
-func (s snapshots) Resolve(_ context.Context, org, region, name string) (sandbox.Snapshot, error) {
+func (s snapshots) Resolve(ctx context.Context, org, region, name string) (sandbox.Snapshot, error) {
 	switch name {
 	case "default":
 		return sandbox.Snapshot{ID: "default-id", Name: "default", Ref: "default-ref", Class: "container", Resources: sandbox.Resources{CPU: 1, Memory: 1, Disk: 3}, Entrypoint: []string{"sleep", "infinity"}}, nil
 	case "default-id":
-		return s.Resolve(nil, org, region, "default")
+		return s.Resolve(ctx, org, region, "default")
 	case "far":
 		return sandbox.Snapshot{ID: "far-id", Name: "far", Ref: "far-ref", Class: "container", Resources: sandbox.Resources{CPU: 2, Memory: 4, Disk: 10}}, nil
 	case "gpu":
@@ -365,12 +364,15 @@ func (s snapshots) Capture(_ context.Context, c sandbox.Capture) (string, string
 	return c.Name, "ref-of-" + c.Name, nil
 }
 
-func (s snapshots) Captured(_ context.Context, id, runner string, size float64, failure string) error {
+func (s snapshots) Captured(_ context.Context, c sandbox.Capture, size float64, failure string) error {
 	s.w.mu.Lock()
 	defer s.w.mu.Unlock()
-	s.w.captured[id] = "ok"
+	if failure == "" && c.Name == "late" {
+		return &daytona.Error{Kind: daytona.KindConflict, Message: "the name was taken meanwhile"}
+	}
+	s.w.captured[c.SnapshotID] = "ok"
 	if failure != "" {
-		s.w.captured[id] = failure
+		s.w.captured[c.SnapshotID] = failure
 	}
 	return nil
 }
@@ -418,13 +420,13 @@ func (volumes) Location(context.Context, string, string) (any, error) { return n
 
 type secrets struct{}
 
-func (secrets) Attach(_ context.Context, org, id string, m map[string]string) (map[string]string, error) {
+func (secrets) Attach(ctx context.Context, org, id string, m map[string]string) (map[string]string, error) {
 	for _, name := range m {
 		if name != "known" {
 			return nil, &daytona.Error{Kind: daytona.KindInvalid, Message: fmt.Sprintf("Secret %q not found", name)}
 		}
 	}
-	return secrets{}.Env(nil, org, id)
+	return secrets{}.Env(ctx, org, id)
 }
 func (secrets) Detach(context.Context, string, string) error { return nil }
 func (secrets) Env(context.Context, string, string) (map[string]string, error) {

@@ -34,13 +34,12 @@ func (s *Service) Create(ctx context.Context, q Request) (*Snapshot, error) {
 	case q.Dockerfile != nil && q.Image != "":
 		return nil, invalid("Either imageName or buildInfo must be given, not both")
 	case q.Dockerfile != nil:
-		// Clients send an entrypoint with a build that has its own.
 		var err error
 		if b, snap.Entrypoint, err = s.checkBuild(q.OrganizationID, *q.Dockerfile, q.ContextHashes); err != nil {
 			return nil, err
 		}
-		if len(q.Entrypoint) > 0 {
-			return nil, invalid("Cannot specify an entrypoint when using a build info entry")
+		if len(q.Entrypoint) > 0 { // some clients send one with a build
+			snap.Entrypoint = q.Entrypoint
 		}
 		snap.Build, snap.Ref = b.Ref, b.Ref
 	case q.Image != "":
@@ -110,7 +109,9 @@ func (s *Service) insert(ctx context.Context, snap *Snapshot, b *Build, region s
 		}
 		snap.BuildInfo = b
 	}
-	if _, err := s.db.All(ctx).NewInsert().Model(snap).Exec(ctx); store.IsUnique(err) {
+	// A name that was taken meanwhile must not spoil the caller's transaction.
+	err := store.Changed(s.db.All(ctx).NewInsert().Model(snap).On("CONFLICT (organization_id, name) DO NOTHING").Exec(ctx))
+	if daytona.KindOf(err) == daytona.KindConflict {
 		return duplicate(snap.Name)
 	} else if err != nil {
 		return err

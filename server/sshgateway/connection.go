@@ -15,7 +15,9 @@ import (
 
 // maxChannels of a connection. requestRate a second, after requestBurst at once,
 // is how many channels and requests of it are passed on; then it has to wait.
+// leaveTime is what a client may take to go that has been told to.
 const (
+	leaveTime                 = 2 * time.Second
 	maxChannels               = 256
 	requestRate, requestBurst = 500, 1000
 )
@@ -254,6 +256,14 @@ func (c *connection) explain(ctx context.Context, channels <-chan ssh.NewChannel
 				break
 			}
 			ch.Close()
+			// The client goes by itself, once it has read all of that.
+			timer := time.AfterFunc(leaveTime, func() { c.server.Close() })
+			defer timer.Stop()
+			for range asked {
+			}
+			for n := range channels {
+				_ = n.Reject(ssh.Prohibited, message)
+			}
 			return
 		}
 	}

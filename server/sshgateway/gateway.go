@@ -100,7 +100,6 @@ type Gateway struct {
 	config Config
 	log    *slog.Logger
 	set    *live.Set
-	server *ssh.ServerConfig
 
 	mu       sync.Mutex
 	open     map[netip.Addr]int
@@ -308,7 +307,14 @@ func (g *Gateway) serve(ctx context.Context, raw net.Conn, addr netip.Addr) {
 	raw.SetDeadline(time.Now().Add(loginTime))
 	var access Access
 	var token string
-	login := func(meta ssh.ConnMetadata) (*ssh.Permissions, error) {
+	asked := false
+	login := func(meta ssh.ConnMetadata) (_ *ssh.Permissions, err error) {
+		asked = true
+		defer func() {
+			if err != nil {
+				g.failed(addr) // before the client knows
+			}
+		}()
 		user := meta.User()
 		if user == "" || len(user) > maxToken {
 			return nil, errors.New("no access")
@@ -331,7 +337,9 @@ func (g *Gateway) serve(ctx context.Context, raw net.Conn, addr netip.Addr) {
 	server, channels, requests, err := ssh.NewServerConn(raw, config)
 	if err != nil {
 		// Its error may have the user name in it.
-		g.failed(addr)
+		if !asked {
+			g.failed(addr)
+		}
 		g.log.Debug("SSH gateway: login failed", "address", addr)
 		return
 	}

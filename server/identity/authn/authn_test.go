@@ -405,3 +405,10 @@ func TestTokensPublicIssuer(t *testing.T) {
 		t.Error(err)
 	}
 }
+
+// noKeys has no keys.
+type noKeys struct{}
+
+func (noKeys) VerifySignature(context.Context, string) ([]byte, error) {
+	return nil, errors.New("signed by nobody")
+}

@@ -28,6 +28,7 @@ CREATE TABLE snapshots (
     last_used_at      TIMESTAMP,
     UNIQUE (organization_id, name)
 );
+CREATE INDEX snapshots_name ON snapshots (name);
 CREATE INDEX snapshots_ref ON snapshots (ref);
 CREATE INDEX snapshots_state ON snapshots (state);
 

@@ -148,7 +148,8 @@ func (b *bus) call(r ref, method string, out any, args ...any) error {
 func explain(r ref, err error) error {
 	if e, ok := errors.AsType[dbus.Error](err); ok {
 		switch strings.TrimPrefix(e.Name, "org.freedesktop.DBus.Error.") {
-		case "UnknownObject", "UnknownMethod", "UnknownInterface", "ServiceUnknown", "NameHasNoOwner":
+		// NoReply is that its program has ended with the question unanswered.
+		case "UnknownObject", "UnknownMethod", "UnknownInterface", "ServiceUnknown", "NameHasNoOwner", "NoReply":
 			return notThere("node %q: it has gone, or its program cannot do this: %v", r.id(), e)
 		}
 	}
