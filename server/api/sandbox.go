@@ -8,7 +8,6 @@ import (
 	"net/http"
 	"strconv"
 	"strings"
-	"time"
 
 	"github.com/danielgtaylor/huma/v2"
 
@@ -350,29 +349,29 @@ func (h *sandboxes) find(ctx context.Context, id string) (*sandbox.Sandbox, erro
 
 // SandboxFilters are the parameters of both lists.
 type SandboxFilters struct {
-	ID                    string    `query:"id" maxLength:"255"`
-	Name                  string    `query:"name" maxLength:"255"`
-	Labels                string    `query:"labels" maxLength:"65536"`
-	IncludeErroredDeleted bool      `query:"includeErroredDeleted"`
-	States                []string  `query:"states,explode"`
-	Snapshots             []string  `query:"snapshots,explode"`
-	MinCPU                int       `query:"minCpu" minimum:"1"`
-	MaxCPU                int       `query:"maxCpu" minimum:"1"`
-	MinMemory             int       `query:"minMemoryGiB" minimum:"1"`
-	MaxMemory             int       `query:"maxMemoryGiB" minimum:"1"`
-	MinDisk               int       `query:"minDiskGiB" minimum:"1"`
-	MaxDisk               int       `query:"maxDiskGiB" minimum:"1"`
-	LastEventAfter        time.Time `query:"lastEventAfter"`
-	LastEventBefore       time.Time `query:"lastEventBefore"`
-	Order                 string    `query:"order" enum:"asc,desc" default:"desc"`
-	Limit                 int       `query:"limit" minimum:"1" maximum:"200" default:"100"`
+	ID                    string   `query:"id" maxLength:"255"`
+	Name                  string   `query:"name" maxLength:"255"`
+	Labels                string   `query:"labels" maxLength:"65536"`
+	IncludeErroredDeleted bool     `query:"includeErroredDeleted"`
+	States                []string `query:"states,explode"`
+	Snapshots             []string `query:"snapshots,explode"`
+	MinCPU                int      `query:"minCpu" minimum:"1"`
+	MaxCPU                int      `query:"maxCpu" minimum:"1"`
+	MinMemory             int      `query:"minMemoryGiB" minimum:"1"`
+	MaxMemory             int      `query:"maxMemoryGiB" minimum:"1"`
+	MinDisk               int      `query:"minDiskGiB" minimum:"1"`
+	MaxDisk               int      `query:"maxDiskGiB" minimum:"1"`
+	LastEventAfter        Instant  `query:"lastEventAfter"`
+	LastEventBefore       Instant  `query:"lastEventBefore"`
+	Order                 string   `query:"order" enum:"asc,desc" default:"desc"`
+	Limit                 int      `query:"limit" minimum:"1" maximum:"200" default:"100"`
 }
 
 func (q *SandboxFilters) filter() (sandbox.Filter, error) {
 	f := sandbox.Filter{
 		ID: q.ID, Name: q.Name, IncludeErroredDeleted: q.IncludeErroredDeleted, Snapshots: q.Snapshots,
 		MinCPU: q.MinCPU, MaxCPU: q.MaxCPU, MinMemory: q.MinMemory, MaxMemory: q.MaxMemory, MinDisk: q.MinDisk, MaxDisk: q.MaxDisk,
-		LastEventAfter: q.LastEventAfter, LastEventBefore: q.LastEventBefore, Ascending: q.Order == "asc", Limit: q.Limit,
+		LastEventAfter: q.LastEventAfter.Time, LastEventBefore: q.LastEventBefore.Time, Ascending: q.Order == "asc", Limit: q.Limit,
 	}
 	for _, v := range q.States {
 		f.States = append(f.States, sandbox.State(v))
@@ -412,19 +411,19 @@ func answerInt(v string, name string) (*int, error) {
 func (h *sandboxes) registerLists(a *API) {
 	Handle(a, "listSandboxes", func(ctx context.Context, in *struct {
 		SandboxFilters
-		Cursor            string    `query:"cursor" maxLength:"4096"`
-		IncludeWarm       bool      `query:"includeWarm"`
-		Regions           []string  `query:"regionIds,explode"`
-		Classes           []string  `query:"sandboxClasses,explode"`
-		MinGPU            string    `query:"minGpu"`
-		MaxGPU            string    `query:"maxGpu"`
-		Public            string    `query:"isPublic"`
-		Recoverable       string    `query:"isRecoverable"`
-		CreatedAfter      time.Time `query:"createdAtAfter"`
-		CreatedBefore     time.Time `query:"createdAtBefore"`
-		AutoDestroyAfter  time.Time `query:"autoDestroyAtAfter"`
-		AutoDestroyBefore time.Time `query:"autoDestroyAtBefore"`
-		Sort              string    `query:"sort" enum:"name,cpu,memoryGib,diskGib,lastActivityAt,createdAt" default:"lastActivityAt"`
+		Cursor            string   `query:"cursor" maxLength:"4096"`
+		IncludeWarm       bool     `query:"includeWarm"`
+		Regions           []string `query:"regionIds,explode"`
+		Classes           []string `query:"sandboxClasses,explode"`
+		MinGPU            string   `query:"minGpu"`
+		MaxGPU            string   `query:"maxGpu"`
+		Public            string   `query:"isPublic"`
+		Recoverable       string   `query:"isRecoverable"`
+		CreatedAfter      Instant  `query:"createdAtAfter"`
+		CreatedBefore     Instant  `query:"createdAtBefore"`
+		AutoDestroyAfter  Instant  `query:"autoDestroyAtAfter"`
+		AutoDestroyBefore Instant  `query:"autoDestroyAtBefore"`
+		Sort              string   `query:"sort" enum:"name,cpu,memoryGib,diskGib,lastActivityAt,createdAt" default:"lastActivityAt"`
 	}) (wire.ListSandboxesResponse, error) {
 		out := wire.ListSandboxesResponse{Items: []wire.SandboxListItem{}}
 		f, err := in.filter()
@@ -432,7 +431,7 @@ func (h *sandboxes) registerLists(a *API) {
 			return out, err
 		}
 		f.Sort, f.IncludeWarm, f.Regions, f.Classes = in.Sort, in.IncludeWarm, in.Regions, in.Classes
-		f.CreatedAfter, f.CreatedBefore, f.AutoDestroyAfter, f.AutoDestroyUntil = in.CreatedAfter, in.CreatedBefore, in.AutoDestroyAfter, in.AutoDestroyBefore
+		f.CreatedAfter, f.CreatedBefore, f.AutoDestroyAfter, f.AutoDestroyUntil = in.CreatedAfter.Time, in.CreatedBefore.Time, in.AutoDestroyAfter.Time, in.AutoDestroyBefore.Time
 		if f.Public, err = answerBool(in.Public, "isPublic"); err != nil {
 			return out, err
 		}
