@@ -10,12 +10,19 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"log/slog"
+	"net"
+	"net/http"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/daytona-go/daytona"
+	_ "github.com/daytona-go/daytona/backend/local"
+	multitenant "github.com/daytona-go/daytona/server"
 )
 
 // server is what the programs are run against.
@@ -35,11 +42,41 @@ type server struct {
 	image string
 }
 
-// inProcess starts a server in this process and says what it is. It skips the
-// test where there can be none.
+// inProcess starts a server in this process, with the local engine and no
+// registry, and says what it is. It skips the test where there can be none.
 func inProcess(t *testing.T) server {
-	t.Skip("there is no server to start in this process yet; set DAYTONA_TEST_API_URL and DAYTONA_TEST_API_KEY")
-	return server{}
+	if os.Geteuid() != 0 {
+		t.Skip("the local engine has all that this takes as root only; set DAYTONA_TEST_API_URL and DAYTONA_TEST_API_KEY")
+	}
+	dir := t.TempDir()
+	client, err := daytona.Open(t.Context(), "local://"+filepath.Join(dir, "sandboxes"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { client.Close() })
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, port, _ := net.SplitHostPort(l.Addr().String())
+	ctx, stop := context.WithCancel(context.Background())
+	s, err := multitenant.New(ctx, multitenant.Config{URL: "http://localhost:" + port, Dir: filepath.Join(dir, "server"), Client: client, Log: slog.New(slog.DiscardHandler)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	ended := make(chan error, 1)
+	go func() { ended <- s.Run(ctx) }()
+	h := &http.Server{Handler: s}
+	go h.Serve(l)
+	t.Cleanup(func() {
+		h.Close()
+		stop()
+		<-ended
+		if err := s.Close(); err != nil {
+			t.Error(err)
+		}
+	})
+	return server{url: "http://localhost:" + port + "/api", key: s.AdminKey(), lacks: "charts,lsp,images,build,domains,sandbox-secrets,timers"}
 }
 
 func underTest(t *testing.T) server {
