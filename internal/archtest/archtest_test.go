@@ -422,6 +422,7 @@ var exceptions = map[string]string{
 	"backend/backendtest/security.go os.Unsetenv":   "as above",
 	"backend/backendtest/registry.go os.Getenv":     "a credential helper is put on PATH, before what is there",
 	"backend/containerd/containerd.go os.Getenv":    "CONTAINERD_ADDRESS is for every client of containerd, as DOCKER_HOST is for Docker's",
+	"server/store/storetest/storetest.go os.Getenv": "it is for tests, which run where their machine has a PostgreSQL",
 	"backend/remote/remote.go os.Getenv":            "DAYTONA_API_KEY is for every client of the API; keys are not for URLs, and options never read it",
 	"internal/objects/s3/environment.go os.Getenv":  "the AWS_… variables are for every program that uses S3; credentials are not for URLs",
 	"internal/s3mount/s3mount.go os.Getenv":         "the server of a bucket's files uses the proxy and the certificates that this process uses",

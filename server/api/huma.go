@@ -53,7 +53,8 @@ func operation(r *Route) huma.Operation {
 	if !r.Access.Anyone {
 		op.Security = []map[string][]string{{"bearer": {}}}
 	}
-	if r.Access.By&identity.JWT != 0 && r.Access.Organization && !strings.Contains(r.Path, "{organizationId}") {
+	scoped := r.Access.Organization && !strings.Contains(r.Path, "{organizationId}")
+	if scoped || r.Tag == "sandbox" || r.Tag == "webhooks" {
 		op.Parameters = append(op.Parameters, &huma.Param{
 			Name: "X-Daytona-Organization-ID", In: "header", Schema: &huma.Schema{Type: "string"},
 			Description: "The organization that a token is to act in. A key has its own.",

@@ -271,7 +271,7 @@ func TestConfig(t *testing.T) {
 			t.Errorf("no %s: %v", k, c)
 		}
 	}
-	if c["version"] != "1.0.0" || c["maxAutoArchiveInterval"] != 43200.0 || fmt.Sprint(c["oidc"]) != "map[audience:api clientId:daytona issuer:https://x/oidc]" || fmt.Sprint(c["announcements"]) != "map[]" {
+	if c["version"] != "1.0.0" || c["maxAutoArchiveInterval"] != 43200.0 || fmt.Sprint(c["oidc"]) != "map[audience:api clientId:daytona issuer:https://x/oidc provider:]" || fmt.Sprint(c["announcements"]) != "map[]" {
 		t.Errorf("%v", c)
 	}
 	if _, ok := c["posthog"]; ok {
