@@ -16,8 +16,6 @@ import (
 
 	"github.com/danielgtaylor/huma/v2"
 	"github.com/go-chi/chi/v5"
-
-	"github.com/daytona-go/daytona/server/identity"
 )
 
 // newHuma returns a huma API whose answers are those of the wire: this
