@@ -10,9 +10,12 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"io"
+	stdlog "log"
 	"log/slog"
 	"net"
 	"net/http"
+	"net/http/httptest"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -20,8 +23,13 @@ import (
 	"testing"
 	"time"
 
+	"github.com/google/go-containerregistry/pkg/name"
+	"github.com/google/go-containerregistry/pkg/registry"
+	"github.com/google/go-containerregistry/pkg/v1/layout"
+	"github.com/google/go-containerregistry/pkg/v1/remote"
+
 	"github.com/daytona-go/daytona"
-	_ "github.com/daytona-go/daytona/backend/local"
+	_ "github.com/daytona-go/daytona/backend/all"
 	multitenant "github.com/daytona-go/daytona/server"
 )
 
@@ -42,13 +50,21 @@ type server struct {
 	image string
 }
 
-// inProcess starts a server in this process, with the local engine and no
-// registry, and says what it is. It skips the test where there can be none.
+// inProcess starts a server in this process, with the local engine, and says
+// what it is. Where DAYTONA_TEST_IMAGES has an image "default", sandboxes are
+// made from it, and a registry of this process has it for what is built. It
+// skips the test where there can be no server.
 func inProcess(t *testing.T) server {
 	if os.Geteuid() != 0 {
 		t.Skip("the local engine has all that this takes as root only; set DAYTONA_TEST_API_URL and DAYTONA_TEST_API_KEY")
 	}
 	dir := t.TempDir()
+	lacks, img := "charts,lsp,images,build,domains,sandbox-secrets,timers", ""
+	for ref := range strings.SplitSeq(os.Getenv("DAYTONA_TEST_IMAGES"), ",") {
+		if layout, ok := strings.CutSuffix(ref, ":default"); ok {
+			lacks, img = "domains,sandbox-secrets,timers", registryWith(t, strings.TrimPrefix(layout, "oci:"))
+		}
+	}
 	client, err := daytona.Open(t.Context(), "local://"+filepath.Join(dir, "sandboxes"))
 	if err != nil {
 		t.Fatal(err)
@@ -59,9 +75,23 @@ func inProcess(t *testing.T) server {
 		t.Fatal(err)
 	}
 	_, port, _ := net.SplitHostPort(l.Addr().String())
+	log := io.Discard
+	if name := os.Getenv("DAYTONA_TEST_LOG"); name != "" {
+		f, err := os.Create(name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { f.Close() })
+		log = f
+	}
 	ctx, stop := context.WithCancel(context.Background())
-	s, err := multitenant.New(ctx, multitenant.Config{URL: "http://localhost:" + port, Dir: filepath.Join(dir, "server"), Client: client, Log: slog.New(slog.DiscardHandler)})
+	s, err := multitenant.New(ctx, multitenant.Config{
+		URL: "http://localhost:" + port, Dir: filepath.Join(dir, "server"), Client: client, Log: slog.New(slog.NewTextHandler(log, nil)),
+		AllowedAddresses: []string{"localhost"},
+		Defaults:         multitenant.DefaultsConfig{Image: img},
+	})
 	if err != nil {
+		stop()
 		t.Fatal(err)
 	}
 	ended := make(chan error, 1)
@@ -76,7 +106,62 @@ func inProcess(t *testing.T) server {
 			t.Error(err)
 		}
 	})
-	return server{url: "http://localhost:" + port + "/api", key: s.AdminKey(), lacks: "charts,lsp,images,build,domains,sandbox-secrets,timers"}
+	at := server{url: "http://localhost:" + port + "/api", key: s.AdminKey(), lacks: lacks, image: img}
+	at.await(t, "default")
+	return at
+}
+
+// await waits until sandboxes can be made from a snapshot.
+func (s server) await(t *testing.T, snapshot string) {
+	t.Helper()
+	for ; ; time.Sleep(50 * time.Millisecond) {
+		q, err := http.NewRequestWithContext(t.Context(), "GET", s.url+"/snapshots/"+snapshot, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		q.Header.Set("Authorization", "Bearer "+s.key)
+		r, err := http.DefaultClient.Do(q)
+		if err != nil {
+			t.Fatal(err)
+		}
+		var v struct{ State, ErrorReason string }
+		err = json.NewDecoder(r.Body).Decode(&v)
+		r.Body.Close()
+		switch {
+		case err != nil || v.State == "error":
+			t.Fatalf("the snapshot %s: %+v, %v", snapshot, v, err)
+		case v.State == "active":
+			return
+		}
+	}
+}
+
+// registryWith serves the image of an OCI layout and returns its reference.
+func registryWith(t *testing.T, dir string) string {
+	t.Helper()
+	h := httptest.NewServer(registry.New(registry.Logger(stdlog.New(io.Discard, "", 0))))
+	t.Cleanup(h.Close)
+	index, err := layout.ImageIndexFromPath(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	m, err := index.IndexManifest()
+	if err != nil || len(m.Manifests) == 0 {
+		t.Fatalf("%s: %v, %v", dir, m, err)
+	}
+	img, err := index.Image(m.Manifests[0].Digest)
+	if err != nil {
+		t.Fatal(err)
+	}
+	text := "localhost:" + h.URL[strings.LastIndex(h.URL, ":")+1:] + "/sandbox:1"
+	ref, err := name.ParseReference(text)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := remote.Write(ref, img, remote.WithContext(t.Context())); err != nil {
+		t.Fatal(err)
+	}
+	return text
 }
 
 func underTest(t *testing.T) server {

@@ -38,9 +38,11 @@ type Config struct {
 	Maintenance bool `yaml:"maintenance"`
 	// TrustedProxies are those whose X-Forwarded-For is believed. Defaults to none.
 	TrustedProxies []netip.Prefix `yaml:"trustedProxies"`
-	// AllowedAddresses are private addresses that the server may connect to
-	// because a user says so: registries, Git hosts, webhooks. Defaults to none.
-	AllowedAddresses []netip.Prefix `yaml:"allowedAddresses"`
+	// AllowedAddresses are addresses, prefixes ("10.1.0.0/16") and names
+	// ("hooks.internal", "*.corp.example") beyond the public internet that the
+	// server and its runners may connect to because a user says so: registries,
+	// webhooks, identity providers. Defaults to none.
+	AllowedAddresses []string `yaml:"allowedAddresses"`
 
 	Admin    AdminConfig    `yaml:"admin"`
 	OIDC     OIDCConfig     `yaml:"oidc"`

@@ -208,11 +208,7 @@ func (s *Server) build(ctx context.Context) error {
 	if err = s.db.Migrate(ctx); err != nil {
 		return err
 	}
-	allow := make([]string, len(c.AllowedAddresses))
-	for i, p := range c.AllowedAddresses {
-		allow[i] = p.String()
-	}
-	if s.outbound, err = outbound.New(outbound.Config{Allow: allow}); err != nil {
+	if s.outbound, err = outbound.New(outbound.Config{Allow: c.AllowedAddresses}); err != nil {
 		return err
 	}
 	if err = s.buildPeople(ctx); err != nil {
