@@ -362,10 +362,7 @@ func (e *engine) sameImage(ctx context.Context, r *record) error {
 	}
 	if strings.HasPrefix(r.Own.Digest, "sha256:") {
 		if img, err := e.images.Get(ctx, r.Own.Digest); err == nil {
-			r.Own.Lowers = nil
-			for _, l := range img.Layers {
-				r.Own.Lowers = append(r.Own.Lowers, l.Dir)
-			}
+			r.Own.Lowers = layerDirs(img)
 			return img.Hold(ctx, r.ID)
 		} else if !errors.Is(err, image.ErrNotFound) {
 			return err

@@ -170,6 +170,38 @@ func TestImages(t *testing.T) {
 	}
 }
 
+// TestImageWithALayerTwice: two steps of a build that change nothing, or the
+// same, make the same layer.
+func TestImageWithALayerTwice(t *testing.T) {
+	if _, err := exec.LookPath("go"); err != nil {
+		t.Skip("no Go toolchain to build the image's program with")
+	}
+	img := smallImage(t)
+	layers, err := img.Layers()
+	if err != nil {
+		t.Fatal(err)
+	}
+	last := layers[len(layers)-1]
+	if img, err = mutate.AppendLayers(img, last, layers[0], last, last); err != nil {
+		t.Fatal(err)
+	}
+	dir := t.TempDir()
+	path, err := layout.Write(dir, empty.Index)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := path.AppendImage(img); err != nil {
+		t.Fatal(err)
+	}
+	ctx, sb := realSandbox(t, daytona.Spec{Image: "oci:" + dir})
+	if _, err := sb.FileSystem().Stat(ctx, "/bin/hello"); err != nil {
+		t.Error(err)
+	}
+	if _, err := sb.FileSystem().Stat(ctx, "/old"); daytona.KindOf(err) != daytona.KindNotFound {
+		t.Errorf("a file that the highest layer deletes: %v, want not found", err)
+	}
+}
+
 // TestDiskBandwidth writes past the page cache and takes as long as the limit
 // says.
 func TestDiskBandwidth(t *testing.T) {

@@ -10,6 +10,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -237,10 +238,19 @@ func (e *engine) resolveImage(ctx context.Context, op, ref, id string, progress 
 		return nil, lifecycle.ImageError(op, ref, err)
 	}
 	r := &rootfs{digest: img.Digest, config: img.Config}
-	for _, l := range img.Layers {
-		r.lowers = append(r.lowers, l.Dir)
-	}
+	r.lowers = layerDirs(img)
 	return r, nil
+}
+
+// layerDirs are the directories of an image's layers, the lowest first. Of a
+// layer that is there more than once only the highest counts: it hides all of
+// the others, and an overlay takes no directory twice.
+func layerDirs(img *image.Image) []string {
+	var dirs []string
+	for _, l := range img.Layers {
+		dirs = append(slices.DeleteFunc(dirs, func(d string) bool { return d == l.Dir }), l.Dir)
+	}
+	return dirs
 }
 
 // disk is where a sandbox's own files are: a directory of the host, or a file
