@@ -999,7 +999,7 @@ async def plain_storage() -> bool:
 async def _(t):
     image = Image.base(options.image)
     if "build" in lacks or await plain_storage():
-        image = image.run_commands(f"mkdir -p /opt/context/deep && printf 'one {run_id}' > /opt/one.txt && printf {run_id} > /opt/context/deep/file")
+        image = image.dockerfile_commands(["USER root"]).run_commands(f"mkdir -p /opt/context/deep && printf 'one {run_id}' > /opt/one.txt && printf {run_id} > /opt/context/deep/file")
     else:
         write("context/deep/file", run_id)
         image = image.add_local_file(write("one.txt", f"one {run_id}"), "/opt/one.txt").add_local_dir(os.path.join(tmp, "context"), "/opt/context")
