@@ -2,6 +2,7 @@ package server_test
 
 import (
 	"context"
+	"errors"
 	"io"
 	"log/slog"
 	"net/http/httptest"
@@ -11,6 +12,8 @@ import (
 	"testing"
 
 	"github.com/daytona-go/daytona"
+	"github.com/daytona-go/daytona/backend/remote"
+	"github.com/daytona-go/daytona/daytonatest"
 	"github.com/daytona-go/daytona/server"
 )
 
@@ -33,6 +36,7 @@ func newServer(t *testing.T) *server.Server {
 type running struct {
 	*server.Server
 	URL, Key string
+	stop     func()
 }
 
 // start starts a server whose runner has a client.
@@ -57,7 +61,7 @@ func start(t testing.TB, client *daytona.Client, change func(*server.Config)) *r
 			t.Errorf("the server ended: %v", err)
 		}
 	})
-	t.Cleanup(func() {
+	stop := sync.OnceFunc(func() {
 		h.CloseClientConnections()
 		h.Close()
 		cancel()
@@ -66,7 +70,8 @@ func start(t testing.TB, client *daytona.Client, change func(*server.Config)) *r
 			t.Error(err)
 		}
 	})
-	return &running{s, url, s.AdminKey()}
+	t.Cleanup(stop)
+	return &running{s, url, s.AdminKey(), stop}
 }
 
 // logTo is where the log of servers goes: the file that DAYTONA_TEST_LOG names.
@@ -77,4 +82,82 @@ func logTo() io.Writer {
 		}
 	}
 	return io.Discard
+}
+
+// A sandbox that is made through the API by this library as its client lives
+// as one does at a backend, and goes on while the server is away.
+func TestLife(t *testing.T) {
+	ctx := t.Context()
+	local := daytonatest.Client(t)
+	dir := t.TempDir()
+	s := start(t, local, func(c *server.Config) { c.Dir = dir })
+	if s.Key == "" {
+		t.Fatal("the first start has no key")
+	}
+	backend, err := remote.New(&remote.Options{URL: s.URL + "/api", Key: s.Key})
+	if err != nil {
+		t.Fatal(err)
+	}
+	c := daytona.New(backend)
+	sb, err := c.Create(ctx, daytona.Spec{Name: "life", Labels: map[string]string{"a": "b"}, Persistent: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if r, err := sb.Process().Exec(ctx, "echo $((6*7)) | tee kept; sleep 300 >/dev/null 2>&1 &", nil); err != nil || r.Output != "42\n" {
+		t.Fatalf("%+v %v", r, err)
+	}
+	if _, err := c.Create(ctx, daytona.Spec{Name: "life", Persistent: true}); !errors.Is(err, daytona.ErrConflict) {
+		t.Errorf("a name that is taken: %v", err)
+	}
+	n := 0
+	for info, err := range c.List(ctx, &daytona.Filter{Labels: map[string]string{"a": "b"}}) {
+		if err != nil || info.Info().Name != "life" {
+			t.Errorf("%v %v", info, err)
+		}
+		n++
+	}
+	if n != 1 {
+		t.Errorf("%d are listed", n)
+	}
+	// Another server of the same directory: it gives no key, and knows the sandbox.
+	s.stop()
+	s2 := start(t, local, func(c *server.Config) { c.Dir = dir })
+	if s2.Key != "" {
+		t.Error("a later start has a key")
+	}
+	if backend, err = remote.New(&remote.Options{URL: s2.URL + "/api", Key: s.Key}); err != nil {
+		t.Fatal(err)
+	}
+	c = daytona.New(backend)
+	if sb, err = c.Get(ctx, "life"); err != nil {
+		t.Fatal(err)
+	}
+	if r, err := sb.Process().Exec(ctx, "cat kept; pgrep -c sleep", nil); err != nil || r.Output != "42\n1\n" {
+		t.Errorf("after a restart of the server: %+v %v", r, err)
+	}
+	if err := sb.Stop(ctx, nil); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := sb.Process().Exec(ctx, "true", nil); err == nil {
+		t.Error("a stopped sandbox runs programs")
+	}
+	if err := sb.Start(ctx); err != nil {
+		t.Fatal(err)
+	}
+	if r, err := sb.Process().Exec(ctx, "cat kept", nil); err != nil || r.Output != "42\n" {
+		t.Errorf("after a stop: %+v %v", r, err)
+	}
+	if err := sb.Delete(ctx); err != nil {
+		t.Fatal(err)
+	}
+	for _, err := range local.List(ctx, nil) {
+		t.Errorf("the runner has something left: %v", err)
+	}
+	wrong, err := remote.New(&remote.Options{URL: s2.URL + "/api", Key: "dtn_wrong"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := daytona.New(wrong).Get(ctx, "life"); !errors.Is(err, daytona.ErrUnauthorized) {
+		t.Errorf("a wrong key: %v", err)
+	}
 }

@@ -7,13 +7,11 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
-	"maps"
 	"net"
 	"net/http"
 	"net/url"
 	"os"
 	"path/filepath"
-	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -486,13 +484,4 @@ func (a *app) serve(ctx context.Context, c *serverFile) error {
 		return nil
 	}
 	return err
-}
-
-// serverVariables are the names of all variables that set something.
-func serverVariables() []string {
-	names := map[string]bool{}
-	for _, s := range settings() {
-		names[s.name] = true
-	}
-	return slices.Sorted(maps.Keys(names))
 }
