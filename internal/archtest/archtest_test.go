@@ -197,6 +197,22 @@ var rules = []rule{
 		why: "BuildKit's parser is small, the rest of it is not",
 	},
 	{
+		name: "features of the server know no other feature",
+		who:  []string{"server/..."}, except: []string{"server/api", "server/ratelimit", "server/store"},
+		own: []string{".", "internal", "toolbox/client", "toolbox/wire", "server/store", "server/identity", "server/cache", "server/display", "server/live", "server/seal"},
+		why: "they meet in package server, through interfaces that the consumer declares",
+	},
+	{
+		name: "the server picks no backend",
+		who:  []string{"server"}, forbidden: []string{"backend", "cmd", "daytonatest", "examples"},
+		why: "who starts it brings a client of one",
+	},
+	{
+		name: "the shapes of the wire are shapes",
+		who:  []string{"internal/wire"}, own: []string{"internal/wire"}, others: []string{},
+		why: "the server and its clients share them",
+	},
+	{
 		name: "boot is nothing but system calls",
 		who:  []string{"internal/boot"}, own: []string{"internal/boot", "internal/network/guest", "internal/network/nl", "internal/tree"}, others: []string{"golang.org/x/sys"},
 		why: "it is linked into the agent and runs before a sandbox is closed",
