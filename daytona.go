@@ -77,6 +77,7 @@ func Register(scheme string, open OpenFunc) {
 //	docker://?image=debian:12   containers of a Docker engine
 //	containerd://?image=…       containers of the containerd on this machine
 //	plugin:foo?key=value        the executable daytona-backend-foo, with a configuration
+//	https://host/api?target=eu  the sandboxes of a server, with the key in DAYTONA_API_KEY
 //
 // The backend's package must be imported; its documentation lists the query
 // parameters it takes. An unknown scheme is refused with KindInvalid.

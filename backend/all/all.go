@@ -14,4 +14,5 @@ import (
 	_ "github.com/daytona-go/daytona/backend/local"
 	_ "github.com/daytona-go/daytona/backend/local/build"
 	_ "github.com/daytona-go/daytona/backend/plugin"
+	_ "github.com/daytona-go/daytona/backend/remote"
 )

@@ -19,6 +19,7 @@ import (
 	"github.com/daytona-go/daytona/image"
 	"github.com/daytona-go/daytona/internal/boot"
 	"github.com/daytona-go/daytona/internal/lifecycle"
+	"github.com/daytona-go/daytona/internal/registryauth"
 )
 
 // rootfs is where the files of a sandbox come from.
@@ -226,7 +227,7 @@ func (e *engine) resolveImage(ctx context.Context, op, ref, id string, progress 
 			return nil, &daytona.Error{Kind: daytona.KindInvalid, Op: op, Field: "Image", Value: ref, Err: err}
 		}
 	}
-	opts := &image.PullOptions{HoldFor: id}
+	opts := &image.PullOptions{HoldFor: id, Keychain: registryauth.Keychain(ctx)}
 	if progress != nil {
 		opts.Progress = func(p image.Progress) {
 			progress(daytona.Progress{Stage: string(p.Stage) + " " + ref, Done: p.Done, Total: p.Total})

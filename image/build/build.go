@@ -21,6 +21,7 @@ import (
 	contentlocal "github.com/containerd/containerd/v2/plugins/content/local"
 	"github.com/daytona-go/daytona"
 	"github.com/daytona-go/daytona/image"
+	"github.com/daytona-go/daytona/internal/registryauth"
 	"github.com/google/go-containerregistry/pkg/authn"
 	"github.com/moby/buildkit/client"
 	"github.com/moby/buildkit/client/ociindex"
@@ -295,6 +296,10 @@ func (b *Builder) BuildImage(ctx context.Context, img *daytona.Image, opts dayto
 			b.opts.Logger.Warn("the base images of a build are still held", "err", err)
 		}
 	}()
+	keychain := registryauth.Keychain(ctx)
+	if keychain == nil {
+		keychain = b.opts.Keychain
+	}
 	log := newJournal(img.Dockerfile(), opts.OnLog)
 	status := make(chan *client.SolveStatus)
 	logged := make(chan struct{})
@@ -310,7 +315,7 @@ func (b *Builder) BuildImage(ctx context.Context, img *daytona.Image, opts dayto
 	defer cancel(nil)
 	resp, err := e.client.Solve(solveCtx, nil, client.SolveOpt{
 		Frontend: "dockerfile.v0", FrontendAttrs: attrs, SharedKey: "daytona",
-		Session: []session.Attachable{secretsprovider.FromMap(opts.Secrets), credentials{keychain: b.opts.Keychain},
+		Session: []session.Attachable{secretsprovider.FromMap(opts.Secrets), credentials{keychain: keychain},
 			// Not SolveOpt.LocalMounts, which looks at files that .dockerignore leaves out.
 			filesync.NewFSSyncProvider(filesync.StaticDirSource{"context": files, "dockerfile": plainFS{FS: dockerfile}})},
 		Exports: []client.ExportEntry{{Type: client.ExporterOCI, OutputStore: out,

@@ -166,6 +166,14 @@ var rules = []rule{
 		why: "a host or plugin has whatever backends it likes, and those only",
 	},
 	{
+		name: "the client of a server is the wire and nothing else",
+		who:  []string{"backend/remote"}, own: []string{".", "toolbox/client", "toolbox/wire", "internal"},
+		forbidden: slices.Concat(slices.DeleteFunc(slices.Clone(heavy), func(h string) bool { return h == "github.com/minio/minio-go" }), []string{
+			"internal/boot", "internal/network", "internal/agentbin", "internal/lifecycle", "github.com/minio/minio-go/v7/pkg/credentials",
+		}),
+		why: "a program that only asks a server compiles no engine",
+	},
+	{
 		name: "images know no sandboxes",
 		who:  []string{"image"}, except: []string{"image/build"}, own: []string{"image", "internal"}, forbidden: slices.Concat(heavy, []string{"internal/boot", "internal/network", "internal/agentbin"}),
 		why: "they are of use to every backend",
@@ -187,6 +195,22 @@ var rules = []rule{
 		forbidden: []string{"image/build", "github.com/moby/buildkit/client", "github.com/moby/buildkit/control", "github.com/moby/buildkit/frontend/dockerui",
 			"github.com/moby/buildkit/frontend/gateway", "github.com/moby/buildkit/session", "github.com/moby/buildkit/solver", "github.com/moby/buildkit/worker"},
 		why: "BuildKit's parser is small, the rest of it is not",
+	},
+	{
+		name: "features of the server know no other feature",
+		who:  []string{"server/..."}, except: []string{"server/api", "server/ratelimit", "server/store"},
+		own: []string{".", "internal", "toolbox/client", "toolbox/wire", "server/store", "server/identity", "server/cache", "server/display", "server/live", "server/seal"},
+		why: "they meet in package server, through interfaces that the consumer declares",
+	},
+	{
+		name: "the server picks no backend",
+		who:  []string{"server"}, forbidden: []string{"backend", "cmd", "daytonatest", "examples"},
+		why: "who starts it brings a client of one",
+	},
+	{
+		name: "the shapes of the wire are shapes",
+		who:  []string{"internal/wire"}, own: []string{"internal/wire"}, others: []string{},
+		why: "the server and its clients share them",
 	},
 	{
 		name: "boot is nothing but system calls",
@@ -414,6 +438,8 @@ var exceptions = map[string]string{
 	"backend/backendtest/security.go os.Unsetenv":   "as above",
 	"backend/backendtest/registry.go os.Getenv":     "a credential helper is put on PATH, before what is there",
 	"backend/containerd/containerd.go os.Getenv":    "CONTAINERD_ADDRESS is for every client of containerd, as DOCKER_HOST is for Docker's",
+	"server/store/storetest/storetest.go os.Getenv": "it is for tests, which run where their machine has a PostgreSQL",
+	"backend/remote/remote.go os.Getenv":            "DAYTONA_API_KEY is for every client of the API; keys are not for URLs, and options never read it",
 	"internal/objects/s3/environment.go os.Getenv":  "the AWS_… variables are for every program that uses S3; credentials are not for URLs",
 	"internal/s3mount/s3mount.go os.Getenv":         "the server of a bucket's files uses the proxy and the certificates that this process uses",
 	"backend/backendtest/benchmark.go os.Getenv":    "BENCH_DOCKER_IMAGE names an image for the comparison with Docker",

@@ -11,6 +11,7 @@ package client
 import (
 	"bytes"
 	"context"
+	"crypto/tls"
 	"encoding/json"
 	"errors"
 	"io"
@@ -63,6 +64,17 @@ type Options struct {
 	// "https://proxy.example.com/toolbox/4c1f". Defaults to the root of
 	// whatever the dialer connects to.
 	BaseURL string
+	// Locate, if set, is asked for BaseURL before each request, for those who
+	// do not know it yet. An error is returned by the toolbox's methods as it is.
+	// It should answer from memory. Defaults to nil.
+	Locate func(ctx context.Context) (string, error)
+	// Explain, if set, is asked about an answer that is an error, or no answer at
+	// all (status 0), and returns err or what is known better: where there is a
+	// proxy between, it may be the proxy that answers for a sandbox that is
+	// stopped. Defaults to nil.
+	Explain func(ctx context.Context, status int, err error) error
+	// TLS is for https URLs. Defaults to the system's certificates.
+	TLS *tls.Config
 	// Header is sent with every request. Defaults to none.
 	Header http.Header
 	// Logger gets what nobody can be told by an error. Defaults to nothing.
@@ -73,6 +85,9 @@ type Options struct {
 type toolbox struct {
 	dialer   func(ctx context.Context) (net.Conn, error)
 	base     string
+	locate   func(ctx context.Context) (string, error)
+	explain  func(ctx context.Context, status int, err error) error
+	tls      *tls.Config
 	header   http.Header
 	language string
 	log      *slog.Logger
@@ -102,8 +117,8 @@ func New(dial func(ctx context.Context) (net.Conn, error), opts *Options) dayton
 	if opts != nil {
 		o = *opts
 	}
-	if dial == nil && o.BaseURL == "" {
-		panic("client.New: neither a dialer nor Options.BaseURL")
+	if dial == nil && o.BaseURL == "" && o.Locate == nil {
+		panic("client.New: neither a dialer nor Options.BaseURL nor Options.Locate")
 	}
 	if o.BaseURL == "" {
 		o.BaseURL = "http://sandbox"
@@ -123,6 +138,9 @@ func New(dial func(ctx context.Context) (net.Conn, error), opts *Options) dayton
 	t := &toolbox{
 		dialer:   dial,
 		base:     strings.TrimRight(o.BaseURL, "/"),
+		locate:   o.Locate,
+		explain:  o.Explain,
+		tls:      o.TLS,
 		header:   http.Header{"User-Agent": {"daytona-go"}},
 		language: o.Language,
 		log:      o.Logger,
@@ -148,6 +166,7 @@ func New(dial func(ctx context.Context) (net.Conn, error), opts *Options) dayton
 	}
 	t.pooled = &http.Transport{
 		DialContext:         connect,
+		TLSClientConfig:     o.TLS,
 		MaxIdleConns:        parallel,
 		MaxIdleConnsPerHost: parallel,
 		IdleConnTimeout:     idleTimeout,
@@ -228,6 +247,30 @@ func (t *toolbox) Close() error {
 	return nil
 }
 
+// url is where a path of the API is.
+func (t *toolbox) url(ctx context.Context, path string, q url.Values) (string, error) {
+	base := t.base
+	if t.locate != nil {
+		found, err := t.locate(ctx)
+		if err != nil {
+			return "", err
+		}
+		base = strings.TrimRight(found, "/")
+	}
+	if len(q) > 0 {
+		path += "?" + q.Encode()
+	}
+	return base + path, nil
+}
+
+// explained is err, or what is known better; see Options.Explain.
+func (t *toolbox) explained(ctx context.Context, status int, err error) error {
+	if t.explain == nil || err == nil || ctx.Err() != nil {
+		return err
+	}
+	return t.explain(ctx, status, err)
+}
+
 // request is a request to the agent.
 type request struct {
 	op, subject  string // for errors
@@ -249,9 +292,9 @@ type request struct {
 
 // do sends a request and returns the answer, whatever its status.
 func (t *toolbox) do(ctx context.Context, r request) (*http.Response, error) {
-	target := t.base + r.path
-	if len(r.query) > 0 {
-		target += "?" + r.query.Encode()
+	target, err := t.url(ctx, r.path, r.query)
+	if err != nil {
+		return nil, lost(ctx, r.op, r.subject, &dialError{err})
 	}
 	body := r.body
 	if r.in != nil {
@@ -288,7 +331,7 @@ func (t *toolbox) do(ctx context.Context, r request) (*http.Response, error) {
 	if u, ok := body.(*upload); ok {
 		resp, err := t.stream(req, u)
 		if err != nil {
-			return nil, lost(ctx, r.op, r.subject, err)
+			return nil, t.explained(ctx, 0, lost(ctx, r.op, r.subject, err))
 		}
 		return resp, nil
 	}
@@ -309,7 +352,7 @@ func (t *toolbox) do(ctx context.Context, r request) (*http.Response, error) {
 		resp, err = t.pooled.RoundTrip(req)
 	}
 	if err != nil {
-		return nil, lost(ctx, r.op, r.subject, err)
+		return nil, t.explained(ctx, 0, lost(ctx, r.op, r.subject, err))
 	}
 	return resp, nil
 }
@@ -359,7 +402,7 @@ func (t *toolbox) open(ctx context.Context, r request) (*http.Response, error) {
 	if resp.StatusCode >= 200 && resp.StatusCode < 300 {
 		return resp, nil
 	}
-	err, _ = refused(ctx, r, resp)
+	err, _ = t.refused(ctx, r, resp)
 	return nil, err
 }
 
@@ -446,7 +489,7 @@ func readAll(r io.Reader, announced, limit int64) ([]byte, error) {
 
 // refused turns an answer that is no success into an error. It closes the
 // body and returns what was read of it.
-func refused(ctx context.Context, r request, resp *http.Response) (error, []byte) {
+func (t *toolbox) refused(ctx context.Context, r request, resp *http.Response) (error, []byte) {
 	limit := int64(maxErrorBody)
 	if resp.StatusCode == http.StatusRequestTimeout {
 		limit = maxAnswer // it carries output
@@ -456,7 +499,7 @@ func refused(ctx context.Context, r request, resp *http.Response) (error, []byte
 	if err := ctx.Err(); err != nil && len(b) == 0 {
 		return lost(ctx, r.op, r.subject, err), nil
 	}
-	return answerError(r.op, r.subject, r.file, resp.StatusCode, b), b
+	return t.explained(ctx, resp.StatusCode, answerError(r.op, r.subject, r.file, resp.StatusCode, b)), b
 }
 
 // mediaType is the media type of an answer with its parameters.

@@ -428,7 +428,7 @@ func (f *fileSystem) uploadSome(ctx context.Context, files []daytona.FileUpload)
 			err = answerError(r.op, "", false, resp.StatusCode, body)
 		}
 	} else if resp.StatusCode != http.StatusOK {
-		err, _ = refused(ctx, r, resp)
+		err, _ = f.t.refused(ctx, r, resp)
 	} else {
 		err = decode(ctx, r, resp, &answer)
 	}

@@ -65,7 +65,7 @@ func (t *toolbox) extension(ctx context.Context, r request) (*http.Response, err
 	if resp.StatusCode >= 200 && resp.StatusCode < 300 {
 		return resp, nil
 	}
-	err, body := refused(ctx, r, resp)
+	err, body := t.refused(ctx, r, resp)
 	var e wire.ErrorResponse
 	// A missing file has a code of its own.
 	if resp.StatusCode == http.StatusNotFound && (json.Unmarshal(body, &e) != nil || e.Code == "" || e.Code == "NOT_FOUND") {

@@ -77,7 +77,7 @@ func (p *process) run(ctx context.Context, r request, out any, partial *wire.Exe
 	if resp.StatusCode >= 200 && resp.StatusCode < 300 {
 		return decode(ctx, r, resp, out)
 	}
-	err, body := refused(ctx, r, resp)
+	err, body := p.t.refused(ctx, r, resp)
 	if errors.Is(err, daytona.ErrTimeout) {
 		var t wire.TimeoutResponse
 		t.ExitCode = -1

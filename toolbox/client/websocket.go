@@ -107,7 +107,15 @@ func (t *toolbox) connect(ctx context.Context, u *url.URL) (net.Conn, error) {
 	if err != nil || u.Scheme == "http" {
 		return conn, err
 	}
-	secure := tls.Client(conn, &tls.Config{ServerName: u.Hostname(), NextProtos: []string{"http/1.1"}})
+	config := t.tls.Clone()
+	if config == nil {
+		config = &tls.Config{}
+	}
+	if config.ServerName == "" {
+		config.ServerName = u.Hostname()
+	}
+	config.NextProtos = []string{"http/1.1"}
+	secure := tls.Client(conn, config)
 	if err := secure.HandshakeContext(ctx); err != nil {
 		conn.Close()
 		return nil, err
@@ -118,11 +126,11 @@ func (t *toolbox) connect(ctx context.Context, u *url.URL) (net.Conn, error) {
 // websocket opens a WebSocket. ctx governs the handshake only. limit is the greatest size
 // of a message in bytes. The handshake is returned for its status.
 func (t *toolbox) websocket(ctx context.Context, op, subject, path string, q url.Values, limit int64, protocols ...string) (*websocket.Conn, *handshake, error) {
-	target := t.base + path
-	if len(q) > 0 {
-		target += "?" + q.Encode()
-	}
 	h := &handshake{t: t}
+	target, err := t.url(ctx, path, q)
+	if err != nil {
+		return nil, h, lost(ctx, op, subject, &dialError{err})
+	}
 	conn, _, err := websocket.Dial(ctx, target, &websocket.DialOptions{
 		HTTPClient: &http.Client{
 			Transport:     h,
@@ -137,13 +145,13 @@ func (t *toolbox) websocket(ctx context.Context, op, subject, path string, q url
 		conn.SetReadLimit(limit)
 		return conn, h, nil
 	case h.err != nil:
-		return nil, h, lost(ctx, op, subject, h.err)
+		return nil, h, t.explained(ctx, 0, lost(ctx, op, subject, h.err))
 	case h.status == 0:
 		return nil, h, lost(ctx, op, subject, err)
 	case h.status == http.StatusSwitchingProtocols || h.status < 300:
 		return nil, h, malformed(op, subject, err)
 	}
-	return nil, h, answerError(op, subject, false, h.status, h.body)
+	return nil, h, t.explained(ctx, h.status, answerError(op, subject, false, h.status, h.body))
 }
 
 // broken is the error for a WebSocket that ended with err before its time.

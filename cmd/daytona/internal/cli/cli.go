@@ -113,9 +113,11 @@ programs, and limits on what they may use.`,
 
 	root.AddGroup(
 		&cobra.Group{ID: "use", Title: "Sandboxes:"},
+		&cobra.Group{ID: "serve", Title: "The service:"},
 		&cobra.Group{ID: "machine", Title: "This machine:"},
 	)
 	root.AddCommand(inGroup("use", a.runCommand(), a.sandboxCommand(), a.sshCommand(), a.snapshotCommand(), a.volumeCommand(), a.imageCommand())...)
+	root.AddCommand(inGroup("serve", a.serverCommand())...)
 	root.AddCommand(inGroup("machine", a.doctorCommand(), a.versionCommand())...)
 	parent(root)
 	root.SetHelpCommandGroupID("machine")

@@ -1,0 +1,6 @@
+package apikey
+
+import "time"
+
+// SetClock makes it another time.
+func (s *Service) SetClock(now func() time.Time) { s.now = now }

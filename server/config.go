@@ -1,0 +1,268 @@
+package server
+
+import (
+	"fmt"
+	"log/slog"
+	"net/netip"
+	"net/url"
+	"strings"
+
+	"github.com/daytona-go/daytona"
+)
+
+// Config says what a server is to be. The zero Config, with a Dir, is one on
+// http://localhost:3000 with an embedded database, and without a runner unless
+// Client is set.
+type Config struct {
+	// URL is where clients reach the server: scheme, host and perhaps a path,
+	// without /api. Defaults to "http://localhost:3000".
+	URL string `yaml:"url"`
+	// Dir has what the server keeps: the database, objects, keys. Required.
+	Dir string `yaml:"dir"`
+	// Database is the URL of the database, see store.Open. Defaults to the file
+	// daytona.db in Dir. With PostgreSQL, several servers are one.
+	Database string `yaml:"database"`
+	// Redis is the URL of a Redis that several servers count requests in. Defaults
+	// to none: each counts its own.
+	Redis string `yaml:"redis"`
+	// EncryptionKey encrypts what must be readable again: secrets, passwords of
+	// registries, tokens of sandboxes. At least 16 bytes; all servers of one
+	// database need the same. Defaults to one that is made once and kept in Dir.
+	EncryptionKey string `yaml:"encryptionKey"`
+	// Version is what clients are told. Defaults to "0.0.0-dev".
+	Version string `yaml:"-"`
+	// Environment is what clients are told of what this server is for. Defaults to
+	// "production".
+	Environment string `yaml:"environment"`
+	// Maintenance answers every request with 503.
+	Maintenance bool `yaml:"maintenance"`
+	// TrustedProxies are those whose X-Forwarded-For is believed. Defaults to none.
+	TrustedProxies []netip.Prefix `yaml:"trustedProxies"`
+	// AllowedAddresses are addresses, prefixes ("10.1.0.0/16") and names
+	// ("hooks.internal", "*.corp.example") beyond the public internet that the
+	// server and its runners may connect to because a user says so: registries,
+	// webhooks, identity providers. Defaults to none.
+	AllowedAddresses []string `yaml:"allowedAddresses"`
+
+	Admin    AdminConfig    `yaml:"admin"`
+	OIDC     OIDCConfig     `yaml:"oidc"`
+	Defaults DefaultsConfig `yaml:"defaults"`
+	Proxy    ProxyConfig    `yaml:"proxy"`
+	SSH      SSHConfig      `yaml:"ssh"`
+	Objects  ObjectsConfig  `yaml:"objects"`
+	Limits   LimitsConfig   `yaml:"limits"`
+	// Images has the backend's names, such as "oci:/srv/images:python", for
+	// references of images that users may write, such as "python:3.12": on a
+	// machine that reaches no registry it is all there is. Defaults to none.
+	Images map[string]string `yaml:"images"`
+	// Unenforced are limits that the backend of the runner in this process can't
+	// enforce here and that are left out, in place of refusing sandboxes: "cpu",
+	// "memory", "disk". Defaults to none.
+	Unenforced []string       `yaml:"unenforced"`
+	Services   ServicesConfig `yaml:"services"`
+
+	// Client is what the runner in this process runs sandboxes on. The server
+	// does not close it. Defaults to none: runners are other processes.
+	Client *daytona.Client `yaml:"-"`
+	// Log defaults to slog.Default().
+	Log *slog.Logger `yaml:"-"`
+}
+
+// AdminConfig is the first user, who may do everything.
+type AdminConfig struct {
+	// Key is the API key of the first user. Defaults to one that is made at the
+	// first start; Server.AdminKey returns it, that once.
+	Key string `yaml:"key"`
+	// Email and Password are what the first user logs in with. Without a password,
+	// nobody can log in as that user until one is set.
+	Email    string `yaml:"email"`
+	Password string `yaml:"password"`
+}
+
+// OIDCConfig is who vouches for users.
+type OIDCConfig struct {
+	// Issuer is the base URL of an OIDC provider. Defaults to the one that is part
+	// of the server.
+	Issuer string `yaml:"issuer"`
+	// PublicIssuer is the same as browsers reach it. Defaults to Issuer.
+	PublicIssuer string `yaml:"publicIssuer"`
+	// ClientID and Audience default to "daytona".
+	ClientID string `yaml:"clientId"`
+	Audience string `yaml:"audience"`
+}
+
+// DefaultsConfig is what is there from the start, and what organizations have
+// unless they are given something else.
+type DefaultsConfig struct {
+	// Snapshot is what sandboxes are made from that name none. Defaults to
+	// "default", of Image.
+	Snapshot string `yaml:"snapshot"`
+	// Image is what the default snapshot is made from. Defaults to that of the
+	// backend.
+	Image string `yaml:"image"`
+	// RegionID and RegionName default to "us". Quotas are totals for
+	// organizations; EnforceQuotas defaults to false, for a region of one's own.
+	RegionID      string `yaml:"regionId"`
+	RegionName    string `yaml:"regionName"`
+	EnforceQuotas bool   `yaml:"enforceQuotas"`
+	// The quotas of an organization. Defaults are in [Config.Normalize].
+	TotalCPU           float64 `yaml:"totalCpu"`
+	TotalMemory        float64 `yaml:"totalMemory"`     // GiB
+	TotalDisk          float64 `yaml:"totalDisk"`       // GiB
+	MaxCPU             float64 `yaml:"maxCpu"`          // of a sandbox
+	MaxMemory          float64 `yaml:"maxMemory"`       // GiB, of a sandbox
+	MaxDisk            float64 `yaml:"maxDisk"`         // GiB, of a sandbox
+	Snapshots          int     `yaml:"snapshots"`       // how many
+	MaxSnapshotSize    float64 `yaml:"maxSnapshotSize"` // GB
+	Volumes            int     `yaml:"volumes"`         // how many
+	MaxAutoArchive     int     `yaml:"maxAutoArchive"`  // minutes
+	LimitNetworkEgress bool    `yaml:"limitNetworkEgress"`
+	RunnerCPU          float64 `yaml:"runnerCpu"` // of the runner in this process; default: the machine's
+	RunnerMemory       float64 `yaml:"runnerMemory"`
+	RunnerDisk         float64 `yaml:"runnerDisk"`
+}
+
+// ProxyConfig is how ports of sandboxes are reached.
+type ProxyConfig struct {
+	// Domain is that of preview hosts, {port}-{id}.Domain, with a port if it is
+	// not the protocol's. Defaults to "proxy." and the host of URL.
+	Domain string `yaml:"domain"`
+	// Protocol is http or https. Defaults to that of URL.
+	Protocol string `yaml:"protocol"`
+	// ToolboxURL is the base of {ToolboxURL}/toolbox/{id}. Defaults to URL.
+	ToolboxURL string `yaml:"toolboxUrl"`
+	// Warning shows browsers a page before the first preview of a sandbox.
+	Warning bool `yaml:"warning"`
+}
+
+// SSHConfig is the SSH gateway.
+type SSHConfig struct {
+	// Listen is its address, such as ":2222". Defaults to none: no gateway.
+	Listen string `yaml:"listen"`
+	// URL is the host, or host:port, that users are told. Defaults to the host of
+	// URL with the port of Listen.
+	URL string `yaml:"url"`
+}
+
+// ObjectsConfig is the object storage for build contexts, volumes and archives.
+type ObjectsConfig struct {
+	// Endpoint is that of an S3. Defaults to the one that is part of the server,
+	// which keeps objects in Dir.
+	Endpoint    string `yaml:"endpoint"`
+	STSEndpoint string `yaml:"stsEndpoint"`
+	Region      string `yaml:"region"`
+	AccessKey   string `yaml:"accessKey"`
+	SecretKey   string `yaml:"secretKey"`
+	Bucket      string `yaml:"bucket"` // Defaults to "daytona"
+	AccountID   string `yaml:"accountId"`
+	RoleName    string `yaml:"roleName"`
+}
+
+// LimitsConfig are the rate limits by name: anonymous, failed-auth,
+// authenticated, sandbox-create and sandbox-lifecycle. One that is not there
+// does not limit.
+type LimitsConfig map[string]LimitConfig
+
+// LimitConfig is a number of requests in a time.
+type LimitConfig struct {
+	TTL   int `yaml:"ttl"` // seconds
+	Limit int `yaml:"limit"`
+}
+
+// ServicesConfig are the keys by which services outside of this process are
+// known. Defaults to none: nobody is.
+type ServicesConfig struct {
+	ProxyKey       string `yaml:"proxyKey"`
+	SSHGatewayKey  string `yaml:"sshGatewayKey"`
+	CollectorKey   string `yaml:"collectorKey"`
+	HealthCheckKey string `yaml:"healthCheckKey"`
+}
+
+// Normalize sets what is not set to its default, and says what is wrong with
+// the rest.
+func (c *Config) Normalize() error {
+	const op = "configure server"
+	wrong := func(field string, value any, rule string) error {
+		return &daytona.Error{Kind: daytona.KindInvalid, Op: op, Field: field, Value: value, Message: rule}
+	}
+	def := func(p *string, v string) {
+		if *p == "" {
+			*p = v
+		}
+	}
+	num := func(p *float64, v float64) {
+		if *p == 0 {
+			*p = v
+		}
+	}
+	whole := func(p *int, v int) {
+		if *p == 0 {
+			*p = v
+		}
+	}
+	def(&c.URL, "http://localhost:3000")
+	c.URL = strings.TrimSuffix(c.URL, "/")
+	u, err := url.Parse(c.URL)
+	if err != nil || u.Scheme != "http" && u.Scheme != "https" || u.Host == "" || u.RawQuery != "" || u.Fragment != "" || u.User != nil {
+		return wrong("url", c.URL, "must be an http or https URL without query, fragment and user")
+	}
+	if c.Dir == "" {
+		return wrong("dir", c.Dir, "must be set")
+	}
+	if c.Database == "" {
+		c.Database = "sqlite://" + c.Dir + "/daytona.db"
+	}
+	if c.EncryptionKey != "" && len(c.EncryptionKey) < 16 {
+		return wrong("encryptionKey", fmt.Sprintf("%d bytes", len(c.EncryptionKey)), "must have at least 16 bytes")
+	}
+	def(&c.Version, "0.0.0-dev")
+	def(&c.Environment, "production")
+	def(&c.Admin.Email, "admin@localhost")
+	def(&c.OIDC.ClientID, "daytona")
+	def(&c.OIDC.Audience, "daytona")
+	def(&c.OIDC.PublicIssuer, c.OIDC.Issuer)
+	d := &c.Defaults
+	def(&d.Snapshot, "default")
+	def(&d.RegionID, "us")
+	def(&d.RegionName, d.RegionID)
+	num(&d.TotalCPU, 10)
+	num(&d.TotalMemory, 10)
+	num(&d.TotalDisk, 30)
+	num(&d.MaxCPU, 4)
+	num(&d.MaxMemory, 8)
+	num(&d.MaxDisk, 10)
+	num(&d.MaxSnapshotSize, 20)
+	whole(&d.Snapshots, 30)
+	whole(&d.Volumes, 100)
+	whole(&d.MaxAutoArchive, 43200)
+	def(&c.Proxy.Protocol, u.Scheme)
+	if c.Proxy.Protocol != "http" && c.Proxy.Protocol != "https" {
+		return wrong("proxy.protocol", c.Proxy.Protocol, "must be http or https")
+	}
+	def(&c.Proxy.Domain, "proxy."+u.Host)
+	def(&c.Proxy.ToolboxURL, c.URL)
+	c.Proxy.ToolboxURL = strings.TrimSuffix(c.Proxy.ToolboxURL, "/")
+	if c.SSH.Listen != "" && c.SSH.URL == "" {
+		_, port, ok := strings.Cut(c.SSH.Listen[strings.LastIndex(c.SSH.Listen, "]")+1:], ":")
+		if !ok || port == "" {
+			return wrong("ssh.listen", c.SSH.Listen, `must be an address with a port, such as ":2222"`)
+		}
+		c.SSH.URL = u.Hostname() + ":" + port
+	}
+	def(&c.Objects.Bucket, "daytona")
+	def(&c.Objects.Region, "us-east-1")
+	for name, l := range c.Limits {
+		switch name {
+		case "anonymous", "failed-auth", "authenticated", "sandbox-create", "sandbox-lifecycle":
+		default:
+			return wrong("limits", name, "must be anonymous, failed-auth, authenticated, sandbox-create or sandbox-lifecycle")
+		}
+		if l.TTL < 1 || l.Limit < 1 {
+			return wrong("limits."+name, fmt.Sprintf("%d in %d s", l.Limit, l.TTL), "must have a ttl and a limit of at least 1")
+		}
+	}
+	if c.Log == nil {
+		c.Log = slog.Default()
+	}
+	return nil
+}

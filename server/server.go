@@ -1,0 +1,682 @@
+// Package server is the multi-tenant service: the API that Daytona's SDKs, CLI
+// and dashboard speak, the proxy to ports and toolboxes of sandboxes, the SSH
+// gateway, object storage, and a runner, all of it one http.Handler and one
+// [Server.Run]:
+//
+//	s, err := server.New(ctx, server.Config{Dir: dir, Client: client})
+//	if err != nil { … }
+//	defer s.Close()
+//	go s.Run(ctx)
+//	err = http.ListenAndServe("localhost:3000", s)
+//
+// This package is where the features meet: each is a package below this one
+// that knows no other. It picks no backend: who calls it brings a
+// [daytona.Client], if this process is to be a runner as well. It reads no
+// flags and no environment.
+package server
+
+import (
+	"context"
+	"crypto/hkdf"
+	"crypto/rand"
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"io/fs"
+	"net"
+	"net/http"
+	"net/netip"
+	"net/url"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/redis/go-redis/v9"
+
+	"github.com/daytona-go/daytona"
+	internalobjects "github.com/daytona-go/daytona/internal/objects"
+	"github.com/daytona-go/daytona/internal/wire"
+	"github.com/daytona-go/daytona/server/api"
+	"github.com/daytona-go/daytona/server/apikey"
+	"github.com/daytona-go/daytona/server/audit"
+	"github.com/daytona-go/daytona/server/events"
+	"github.com/daytona-go/daytona/server/executor"
+	"github.com/daytona-go/daytona/server/identity"
+	"github.com/daytona-go/daytona/server/identity/authn"
+	"github.com/daytona-go/daytona/server/identity/issuer"
+	"github.com/daytona-go/daytona/server/job"
+	"github.com/daytona-go/daytona/server/objects"
+	"github.com/daytona-go/daytona/server/organization"
+	"github.com/daytona-go/daytona/server/outbound"
+	"github.com/daytona-go/daytona/server/proxy"
+	"github.com/daytona-go/daytona/server/quota"
+	"github.com/daytona-go/daytona/server/ratelimit"
+	"github.com/daytona-go/daytona/server/region"
+	"github.com/daytona-go/daytona/server/registry"
+	"github.com/daytona-go/daytona/server/runner"
+	"github.com/daytona-go/daytona/server/sandbox"
+	"github.com/daytona-go/daytona/server/seal"
+	"github.com/daytona-go/daytona/server/secret"
+	"github.com/daytona-go/daytona/server/snapshot"
+	"github.com/daytona-go/daytona/server/sshgateway"
+	"github.com/daytona-go/daytona/server/store"
+	"github.com/daytona-go/daytona/server/user"
+	"github.com/daytona-go/daytona/server/volume"
+	"github.com/daytona-go/daytona/server/webhook"
+)
+
+// issuerPath is where the built-in OIDC provider is, below the server's URL.
+const issuerPath = "/oidc"
+
+// Server is the service. It is an http.Handler for all of it but SSH.
+type Server struct {
+	config   Config
+	key      string // all other keys are made of it
+	adminKey string
+
+	db            *store.DB
+	box           *seal.Box
+	users         *user.Service
+	keys          *apikey.Service
+	issuer        *issuer.Issuer // nil with a provider elsewhere
+	authenticator *authn.Authenticator
+	limiter       *ratelimit.Limiter
+	redis         redis.UniversalClient
+	outbound      *outbound.Guard
+	organizations *organization.Service
+	regions       *region.Service
+	quotas        *quota.Service
+	audit         *audit.Service
+	webhooks      *webhook.Service
+	secrets       *secret.Service
+	jobs          *job.Service
+	runners       *runner.Service
+	registries    *registry.Service
+	objects       *objects.Service
+	snapshots     *snapshot.Service
+	volumes       *volume.Service
+	sandboxes     *sandbox.Service
+	dialer        *executor.Dialer
+	executor      *executor.Executor // nil without a Client
+	api           *api.API
+	proxy         *proxy.Proxy
+	events        *events.Server
+	gateway       *sshgateway.Gateway // nil without an address
+
+	handler http.Handler
+	closers []func() error
+	// stopping says that health checks are to fail, so that no more comes.
+	stopping chan struct{}
+	stop     func()
+}
+
+// New prepares a server: its directory, its database, its first user. It
+// serves at once, but what happens by itself, such as making sandboxes, needs
+// [Server.Run]. The caller must call [Server.Close].
+func New(ctx context.Context, c Config) (*Server, error) {
+	if err := c.Normalize(); err != nil {
+		return nil, err
+	}
+	s := &Server{config: c, stopping: make(chan struct{})}
+	s.stop = sync.OnceFunc(func() { close(s.stopping) })
+	if err := s.build(ctx); err != nil {
+		return nil, errors.Join(err, s.Close())
+	}
+	return s, nil
+}
+
+// AdminKey returns the API key of the first user, if New has made that user;
+// else "".
+func (s *Server) AdminKey() string { return s.adminKey }
+
+// API returns the API, for its OpenAPI document.
+func (s *Server) API() *api.API { return s.api }
+
+// Shutdown says that the server is about to end: it is not ready any more,
+// and goes on with what it does. It is for whoever shuts down the http.Server.
+func (s *Server) Shutdown() { s.stop() }
+
+// Close frees what New has opened. Run must have returned.
+func (s *Server) Close() error {
+	s.stop()
+	var errs []error
+	for i := len(s.closers) - 1; i >= 0; i-- {
+		errs = append(errs, s.closers[i]())
+	}
+	s.closers = nil
+	return errors.Join(errs...)
+}
+
+// derive makes a key of 32 bytes for one purpose.
+func (s *Server) derive(purpose string) []byte {
+	b, err := hkdf.Key(sha256.New, []byte(s.key), nil, "daytona "+purpose, 32)
+	if err != nil {
+		panic(err) // 32 bytes are not too many
+	}
+	return b
+}
+
+// encryptionKey is the configured one, or one that is made once.
+func (s *Server) encryptionKey() (string, error) {
+	if s.config.EncryptionKey != "" {
+		return s.config.EncryptionKey, nil
+	}
+	name := filepath.Join(s.config.Dir, "encryption.key")
+	b, err := os.ReadFile(name)
+	if errors.Is(err, fs.ErrNotExist) {
+		b = []byte(rand.Text() + rand.Text() + "\n")
+		f, err := os.OpenFile(name, os.O_CREATE|os.O_EXCL|os.O_WRONLY, 0o600)
+		if err != nil {
+			return "", err
+		}
+		if _, err = f.Write(b); err == nil {
+			err = f.Sync()
+		}
+		if err := errors.Join(err, f.Close()); err != nil {
+			os.Remove(name)
+			return "", err
+		}
+	} else if err != nil {
+		return "", err
+	}
+	key := strings.TrimSpace(string(b))
+	if len(key) < 16 {
+		return "", &daytona.Error{Kind: daytona.KindInvalid, Op: "read encryption key", Subject: name, Message: "it has fewer than 16 bytes; what was encrypted can't be read without it"}
+	}
+	return key, nil
+}
+
+func (s *Server) build(ctx context.Context) error {
+	c := s.config
+	if err := os.MkdirAll(c.Dir, 0o700); err != nil {
+		return &daytona.Error{Kind: daytona.KindUnavailable, Op: "make directory", Subject: c.Dir, Err: err}
+	}
+	var err error
+	if s.key, err = s.encryptionKey(); err != nil {
+		return err
+	}
+	if s.box, err = seal.New(s.key); err != nil {
+		return err
+	}
+	if s.db, err = store.Open(ctx, c.Database, c.Log); err != nil {
+		return err
+	}
+	s.closers = append(s.closers, s.db.Close)
+	if err = s.db.Migrate(ctx); err != nil {
+		return err
+	}
+	if s.outbound, err = outbound.New(outbound.Config{Allow: c.AllowedAddresses}); err != nil {
+		return err
+	}
+	if err = s.buildPeople(ctx); err != nil {
+		return err
+	}
+	if err = s.buildSandboxes(ctx); err != nil {
+		return err
+	}
+	if err = s.bootstrap(ctx); err != nil {
+		return err
+	}
+	if err = s.buildEdges(ctx); err != nil {
+		return err
+	}
+	s.buildAPI()
+	return s.buildRunner(ctx)
+}
+
+// buildPeople makes what knows people: who they are and what they may.
+func (s *Server) buildPeople(ctx context.Context) error {
+	c, d := s.config, s.config.Defaults
+	s.keys = apikey.New(s.db, c.Log)
+	s.regions = region.New(s.db, region.Config{})
+	s.quotas = quota.New(s.db, quota.Config{Regions: s.regions, Defaults: quota.Defaults{
+		CPU: d.TotalCPU, Memory: d.TotalMemory, Disk: d.TotalDisk, MaxCPU: d.MaxCPU, MaxMemory: d.MaxMemory, MaxDisk: d.MaxDisk,
+		Snapshots: d.Snapshots, Volumes: d.Volumes, MaxSnapshotSize: d.MaxSnapshotSize, Secrets: 100, SecretsPerSandbox: 20, Processing: 3,
+	}})
+	s.organizations = organization.New(s.db, organization.Config{
+		Users: lazyUsers{s}, Keys: s.keys, Regions: s.regions, Quotas: s.quotas, Box: s.box, Outbound: s.outbound,
+		Deleting: []func(context.Context, string) error{
+			func(ctx context.Context, id string) error { return s.sandboxes.Unused(ctx, id) },
+			s.keys.DeleteForOrganization, s.regions.DeleteAll, s.quotas.DeleteAll,
+			func(ctx context.Context, id string) error { return s.secrets.DeleteAll(ctx, id) },
+			func(ctx context.Context, id string) error { return s.webhooks.DeleteAll(ctx, id) },
+			func(ctx context.Context, id string) error { return s.objects.Revoke(ctx, id) },
+			func(ctx context.Context, id string) error { return s.registries.Revoke(ctx, id) },
+		},
+		// Somebody whom nobody has verified is somebody the operator has let in.
+		SkipEmailVerification: c.OIDC.Issuer == "",
+		LimitedEgress:         d.LimitNetworkEgress, PersonalRegion: d.RegionID, Log: c.Log,
+	})
+	s.regions.Wire(region.Config{Quotas: s.quotas, Runners: lazyRunners{s}, Organizations: s.organizations, Outbound: s.outbound})
+	s.users = user.New(s.db, s.organizations, c.Log)
+	s.audit = audit.New(s.db, audit.Config{Log: c.Log})
+	s.closers = append(s.closers, func() error {
+		ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+		defer cancel()
+		return s.audit.Close(ctx)
+	})
+	s.webhooks = webhook.New(s.db, webhook.Config{Outbound: s.outbound, Box: s.box, PortalURL: c.URL + "/dashboard/webhooks", Log: c.Log})
+	s.secrets = secret.New(s.db, secret.Config{Quotas: s.quotas, Box: s.box})
+
+	tokens := authn.TokensConfig{Issuer: c.OIDC.Issuer, PublicIssuer: c.OIDC.PublicIssuer, Audience: c.OIDC.Audience, Reserved: []string{user.AdminID}, Log: c.Log}
+	if c.OIDC.Issuer == "" {
+		var err error
+		s.issuer, err = issuer.New(issuer.Config{
+			DB: s.db, Users: s.users, URL: c.URL + issuerPath, Audience: c.OIDC.Audience, Secret: s.derive("issuer"), Address: s.address, Log: c.Log,
+			Clients: []issuer.Client{{
+				ID: c.OIDC.ClientID, Name: "Daytona",
+				RedirectURIs: []string{
+					c.URL, c.URL + "/dashboard", c.URL + "/dashboard/", "http://localhost/callback", "http://127.0.0.1/callback",
+					c.Proxy.Protocol + "://" + c.Proxy.Domain + "/callback",
+				},
+				LogoutURIs: []string{c.URL, c.URL + "/dashboard", c.URL + "/dashboard/"},
+			}},
+		})
+		if err != nil {
+			return err
+		}
+		tokens.Issuer, tokens.PublicIssuer, tokens.KeySet, tokens.Reserved = c.URL+issuerPath, c.URL+issuerPath, s.issuer, nil
+	}
+	verifier, err := authn.NewTokens(tokens)
+	if err != nil {
+		return err
+	}
+	s.authenticator, err = authn.New(authn.Config{
+		Services: map[identity.Kind]string{
+			identity.Proxy: c.Services.ProxyKey, identity.SSHGateway: c.Services.SSHGatewayKey,
+			identity.Collector: c.Services.CollectorKey, identity.HealthCheck: c.Services.HealthCheckKey,
+		},
+		Tokens: verifier, Keys: s.keys, Users: s.users, Members: s.organizations, Runners: lazyRunners{s}, Regions: s.regions,
+	})
+	if err != nil {
+		return err
+	}
+	rules := map[string]ratelimit.Rule{}
+	for name, l := range c.Limits {
+		rules[name] = ratelimit.Rule{TTL: time.Duration(l.TTL) * time.Second, Limit: l.Limit}
+	}
+	limits := ratelimit.Config{Rules: rules, Organizations: s.organizations, Log: c.Log}
+	if c.Redis != "" {
+		o, err := redis.ParseURL(c.Redis)
+		if err != nil {
+			return &daytona.Error{Kind: daytona.KindInvalid, Op: "configure server", Field: "redis", Message: "must be a URL such as redis://localhost:6379", Err: errors.New("it can't be read")}
+		}
+		s.redis = redis.NewClient(o)
+		s.closers = append(s.closers, s.redis.Close)
+		limits.Redis = s.redis
+	}
+	s.limiter, err = ratelimit.New(limits)
+	return err
+}
+
+// buildSandboxes makes what knows sandboxes, what they are made from and where
+// they are.
+func (s *Server) buildSandboxes(ctx context.Context) error {
+	c := s.config
+	s.jobs = job.NewService(s.db, &job.Options{Log: c.Log, Sealer: s.box})
+	s.runners = runner.NewService(s.db, &runner.Options{Log: c.Log, Regions: runnerRegions{s}, Sandboxes: lazySandboxes{s}, Sealer: s.box})
+	o := objects.Config{DB: s.db, Key: s.derive("objects"), URL: c.URL, Bucket: c.Objects.Bucket, Log: c.Log}
+	if x := c.Objects; x.Endpoint != "" {
+		o.External = &objects.External{Endpoint: x.Endpoint, Region: x.Region, AccessKey: x.AccessKey, SecretKey: x.SecretKey, Bucket: x.Bucket, STS: x.STSEndpoint}
+		if x.AccountID != "" && x.RoleName != "" {
+			o.External.Role = "arn:aws:iam::" + x.AccountID + ":role/" + x.RoleName
+		}
+	} else {
+		var err error
+		if o.Store, err = objects.OpenStore(filepath.Join(c.Dir, "objects")); err != nil {
+			return err
+		}
+		s.closers = append(s.closers, o.Store.Close)
+	}
+	var err error
+	if s.objects, err = objects.New(o); err != nil {
+		return err
+	}
+	s.events = events.New(events.Config{DB: s.db, Authenticator: s.authenticator, Log: c.Log})
+	u, err := url.Parse(c.URL)
+	if err != nil {
+		return err
+	}
+	s.registries = registry.New(registry.Config{DB: s.db, Sealer: s.box, Check: s.outbound.Check, Host: u.Host})
+	s.dialer = &executor.Dialer{Locate: s.locate, Local: func(id string) *executor.Executor {
+		if s.executor != nil && s.executor.ID() == id {
+			return s.executor
+		}
+		return nil
+	}}
+	s.snapshots = snapshot.New(snapshot.Config{
+		DB: s.db, Jobs: snapshotJobs{s}, Runners: snapshotRunners{s}, Organizations: snapshotOrganizations{s},
+		Credentials: s.imageCredentials, Contexts: s.objects.Contexts, CheckHost: s.checkRegistry,
+		Needed:  func(ctx context.Context, ref string) (bool, error) { return s.sandboxes.Needed(ctx, ref) },
+		Event:   s.snapshotEvent,
+		Changed: nil, Default: c.Defaults.Snapshot, ProxyURL: c.Proxy.ToolboxURL, Log: c.Log,
+	})
+	s.volumes = volume.New(volume.Config{
+		DB: s.db, Storage: s.objects, Active: s.organizations.Active,
+		Limit: func(ctx context.Context, id string) (int, error) {
+			l, err := s.quotas.Limits(ctx, id)
+			if err != nil {
+				return 0, err
+			}
+			return l.Volumes, nil
+		},
+		InUse: func(ctx context.Context, organizationID, id string) (bool, error) {
+			return s.sandboxes.VolumeUsed(ctx, organizationID, id)
+		},
+		Event: s.volumeEvent, Log: c.Log,
+	})
+	s.sandboxes, err = sandbox.New(sandbox.Config{
+		DB: s.db, Key: s.derive("sandbox"),
+		Deps: sandbox.Deps{
+			Jobs: sandboxJobs{s}, Runners: sandboxRunners{s}, Snapshots: sandboxSnapshots{s}, Regions: sandboxRegions{s}, Quotas: sandboxQuotas{s},
+			Organizations: sandboxOrganizations{s}, Volumes: sandboxVolumes{s}, Secrets: sandboxSecrets{s},
+		},
+		PreviewURL: c.Proxy.Protocol + "://{{PORT}}-{{sandboxId}}." + c.Proxy.Domain, ProxyURL: c.Proxy.ToolboxURL, ToolboxURL: c.Proxy.ToolboxURL + "/toolbox",
+		SSHGateway: c.SSH.URL, MaxAutoArchive: c.Defaults.MaxAutoArchive, DefaultSnapshot: c.Defaults.Snapshot,
+		WakeOn: []string{snapshot.Topic, runner.TopicState}, Event: s.sandboxEvent, Log: c.Log,
+	})
+	if err != nil {
+		return err
+	}
+	s.jobs.OnDone("SANDBOX", s.sandboxJobDone)
+	s.jobs.OnDone("BACKUP", s.sandboxJobDone)
+	s.jobs.OnDone("SNAPSHOT", s.snapshotJobDone)
+	return nil
+}
+
+// bootstrap makes what must be there: a region, the first user, a snapshot.
+func (s *Server) bootstrap(ctx context.Context) error {
+	c, d := s.config, s.config.Defaults
+	if err := s.regions.Bootstrap(ctx, d.RegionID, d.RegionName, d.EnforceQuotas); err != nil {
+		return err
+	}
+	var err error
+	if s.adminKey, err = s.users.Bootstrap(ctx, s.keys, c.Admin.Email, c.Admin.Key, d.RegionID); err != nil {
+		return err
+	}
+	if c.Admin.Password != "" && s.issuer != nil {
+		// Once: setting it again would log the user out.
+		has, err := s.issuer.HasPassword(ctx, user.AdminID)
+		if err == nil && !has {
+			err = s.issuer.SetPassword(ctx, user.AdminID, c.Admin.Email, c.Admin.Password)
+		}
+		if err != nil {
+			return err
+		}
+	}
+	organizationID, err := s.organizations.Personal(ctx, user.AdminID)
+	if err != nil {
+		return err
+	}
+	return s.snapshots.Bootstrap(ctx, organizationID, d.Snapshot, d.Image)
+}
+
+// topics are those that tell of rights that may have ended; see package live.
+func topics() []string {
+	return []string{apikey.Topic, organization.TopicMember, organization.TopicLeft, organization.TopicDeleted, sandbox.TopicChanged}
+}
+
+// buildEdges makes what connects to sandboxes from outside.
+func (s *Server) buildEdges(ctx context.Context) error {
+	c := s.config
+	domain := c.Proxy.Domain
+	if host, _, err := net.SplitHostPort(domain); err == nil {
+		domain = host
+	}
+	p := proxy.Config{
+		Sandboxes: proxySandboxes{s}, Authenticator: s.authenticator, Dialer: s.dialer, Builds: proxyBuilds{s}, Touch: s.touch,
+		Domains: []string{domain}, Protocol: c.Proxy.Protocol, Key: s.derive("proxy"), Version: c.Version, TrustedProxies: c.TrustedProxies, Log: c.Log,
+	}
+	if s.issuer != nil {
+		p.Login = &proxy.Login{Issuer: c.URL + issuerPath, ClientID: c.OIDC.ClientID, Audience: c.OIDC.Audience, Client: &http.Client{
+			Transport: executor.InProcess(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { s.ServeHTTP(w, r) })), Timeout: 10 * time.Second,
+		}}
+	} else {
+		p.Login = &proxy.Login{Issuer: c.OIDC.PublicIssuer, Internal: c.OIDC.Issuer, ClientID: c.OIDC.ClientID, Audience: c.OIDC.Audience}
+	}
+	var err error
+	if s.proxy, err = proxy.New(p); err != nil {
+		return err
+	}
+	if c.SSH.Listen == "" {
+		return nil
+	}
+	key, err := sshgateway.HostKey(filepath.Join(c.Dir, "ssh_host_ed25519_key"))
+	if err != nil {
+		return err
+	}
+	s.gateway, err = sshgateway.New(sshgateway.Config{Tokens: sshTokens{s}, Dialer: s.dialer, HostKey: key, Touch: s.touch, Log: c.Log})
+	return err
+}
+
+func (s *Server) buildAPI() {
+	c := s.config
+	s.api = api.New(api.Config{
+		Authenticator: s.authenticator, Limiter: s.limiter, Version: c.Version, Log: c.Log, TrustedProxies: c.TrustedProxies,
+		Maintenance: func() bool { return c.Maintenance },
+		Done: func(e api.Entry) {
+			if v, ok := api.Audit(e); ok {
+				s.audit.Record(v)
+			}
+		},
+	})
+	api.RegisterConfig(s.api, s.wireConfig)
+	api.RegisterHealth(s.api, map[string]func(context.Context) error{
+		"database": s.db.Ping,
+		"server": func(context.Context) error {
+			select {
+			case <-s.stopping:
+				return errors.New("the server is about to end")
+			default:
+				return nil
+			}
+		},
+	}, c.Log)
+	api.RegisterUsers(s.api, s.users, nil)
+	api.RegisterAdminUsers(s.api, s.users, personalQuota{s})
+	api.RegisterAPIKeys(s.api, s.keys)
+	api.RegisterOrganizations(s.api, s.organizations, s.quotas, s.regions, s.snapshots, s.volumes, s.sandboxes)
+	api.RegisterRegions(s.api, s.regions)
+	api.RegisterAudit(s.api, s.audit)
+	api.RegisterWebhooks(s.api, s.webhooks, s.organizations)
+	api.RegisterSecrets(s.api, s.secrets)
+	api.RegisterJobs(s.api, s.jobs)
+	api.RegisterRunners(s.api, s.runners, runnerContents{s})
+	api.RegisterSnapshots(s.api, s.snapshots)
+	api.RegisterVolumes(s.api, s.volumes)
+	api.RegisterRegistries(s.api, s.registries)
+	api.RegisterObjects(s.api, s.objects)
+	api.RegisterSandbox(s.api, s.sandboxes, api.SandboxOptions{
+		Organization: func(ctx context.Context, id string) (wire.Organization, error) {
+			o, err := s.organizations.Get(ctx, id)
+			if err != nil {
+				return wire.Organization{}, err
+			}
+			l, err := s.quotas.Limits(ctx, id)
+			if err != nil {
+				return wire.Organization{}, err
+			}
+			return api.OrganizationWire(o, l), nil
+		},
+		RegionQuota: func(ctx context.Context, organizationID, regionID, class string) (wire.RegionQuota, error) {
+			q, err := s.quotas.Effective(ctx, organizationID, regionID, class)
+			if err != nil {
+				return wire.RegionQuota{}, err
+			}
+			return api.RegionQuotaWire(q), nil
+		},
+		BuildLog: s.buildLog,
+	})
+	api.RegisterPreview(s.api, proxySandboxes{s})
+	api.RegisterToolbox(s.api, s.proxy)
+	s.handler = s.routes()
+}
+
+// buildRunner makes this process a runner, if it has what that takes.
+func (s *Server) buildRunner(ctx context.Context) error {
+	c, d := s.config, s.config.Defaults
+	if c.Client == nil {
+		return nil
+	}
+	name, err := os.Hostname()
+	if err != nil {
+		return err
+	}
+	// The same after a restart, and another for each machine of several.
+	key := "dtn_" + hex.EncodeToString(s.derive("runner "+name))
+	r, err := s.runners.Ensure(ctx, runner.New{RegionID: d.RegionID, Name: name, Key: key, CPU: d.RunnerCPU, Memory: d.RunnerMemory, Disk: d.RunnerDisk})
+	if err != nil {
+		return err
+	}
+	s.executor, err = executor.New(executor.Config{
+		Client: c.Client, URL: c.URL + "/api", Key: key, Transport: executor.InProcess(s.api), Dir: filepath.Join(c.Dir, "runner"), Contexts: s.objects,
+		Images: c.Images, Unenforced: c.Unenforced, Version: c.Version, Capacity: daytona.Resources{CPU: d.RunnerCPU, Memory: d.RunnerMemory, Disk: d.RunnerDisk}, Log: c.Log.With("runner", r.ID),
+	})
+	return err
+}
+
+// Run does what happens by itself, until ctx ends: it makes and ends
+// sandboxes, runs the jobs of the runner in this process, serves SSH. Sandboxes
+// that run go on when it returns.
+func (s *Server) Run(ctx context.Context) error {
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	var wg sync.WaitGroup
+	run := func(name string, f func(context.Context) error) {
+		wg.Go(func() {
+			if err := f(ctx); err != nil && ctx.Err() == nil {
+				cancel(fmt.Errorf("%s: %w", name, err))
+			}
+		})
+	}
+	quiet := func(name string, f func(context.Context)) {
+		run(name, func(ctx context.Context) error { f(ctx); return nil })
+	}
+	run("API keys", s.keys.Run)
+	run("users", s.users.Run)
+	run("organizations", s.organizations.Run)
+	run("audit", s.audit.Run)
+	run("webhooks", s.webhooks.Run)
+	run("jobs", s.jobs.Run)
+	run("runners", s.runners.Run)
+	run("snapshots", s.snapshots.Run)
+	run("volumes", s.volumes.Run)
+	run("sandboxes", s.sandboxes.Run)
+	if s.issuer != nil {
+		run("issuer", s.issuer.Run)
+	}
+	quiet("proxy", func(ctx context.Context) { s.proxy.Run(ctx, s.db, topics()...) })
+	quiet("events", func(ctx context.Context) { s.events.Run(ctx, topics()...) })
+	if s.gateway != nil {
+		l, err := net.Listen("tcp", s.config.SSH.Listen)
+		if err != nil {
+			cancel(err)
+		} else {
+			quiet("SSH", func(ctx context.Context) { s.gateway.Run(ctx, s.db, topics()...) })
+			run("SSH", func(ctx context.Context) error { return s.gateway.Serve(ctx, l) })
+		}
+	}
+	if s.executor != nil {
+		run("runner", s.executor.Run)
+	}
+	<-ctx.Done()
+	wg.Wait()
+	return context.Cause(ctx)
+}
+
+// ServeHTTP serves everything.
+func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) { s.handler.ServeHTTP(w, r) }
+
+// routes tells by host and path who serves a request. Previews come first:
+// what a sandbox serves is below a host of its own, whatever its path.
+func (s *Server) routes() http.Handler {
+	s3 := s.objects.Handler()
+	var images http.Handler
+	if dir, err := internalobjects.OpenDir(filepath.Join(s.config.Dir, "registry", "blobs")); err != nil {
+		s.config.Log.Error("the registry is not served", "err", err)
+	} else if h, err := registry.NewHandler(s.registries, dir, filepath.Join(s.config.Dir, "registry", "uploads"), s.config.Log); err != nil {
+		s.config.Log.Error("the registry is not served", "err", err)
+	} else {
+		s.closers = append(s.closers, h.Close)
+		images = h
+	}
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		path := r.URL.Path
+		switch {
+		case s.proxy.Matches(r):
+			s.proxy.ServeHTTP(w, r)
+		case objects.Claims(r):
+			s3.ServeHTTP(w, r)
+		case path == "/api/socket.io" || strings.HasPrefix(path, "/api/socket.io/"):
+			s.events.ServeHTTP(w, r)
+		case path == "/api-json":
+			w.Header().Set("Content-Type", "application/json; charset=utf-8")
+			b, err := s.api.OpenAPI().Downgrade()
+			if err != nil {
+				http.Error(w, "the document can't be written", http.StatusInternalServerError)
+				return
+			}
+			w.Write(b)
+		case path == "/api" || strings.HasPrefix(path, "/api/"):
+			s.api.ServeHTTP(w, r)
+		case s.issuer != nil && (path == issuerPath || strings.HasPrefix(path, issuerPath+"/")):
+			s.issuer.ServeHTTP(w, r)
+		case images != nil && (path == "/v2" || strings.HasPrefix(path, "/v2/")):
+			images.ServeHTTP(w, r)
+		case path == "/":
+			http.Redirect(w, r, "/dashboard"+query(r), http.StatusFound)
+		default:
+			http.NotFound(w, r)
+		}
+	})
+}
+
+func query(r *http.Request) string {
+	if r.URL.RawQuery == "" {
+		return ""
+	}
+	return "?" + r.URL.RawQuery
+}
+
+// wireConfig is what clients are told of the server.
+func (s *Server) wireConfig() wire.DaytonaConfiguration {
+	c := s.config
+	issuerURL := c.OIDC.PublicIssuer
+	if s.issuer != nil {
+		issuerURL = c.URL + issuerPath
+	}
+	v := wire.DaytonaConfiguration{
+		Version: c.Version, OIDC: wire.OIDCConfig{Issuer: issuerURL, ClientID: c.OIDC.ClientID, Audience: c.OIDC.Audience},
+		Announcements: map[string]wire.Announcement{}, ProxyTemplateURL: c.Proxy.Protocol + "://{{PORT}}-{{sandboxId}}." + c.Proxy.Domain,
+		ProxyToolboxURL: c.Proxy.ToolboxURL + "/toolbox", DefaultSnapshot: c.Defaults.Snapshot, DashboardURL: c.URL + "/dashboard",
+		MaxAutoArchiveInterval: float64(c.Defaults.MaxAutoArchive), MaintenanceMode: c.Maintenance, Environment: c.Environment,
+	}
+	if s.gateway != nil {
+		host, port, err := net.SplitHostPort(c.SSH.URL)
+		if err != nil {
+			host, port = c.SSH.URL, "22"
+		}
+		command := "ssh {{TOKEN}}@" + host
+		if port != "22" {
+			command = "ssh -p " + port + " {{TOKEN}}@" + host
+		}
+		v.SSHGatewayCommand, v.SSHGatewayPublicKey = &command, new(s.gateway.PublicKey())
+	}
+	entry := func(name string) *wire.RateLimitEntry {
+		r, ok := s.limiter.Rule(name)
+		if !ok {
+			return nil
+		}
+		return &wire.RateLimitEntry{TTL: new(r.TTL.Seconds()), Limit: new(float64(r.Limit))}
+	}
+	v.RateLimit = &wire.RateLimitConfig{Authenticated: entry("authenticated"), SandboxCreate: entry("sandbox-create"), SandboxLifecycle: entry("sandbox-lifecycle")}
+	return v
+}
+
+// address is where a request comes from, for the login's own limits.
+func (s *Server) address(r *http.Request) netip.Addr {
+	return api.ClientAddress(r, s.config.TrustedProxies)
+}

@@ -1,0 +1,242 @@
+package webhook
+
+import (
+	"context"
+	"crypto/hmac"
+	"crypto/sha256"
+	"encoding/base64"
+	"errors"
+	"io"
+	"math/rand/v2"
+	"net/http"
+	"strconv"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/google/uuid"
+	"github.com/uptrace/bun"
+
+	"github.com/daytona-go/daytona"
+	"github.com/daytona-go/daytona/server/store"
+)
+
+// delivery is a row of what is to be delivered where.
+type delivery struct {
+	bun.BaseModel `bun:"table:webhook_deliveries,alias:delivery"`
+
+	MessageID      string `bun:"message_id,pk"`
+	EndpointID     string `bun:"endpoint_id,pk"`
+	OrganizationID string `bun:"organization_id,notnull"`
+	State          string `bun:"state,notnull"`
+	Attempts       int    `bun:"attempts,notnull"`
+	// NextAt is when to try next. While somebody tries it lies beyond the time
+	// that this takes: whoever dies trying is replaced.
+	NextAt time.Time `bun:"next_at,notnull"`
+}
+
+const (
+	pending   = "pending"
+	delivered = "delivered"
+	failed    = "failed"
+)
+
+// poll is how often what is due is looked for, besides being told and knowing
+// when to try again.
+const poll = 10 * time.Second
+
+// Run delivers until ctx is done. What it is in the middle of then is tried
+// again by whoever runs next.
+func (s *Service) Run(ctx context.Context) error {
+	if !s.Enabled() {
+		<-ctx.Done()
+		return ctx.Err()
+	}
+	woken, stop := s.db.Subscribe(topic)
+	defer stop()
+	t := time.NewTimer(poll)
+	defer t.Stop()
+	var swept time.Time
+	for {
+		for {
+			n, err := s.deliver(ctx)
+			if err != nil && ctx.Err() == nil {
+				s.config.Log.Error("webhooks can't be delivered", "err", err)
+			}
+			if n == 0 || err != nil {
+				break
+			}
+		}
+		if time.Since(swept) > time.Hour {
+			swept = time.Now()
+			if err := s.Sweep(ctx, swept); err != nil && ctx.Err() == nil {
+				s.config.Log.Error("old webhook messages can't be deleted", "err", err)
+			}
+		}
+		t.Reset(s.wait(ctx))
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-woken:
+		case <-t.C:
+		}
+	}
+}
+
+// wait returns the time until something is due.
+func (s *Service) wait(ctx context.Context) time.Duration {
+	first := &delivery{}
+	if err := s.db.All(ctx).NewSelect().Model(first).Where("state = ?", pending).OrderExpr("next_at").Limit(1).Scan(ctx); err != nil {
+		return poll
+	}
+	return min(max(time.Until(first.NextAt), time.Millisecond), poll)
+}
+
+// deliver makes an attempt for some of what is due, and returns for how many.
+func (s *Service) deliver(ctx context.Context) (int, error) {
+	var due []delivery
+	// It delivers for all organizations.
+	err := s.db.All(ctx).NewSelect().Model(&due).Where("state = ? AND next_at <= ?", pending, now()).OrderExpr("next_at").Limit(int64(s.config.Workers)).Scan(ctx)
+	if err != nil {
+		return 0, err
+	}
+	var wg sync.WaitGroup
+	errs := make([]error, len(due))
+	for i := range due {
+		wg.Go(func() { errs[i] = s.attempt(ctx, &due[i]) })
+	}
+	wg.Wait()
+	return len(due), errors.Join(errs...)
+}
+
+// attempt tries to deliver a message, if nobody else does.
+func (s *Service) attempt(ctx context.Context, d *delivery) error {
+	claimed := now().Add(s.config.Timeout + 30*time.Second)
+	err := store.Changed(s.db.In(ctx, d.OrganizationID).Update((*delivery)(nil)).Set("next_at = ?, attempts = attempts + 1", claimed).
+		Where("message_id = ? AND endpoint_id = ? AND state = ? AND attempts = ?", d.MessageID, d.EndpointID, pending, d.Attempts).Exec(ctx))
+	if errors.Is(err, daytona.ErrConflict) {
+		return nil
+	} else if err != nil {
+		return err
+	}
+	d.Attempts++
+	m, e := &Message{}, &Endpoint{}
+	if err := s.db.In(ctx, d.OrganizationID).Select(m).Where("id = ?", d.MessageID).Scan(ctx); err != nil {
+		return err
+	}
+	err = s.db.In(ctx, d.OrganizationID).Select(e).Where("id = ?", d.EndpointID).Scan(ctx)
+	if store.IsNone(err) || err == nil && e.Disabled {
+		return s.settle(ctx, d, failed, claimed)
+	} else if err != nil {
+		return err
+	}
+	a := s.post(ctx, m, e)
+	if ctx.Err() != nil {
+		return ctx.Err() // the attempt was cut off: it says nothing of the receiver
+	}
+	return s.db.Tx(ctx, func(ctx context.Context) error {
+		if _, err := s.db.All(ctx).NewInsert().Model(a).Exec(ctx); err != nil {
+			return err
+		}
+		switch {
+		case a.Status >= 200 && a.Status < 300:
+			return s.settle(ctx, d, delivered, now())
+		case a.Status == http.StatusGone:
+			if _, err := s.db.In(ctx, e.OrganizationID).Update((*Endpoint)(nil)).Set("disabled = ?, disabled_reason = ?, updated_at = ?", true, "the endpoint said that it is gone (410)", now()).
+				Where("id = ?", e.ID).Exec(ctx); err != nil {
+				return err
+			}
+			return s.settle(ctx, d, failed, now())
+		case d.Attempts > len(s.config.Schedule):
+			return s.settle(ctx, d, failed, now())
+		}
+		wait := s.config.Schedule[d.Attempts-1]
+		// Those that failed together don't come back together.
+		wait += time.Duration(rand.Int64N(int64(wait)/5 + 1))
+		return s.settle(ctx, d, pending, now().Add(wait))
+	})
+}
+
+func (s *Service) settle(ctx context.Context, d *delivery, state string, next time.Time) error {
+	_, err := s.db.In(ctx, d.OrganizationID).Update((*delivery)(nil)).Set("state = ?, next_at = ?", state, next).
+		Where("message_id = ? AND endpoint_id = ? AND attempts = ?", d.MessageID, d.EndpointID, d.Attempts).Exec(ctx)
+	return err
+}
+
+// Sign returns the signature of a message.
+func Sign(secret, id string, at time.Time, payload string) (string, error) {
+	key, err := base64.StdEncoding.DecodeString(strings.TrimPrefix(secret, "whsec_"))
+	if err != nil {
+		return "", err
+	}
+	mac := hmac.New(sha256.New, key)
+	io.WriteString(mac, id+"."+strconv.FormatInt(at.Unix(), 10)+"."+payload)
+	return "v1," + base64.StdEncoding.EncodeToString(mac.Sum(nil)), nil
+}
+
+// post makes one attempt.
+func (s *Service) post(ctx context.Context, m *Message, e *Endpoint) *Attempt {
+	began := time.Now()
+	a := &Attempt{ID: uuid.NewString(), MessageID: m.ID, EndpointID: e.ID, OrganizationID: e.OrganizationID, URL: e.URL, CreatedAt: now()}
+	status, err := s.send(ctx, m, e, began)
+	a.Status, a.Duration = status, time.Since(began).Milliseconds()
+	if err != nil {
+		a.Error = "the endpoint can't be reached"
+		if ne := (interface{ Timeout() bool })(nil); errors.As(err, &ne) && ne.Timeout() {
+			a.Error = "the endpoint did not answer in time"
+		}
+		if errors.Is(err, daytona.ErrInvalid) {
+			a.Error = "the server must not connect to this address"
+		}
+		if errors.Is(err, daytona.ErrInternal) {
+			a.Error = "the message can't be signed"
+			s.config.Log.Error("webhook can't be signed", "endpoint", e.ID, "err", err)
+		}
+	}
+	return a
+}
+
+func (s *Service) send(ctx context.Context, m *Message, e *Endpoint, at time.Time) (int, error) {
+	secret, err := s.config.Box.Open(e.Secret, place(e))
+	if err != nil {
+		return 0, err
+	}
+	signature, err := Sign(secret, m.ID, at, m.Payload)
+	if err != nil {
+		return 0, &daytona.Error{Kind: daytona.KindInternal, Op: "sign webhook", Err: err}
+	}
+	r, err := http.NewRequestWithContext(ctx, http.MethodPost, e.URL, strings.NewReader(m.Payload))
+	if err != nil {
+		return 0, &daytona.Error{Kind: daytona.KindInvalid, Op: "send webhook", Err: err}
+	}
+	r.Header.Set("Content-Type", "application/json")
+	r.Header.Set("User-Agent", "Daytona-Webhooks/1")
+	// svix- is what receivers know that were written for the hosted service.
+	for _, prefix := range []string{"webhook-", "svix-"} {
+		r.Header.Set(prefix+"id", m.ID)
+		r.Header.Set(prefix+"timestamp", strconv.FormatInt(at.Unix(), 10))
+		r.Header.Set(prefix+"signature", signature)
+	}
+	resp, err := s.client.Do(r)
+	if err != nil {
+		return 0, err
+	}
+	io.CopyN(io.Discard, resp.Body, 64<<10)
+	resp.Body.Close()
+	return resp.StatusCode, nil
+}
+
+// Sweep deletes the messages that are too old at a time.
+func (s *Service) Sweep(ctx context.Context, at time.Time) error {
+	old := at.UTC().Add(-s.config.Retention)
+	for _, q := range []string{
+		"DELETE FROM webhook_attempts WHERE created_at < ?",
+		"DELETE FROM webhook_deliveries WHERE message_id IN (SELECT id FROM webhook_messages WHERE created_at < ?)",
+		"DELETE FROM webhook_messages WHERE created_at < ?",
+	} {
+		if _, err := s.db.All(ctx).NewRaw(q, old).Exec(ctx); err != nil {
+			return err
+		}
+	}
+	return nil
+}
