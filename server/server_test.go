@@ -5,11 +5,13 @@ import (
 	"errors"
 	"io"
 	"log/slog"
+	"net/http"
 	"net/http/httptest"
 	"os"
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	"github.com/daytona-go/daytona"
 	"github.com/daytona-go/daytona/backend/remote"
@@ -74,6 +76,30 @@ func start(t testing.TB, client *daytona.Client, change func(*server.Config)) *r
 	return &running{s, url, s.AdminKey(), stop}
 }
 
+// awaitRunner waits until the runner of the server has said that it is ready.
+func (s *running) awaitRunner(t *testing.T) {
+	t.Helper()
+	for ; ; time.Sleep(5 * time.Millisecond) {
+		q, err := http.NewRequestWithContext(t.Context(), "GET", s.URL+"/api/admin/runners", nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		q.Header.Set("Authorization", "Bearer "+s.Key)
+		r, err := http.DefaultClient.Do(q)
+		if err != nil {
+			t.Fatal(err)
+		}
+		b, err := io.ReadAll(r.Body)
+		r.Body.Close()
+		if err != nil || r.StatusCode != http.StatusOK {
+			t.Fatalf("%d %s %v", r.StatusCode, b, err)
+		}
+		if strings.Contains(string(b), `"state":"ready"`) {
+			return
+		}
+	}
+}
+
 // logTo is where the log of servers goes: the file that DAYTONA_TEST_LOG names.
 func logTo() io.Writer {
 	if name := os.Getenv("DAYTONA_TEST_LOG"); name != "" {
@@ -94,6 +120,7 @@ func TestLife(t *testing.T) {
 	if s.Key == "" {
 		t.Fatal("the first start has no key")
 	}
+	s.awaitRunner(t)
 	backend, err := remote.New(&remote.Options{URL: s.URL + "/api", Key: s.Key})
 	if err != nil {
 		t.Fatal(err)
