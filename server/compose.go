@@ -16,13 +16,14 @@ import (
 	"github.com/daytona-go/daytona/server/quota"
 	"github.com/daytona-go/daytona/server/runner"
 	"github.com/daytona-go/daytona/server/sandbox"
+	"github.com/daytona-go/daytona/server/secret"
 	"github.com/daytona-go/daytona/server/snapshot"
 	"github.com/daytona-go/daytona/server/sshgateway"
 	"github.com/daytona-go/daytona/server/volume"
 )
 
 // Each of these types is one feature as another wants to see it: the features
-// declare what they need and know nothing of who has it. They hold the Server,
+// declare what they need and know nothing of who has it. Some hold the Server,
 // because some features need each other.
 
 type lazyUsers struct{ s *Server }
@@ -148,26 +149,22 @@ func (s *Server) snapshotJobDone(ctx context.Context, j job.Job) error {
 
 // Runners, as sandboxes and snapshots see them.
 
-type sandboxRunners struct{ s *Server }
+type sandboxRunners struct{ *runner.Service }
 
 func (r sandboxRunners) Place(ctx context.Context, p sandbox.Placement) (sandbox.Placed, error) {
 	needs := make([]string, len(p.Needs))
 	for i, n := range p.Needs {
 		needs[i] = string(n)
 	}
-	v, err := r.s.runners.Place(ctx, runner.Want{
+	v, err := r.Service.Place(ctx, runner.Want{
 		Key: p.Key, RegionID: p.RegionID, Class: p.Class, GPUTypes: p.GPUTypes, Needs: needs, Only: p.Only, Not: p.Not, Prefer: p.Prefer,
 		Resources: daytona.Resources{CPU: float64(p.Resources.CPU), Memory: float64(p.Resources.Memory), Disk: float64(p.Resources.Disk), GPU: p.Resources.GPU},
 	})
 	return sandbox.Placed{RunnerID: v.RunnerID, GPUType: v.GPUType}, err
 }
 
-func (r sandboxRunners) Release(ctx context.Context, key string) error {
-	return r.s.runners.Release(ctx, key)
-}
-
 func (r sandboxRunners) Runner(ctx context.Context, id string) (sandbox.Runner, error) {
-	v, err := r.s.runners.Runner(ctx, id)
+	v, err := r.Service.Runner(ctx, id)
 	if err != nil {
 		return sandbox.Runner{}, err
 	}
@@ -291,7 +288,7 @@ func (r sandboxRegions) Region(ctx context.Context, id string) (sandbox.Region, 
 	return sandbox.Region{ID: v.ID, Name: v.Name, ProxyURL: v.ProxyURL, SSHGatewayURL: v.SSHGatewayURL}, nil
 }
 
-type sandboxQuotas struct{ s *Server }
+type sandboxQuotas struct{ *quota.Service }
 
 func claim(c sandbox.Claim) quota.Claim {
 	return quota.Claim{
@@ -301,19 +298,11 @@ func claim(c sandbox.Claim) quota.Claim {
 }
 
 func (q sandboxQuotas) Reserve(ctx context.Context, c sandbox.Claim) error {
-	return q.s.quotas.Reserve(ctx, claim(c))
+	return q.Service.Reserve(ctx, claim(c))
 }
 
 func (q sandboxQuotas) Adjust(ctx context.Context, c sandbox.Claim) error {
-	return q.s.quotas.Adjust(ctx, claim(c))
-}
-
-func (q sandboxQuotas) Release(ctx context.Context, sandboxID string) error {
-	return q.s.quotas.Release(ctx, sandboxID)
-}
-
-func (q sandboxQuotas) Lifespan(ctx context.Context, organizationID, regionID, class string) (time.Duration, error) {
-	return q.s.quotas.Lifespan(ctx, organizationID, regionID, class)
+	return q.Service.Adjust(ctx, claim(c))
 }
 
 // Snapshots, volumes and secrets, as sandboxes see them.
@@ -418,22 +407,10 @@ func (v sandboxVolumes) Location(ctx context.Context, organizationID, volumeID s
 	return l, v.s.volumes.Used(ctx, organizationID, volumeID)
 }
 
-type sandboxSecrets struct{ s *Server }
-
-func (x sandboxSecrets) Attach(ctx context.Context, organizationID, sandboxID string, secrets map[string]string) (map[string]string, error) {
-	return x.s.secrets.Attach(ctx, organizationID, sandboxID, secrets)
-}
-
-func (x sandboxSecrets) Detach(ctx context.Context, organizationID, sandboxID string) error {
-	return x.s.secrets.Detach(ctx, organizationID, sandboxID)
-}
-
-func (x sandboxSecrets) Env(ctx context.Context, organizationID, sandboxID string) (map[string]string, error) {
-	return x.s.secrets.Env(ctx, organizationID, sandboxID)
-}
+type sandboxSecrets struct{ *secret.Service }
 
 func (x sandboxSecrets) Resolve(ctx context.Context, organizationID, sandboxID string) ([]sandbox.Mounted, error) {
-	all, err := x.s.secrets.Resolve(ctx, organizationID, sandboxID)
+	all, err := x.Service.Resolve(ctx, organizationID, sandboxID)
 	out := make([]sandbox.Mounted, len(all))
 	for i, r := range all {
 		out[i] = sandbox.Mounted(r)
@@ -481,10 +458,13 @@ func (s *Server) buildLog(ctx context.Context, ref string, follow bool, w io.Wri
 
 // The proxy and the SSH gateway.
 
-type proxySandboxes struct{ s *Server }
+type proxySandboxes struct {
+	*sandbox.Service
+	s *Server
+}
 
 func (p proxySandboxes) ProxySandbox(ctx context.Context, id string) (proxy.Sandbox, error) {
-	sb, err := p.s.sandboxes.Any(ctx, id)
+	sb, err := p.Any(ctx, id)
 	if sb == nil {
 		return proxy.Sandbox{}, err
 	}
@@ -497,18 +477,6 @@ func (p proxySandboxes) ProxySandbox(ctx context.Context, id string) (proxy.Sand
 		v.Warning = o.PreviewWarning
 	}
 	return v, err
-}
-
-func (p proxySandboxes) ValidPreviewToken(ctx context.Context, sandboxID, token string) (bool, error) {
-	return p.s.sandboxes.ValidPreviewToken(ctx, sandboxID, token)
-}
-
-func (p proxySandboxes) SignedPreview(ctx context.Context, token string, port int) (string, time.Time, error) {
-	return p.s.sandboxes.SignedPreview(ctx, token, port)
-}
-
-func (p proxySandboxes) SigningKey(ctx context.Context, sandboxID string) (string, error) {
-	return p.s.sandboxes.SigningKey(ctx, sandboxID)
 }
 
 type proxyBuilds struct{ s *Server }

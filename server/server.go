@@ -371,8 +371,8 @@ func (s *Server) buildSandboxes(ctx context.Context) error {
 	s.sandboxes, err = sandbox.New(sandbox.Config{
 		DB: s.db, Key: s.derive("sandbox"),
 		Deps: sandbox.Deps{
-			Jobs: sandboxJobs{s}, Runners: sandboxRunners{s}, Snapshots: sandboxSnapshots{s}, Regions: sandboxRegions{s}, Quotas: sandboxQuotas{s},
-			Organizations: sandboxOrganizations{s}, Volumes: sandboxVolumes{s}, Secrets: sandboxSecrets{s},
+			Jobs: sandboxJobs{s}, Runners: sandboxRunners{s.runners}, Snapshots: sandboxSnapshots{s}, Regions: sandboxRegions{s}, Quotas: sandboxQuotas{s.quotas},
+			Organizations: sandboxOrganizations{s}, Volumes: sandboxVolumes{s}, Secrets: sandboxSecrets{s.secrets},
 		},
 		PreviewURL: c.Proxy.Protocol + "://{{PORT}}-{{sandboxId}}." + c.Proxy.Domain, ProxyURL: c.Proxy.ToolboxURL, ToolboxURL: c.Proxy.ToolboxURL + "/toolbox",
 		SSHGateway: c.SSH.URL, MaxAutoArchive: c.Defaults.MaxAutoArchive, DefaultSnapshot: c.Defaults.Snapshot,
@@ -427,7 +427,7 @@ func (s *Server) buildEdges(ctx context.Context) error {
 		domain = host
 	}
 	p := proxy.Config{
-		Sandboxes: proxySandboxes{s}, Authenticator: s.authenticator, Dialer: s.dialer, Builds: proxyBuilds{s}, Touch: s.touch,
+		Sandboxes: proxySandboxes{s.sandboxes, s}, Authenticator: s.authenticator, Dialer: s.dialer, Builds: proxyBuilds{s}, Touch: s.touch,
 		Domains: []string{domain}, Protocol: c.Proxy.Protocol, Key: s.derive("proxy"), Version: c.Version, TrustedProxies: c.TrustedProxies, Log: c.Log,
 	}
 	if s.issuer != nil {
@@ -510,7 +510,7 @@ func (s *Server) buildAPI() {
 		},
 		BuildLog: s.buildLog,
 	})
-	api.RegisterPreview(s.api, proxySandboxes{s})
+	api.RegisterPreview(s.api, proxySandboxes{s.sandboxes, s})
 	api.RegisterToolbox(s.api, s.proxy)
 	s.handler = s.routes()
 }

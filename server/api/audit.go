@@ -312,9 +312,9 @@ func auditScenarios() wire.AuditScenarios {
 
 func auditWire(e *audit.Entry) wire.AuditLog {
 	w := wire.AuditLog{
-		ID: e.ID, ActorID: e.ActorID, ActorEmail: e.ActorEmail, ActorAPIKeyPrefix: some(e.KeyPrefix), ActorAPIKeySuffix: some(e.KeySuffix),
-		OrganizationID: some(e.OrganizationID), Action: e.Action, TargetType: some(e.TargetType), TargetID: some(e.TargetID), ErrorMessage: some(e.ErrorMessage),
-		IPAddress: some(e.IPAddress), UserAgent: some(e.UserAgent), Source: some(e.Source), Metadata: e.Metadata, CreatedAt: wire.Stamp(e.CreatedAt),
+		ID: e.ID, ActorID: e.ActorID, ActorEmail: e.ActorEmail, ActorAPIKeyPrefix: ptr(e.KeyPrefix), ActorAPIKeySuffix: ptr(e.KeySuffix),
+		OrganizationID: ptr(e.OrganizationID), Action: e.Action, TargetType: ptr(e.TargetType), TargetID: ptr(e.TargetID), ErrorMessage: ptr(e.ErrorMessage),
+		IPAddress: ptr(e.IPAddress), UserAgent: ptr(e.UserAgent), Source: ptr(e.Source), Metadata: e.Metadata, CreatedAt: wire.Stamp(e.CreatedAt),
 	}
 	if e.StatusCode != 0 {
 		w.StatusCode = new(float64(e.StatusCode))

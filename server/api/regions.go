@@ -38,7 +38,7 @@ func RegisterRegions(a *API, s *region.Service) {
 			return wire.CreateRegionResponse{}, err
 		}
 		Note(ctx, r.ID, map[string]any{"name": r.Name})
-		w := wire.CreateRegionResponse{ID: r.ID, ProxyAPIKey: some(k.Proxy), SSHGatewayAPIKey: some(k.SSHGateway), SnapshotManagerPassword: some(k.SnapshotManager)}
+		w := wire.CreateRegionResponse{ID: r.ID, ProxyAPIKey: ptr(k.Proxy), SSHGatewayAPIKey: ptr(k.SSHGateway), SnapshotManagerPassword: ptr(k.SnapshotManager)}
 		if k.SnapshotManager != "" {
 			w.SnapshotManagerUsername = new(region.SnapshotManagerUser)
 		}
@@ -80,17 +80,9 @@ func RegisterRegions(a *API, s *region.Service) {
 	})
 }
 
-// some is nil for what is not there.
-func some(s string) *string {
-	if s == "" {
-		return nil
-	}
-	return &s
-}
-
 func regionWire(r *region.Region) wire.Region {
 	return wire.Region{
-		ID: r.ID, Name: r.Name, OrganizationID: some(r.OrganizationID), RegionType: r.Type, CreatedAt: wire.Stamp(r.CreatedAt), UpdatedAt: wire.Stamp(r.UpdatedAt),
-		ProxyURL: some(r.ProxyURL), SSHGatewayURL: some(r.SSHGatewayURL), SnapshotManagerURL: some(r.SnapshotManagerURL), OTelEndpoint: some(r.OTelEndpoint),
+		ID: r.ID, Name: r.Name, OrganizationID: ptr(r.OrganizationID), RegionType: r.Type, CreatedAt: wire.Stamp(r.CreatedAt), UpdatedAt: wire.Stamp(r.UpdatedAt),
+		ProxyURL: ptr(r.ProxyURL), SSHGatewayURL: ptr(r.SSHGatewayURL), SnapshotManagerURL: ptr(r.SnapshotManagerURL), OTelEndpoint: ptr(r.OTelEndpoint),
 	}
 }

@@ -45,7 +45,7 @@ func RegisterSecrets(a *API, s *secret.Service) {
 		Order  string `query:"order" enum:"asc,desc" default:"desc"`
 	}) (wire.ListSecretsResponse, error) {
 		all, total, next, err := s.List(ctx, orgID(ctx), secret.Page{Cursor: in.Cursor, Limit: in.Limit, Name: in.Name, Sort: in.Sort, Order: in.Order})
-		return wire.ListSecretsResponse{Items: list(all), Total: float64(total), NextCursor: some(next)}, err
+		return wire.ListSecretsResponse{Items: list(all), Total: float64(total), NextCursor: ptr(next)}, err
 	})
 	Handle(a, "getSecret", func(ctx context.Context, in *InSecret) (wire.Secret, error) {
 		return one(s.Get(ctx, orgID(ctx), in.ID))

@@ -95,7 +95,7 @@ func RegisterWebhooks(a *API, s *webhook.Service, o *organization.Service) {
 		return wireAll(all, func(t *webhook.Attempt) (wire.WebhookAttempt, error) {
 			return wire.WebhookAttempt{
 				ID: t.ID, MessageID: t.MessageID, EndpointID: t.EndpointID, URL: t.URL, ResponseStatusCode: t.Status, ResponseDurationMs: t.Duration,
-				Error: some(t.Error), Timestamp: wire.Stamp(t.CreatedAt),
+				Error: ptr(t.Error), Timestamp: wire.Stamp(t.CreatedAt),
 			}, nil
 		})
 	}
@@ -127,7 +127,7 @@ func RegisterWebhooks(a *API, s *webhook.Service, o *organization.Service) {
 
 func endpointWire(e *webhook.Endpoint, secret string) wire.WebhookEndpoint {
 	return wire.WebhookEndpoint{
-		ID: e.ID, URL: e.URL, Description: e.Description, Events: e.Events, Disabled: e.Disabled, DisabledReason: some(e.DisabledReason), Secret: some(secret),
+		ID: e.ID, URL: e.URL, Description: e.Description, Events: e.Events, Disabled: e.Disabled, DisabledReason: ptr(e.DisabledReason), Secret: ptr(secret),
 		CreatedAt: wire.Stamp(e.CreatedAt), UpdatedAt: wire.Stamp(e.UpdatedAt),
 	}
 }

@@ -63,7 +63,7 @@ func normal(email string) string { return strings.ToLower(strings.TrimSpace(emai
 
 func expiry(at time.Time) (time.Time, error) {
 	if at.IsZero() {
-		return now().Add(DefaultExpiry), nil
+		return store.Now().Add(DefaultExpiry), nil
 	}
 	if d := time.Until(at); d <= 0 || d > maxExpiry {
 		return at, invalid("expiresAt must be in the future, at most a year from now")
@@ -83,7 +83,7 @@ func (s *Service) Invite(ctx context.Context, organizationID string, n NewInvita
 	}
 	i := &Invitation{
 		ID: uuid.NewString(), OrganizationID: organizationID, Email: email, InvitedBy: n.InvitedBy, Role: n.Role, Status: Pending,
-		ExpiresAt: at, CreatedAt: now(),
+		ExpiresAt: at, CreatedAt: store.Now(),
 	}
 	i.UpdatedAt = i.CreatedAt
 	err = s.db.Tx(ctx, func(ctx context.Context) error {
@@ -106,7 +106,7 @@ func (s *Service) Invite(ctx context.Context, organizationID string, n NewInvita
 				return conflict("User is already a member of the organization")
 			}
 		}
-		q := s.db.In(ctx, organizationID).Select((*Invitation)(nil)).Where("status = ? AND expires_at > ?", Pending, now())
+		q := s.db.In(ctx, organizationID).Select((*Invitation)(nil)).Where("status = ? AND expires_at > ?", Pending, store.Now())
 		if all, err := q.Count(ctx); err != nil {
 			return err
 		} else if all >= maxInvitations {
@@ -152,7 +152,7 @@ func (s *Service) fillInvitations(ctx context.Context, all []Invitation) error {
 // Invitations returns those of an organization that can still be accepted.
 func (s *Service) Invitations(ctx context.Context, organizationID string) ([]Invitation, error) {
 	var all []Invitation
-	err := s.db.In(ctx, organizationID).Select(&all).Where("status = ? AND expires_at > ?", Pending, now()).OrderExpr("created_at DESC, id").Scan(ctx)
+	err := s.db.In(ctx, organizationID).Select(&all).Where("status = ? AND expires_at > ?", Pending, store.Now()).OrderExpr("created_at DESC, id").Scan(ctx)
 	if err != nil {
 		return nil, err
 	}
@@ -168,7 +168,7 @@ func open(i *Invitation, err error) error {
 		return err
 	case i.Status != Pending:
 		return forbidden("Invitation is already %s", i.Status)
-	case !i.ExpiresAt.After(now()):
+	case !i.ExpiresAt.After(store.Now()):
 		return forbidden("Invitation is expired")
 	}
 	return nil
@@ -181,7 +181,7 @@ func (s *Service) ofOrganization(ctx context.Context, organizationID, id string)
 
 // settle changes the state of an invitation, unless somebody else has.
 func (s *Service) settle(ctx context.Context, i *Invitation, status string) error {
-	err := store.Changed(s.db.In(ctx, i.OrganizationID).Update((*Invitation)(nil)).Set("status = ?, updated_at = ?", status, now()).
+	err := store.Changed(s.db.In(ctx, i.OrganizationID).Update((*Invitation)(nil)).Set("status = ?, updated_at = ?", status, store.Now()).
 		Where("id = ? AND status = ?", i.ID, Pending).Exec(ctx))
 	if err == nil {
 		i.Status = status
@@ -208,7 +208,7 @@ func (s *Service) UpdateInvitation(ctx context.Context, organizationID, id strin
 		if i.RoleIDs, err = s.checkRoles(ctx, organizationID, n.Role, n.RoleIDs); err != nil {
 			return err
 		}
-		i.Role, i.UpdatedAt = n.Role, now()
+		i.Role, i.UpdatedAt = n.Role, store.Now()
 		return store.Changed(s.db.In(ctx, organizationID).Update(i).Where("id = ? AND status = ?", id, Pending).Exec(ctx))
 	})
 	if err != nil {
@@ -242,7 +242,7 @@ func (s *Service) InvitationsOf(ctx context.Context, userID string) ([]Invitatio
 	}
 	var all []Invitation
 	// Whom they are to is in no organization yet.
-	err = s.db.All(ctx).NewSelect().Model(&all).Where("email = ? AND status = ? AND expires_at > ?", email, Pending, now()).
+	err = s.db.All(ctx).NewSelect().Model(&all).Where("email = ? AND status = ? AND expires_at > ?", email, Pending, store.Now()).
 		OrderExpr("created_at DESC, id").Scan(ctx)
 	if err != nil {
 		return nil, err

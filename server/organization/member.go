@@ -196,7 +196,7 @@ func checkRole(r *Role) error {
 
 // CreateRole makes a role of an organization.
 func (s *Service) CreateRole(ctx context.Context, organizationID, name, description string, permissions []identity.Permission) (*Role, error) {
-	r := &Role{ID: uuid.NewString(), OrganizationID: organizationID, Name: name, Description: description, Permissions: permissions, CreatedAt: now()}
+	r := &Role{ID: uuid.NewString(), OrganizationID: organizationID, Name: name, Description: description, Permissions: permissions, CreatedAt: store.Now()}
 	r.UpdatedAt = r.CreatedAt
 	if err := checkRole(r); err != nil {
 		return nil, err
@@ -247,7 +247,7 @@ func (s *Service) UpdateRole(ctx context.Context, organizationID, id, name, desc
 		if r, err = s.role(ctx, organizationID, id); err != nil {
 			return err
 		}
-		r.Name, r.Description, r.Permissions, r.UpdatedAt = name, description, permissions, now()
+		r.Name, r.Description, r.Permissions, r.UpdatedAt = name, description, permissions, store.Now()
 		if err := checkRole(r); err != nil {
 			return err
 		}
@@ -351,7 +351,7 @@ func (s *Service) addMember(ctx context.Context, organizationID, userID string, 
 	} else if n >= maxMembers {
 		return invalid("Member quota exceeded. Maximum allowed: %d", maxMembers)
 	}
-	at := now()
+	at := store.Now()
 	m := &Member{OrganizationID: organizationID, UserID: userID, Role: role, RoleIDs: roleIDs, CreatedAt: at, UpdatedAt: at}
 	_, err := s.db.All(ctx).NewInsert().Model(m).Exec(ctx)
 	if store.IsUnique(err) {
@@ -411,7 +411,7 @@ func (s *Service) SetAccess(ctx context.Context, organizationID, userID string, 
 		if role == identity.Owner {
 			roleIDs = []string{} // an owner has all permissions anyway
 		}
-		m.Role, m.RoleIDs, m.UpdatedAt = role, roleIDs, now()
+		m.Role, m.RoleIDs, m.UpdatedAt = role, roleIDs, store.Now()
 		if _, err := s.db.In(ctx, organizationID).Update(m).WherePK().Exec(ctx); err != nil {
 			return err
 		}

@@ -193,8 +193,6 @@ func (o *Organization) suspended(now time.Time) bool {
 	return o.Suspended && (o.SuspendedUntil == nil || o.SuspendedUntil.After(now))
 }
 
-func now() time.Time { return time.Now().UTC().Truncate(time.Millisecond) }
-
 func invalid(format string, args ...any) error {
 	return &daytona.Error{Kind: daytona.KindInvalid, Message: fmt.Sprintf(format, args...)}
 }
@@ -285,7 +283,7 @@ func (s *Service) Create(ctx context.Context, n NewOrganization) (*Organization,
 			return nil, forbidden("Region is not available: the default region of a new organization must be a shared one")
 		}
 	}
-	at := now()
+	at := store.Now()
 	o := &Organization{
 		ID: uuid.NewString(), Name: n.Name, CreatedBy: n.UserID, Personal: n.Personal, DefaultRegionID: n.DefaultRegionID,
 		GraceHours: DefaultGraceHours, LimitedEgress: s.config.LimitedEgress, PreviewWarning: true, DeactivationMinutes: DefaultDeactivationMinutes,
@@ -392,7 +390,7 @@ func (s *Service) change(ctx context.Context, id string, f func(o *Organization)
 		if err := f(o); err != nil {
 			return err
 		}
-		o.UpdatedAt = now()
+		o.UpdatedAt = store.Now()
 		if _, err := s.db.All(ctx).NewUpdate().Model(o).WherePK().Exec(ctx); err != nil {
 			return err
 		}
@@ -455,7 +453,7 @@ func (s *Service) Suspend(ctx context.Context, id string, x Suspension) error {
 		return invalid("suspensionCleanupGracePeriodHours must not be less than 0 or more than %d", maxHours)
 	}
 	return s.change(ctx, id, func(o *Organization) error {
-		o.Suspended, o.SuspendedAt, o.SuspensionReason, o.SuspendedUntil = true, new(now()), x.Reason, nil
+		o.Suspended, o.SuspendedAt, o.SuspensionReason, o.SuspendedUntil = true, new(store.Now()), x.Reason, nil
 		if !x.Until.IsZero() {
 			o.SuspendedUntil = new(x.Until.UTC())
 		}
@@ -506,7 +504,7 @@ func (s *Service) Overdue(ctx context.Context) ([]string, error) {
 		return nil, err
 	}
 	var ids []string
-	at := now()
+	at := store.Now()
 	for _, o := range all {
 		if o.suspended(at) && o.SuspendedAt != nil && o.SuspendedAt.Add(time.Duration(o.GraceHours)*time.Hour).Before(at) {
 			ids = append(ids, o.ID)

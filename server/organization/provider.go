@@ -118,7 +118,7 @@ func (s *Service) apply(ctx context.Context, p *Provider, c ProviderChange) erro
 			return err
 		}
 	}
-	p.UpdatedAt = now()
+	p.UpdatedAt = store.Now()
 	return nil
 }
 
@@ -135,7 +135,7 @@ func (s *Service) sso(ctx context.Context, organizationID string) error {
 func (s *Service) CreateProvider(ctx context.Context, organizationID string, c ProviderChange) (*Provider, error) {
 	p := &Provider{
 		ID: uuid.NewString(), OrganizationID: organizationID, Scope: DefaultScope, EmailDomains: []string{}, DefaultRoleIDs: []string{},
-		Enabled: true, CreatedAt: now(),
+		Enabled: true, CreatedAt: store.Now(),
 	}
 	err := s.db.Tx(ctx, func(ctx context.Context) error {
 		if err := s.sso(ctx, organizationID); err != nil {

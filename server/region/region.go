@@ -115,8 +115,6 @@ func New(db *store.DB, c Config) *Service { return &Service{db, c} }
 // It is called before anything else.
 func (s *Service) Wire(c Config) { s.config = c }
 
-func now() time.Time { return time.Now().UTC().Truncate(time.Millisecond) }
-
 func invalid(format string, args ...any) error {
 	return &daytona.Error{Kind: daytona.KindInvalid, Message: fmt.Sprintf(format, args...)}
 }
@@ -129,7 +127,7 @@ func (s *Service) Bootstrap(ctx context.Context, id, name string, enforceQuotas 
 	if err := checkName(name); err != nil {
 		return err
 	}
-	r := &Region{ID: id, Name: name, Type: Shared, EnforceQuotas: enforceQuotas, CreatedAt: now(), UpdatedAt: now()}
+	r := &Region{ID: id, Name: name, Type: Shared, EnforceQuotas: enforceQuotas, CreatedAt: store.Now(), UpdatedAt: store.Now()}
 	_, err := s.db.All(ctx).NewInsert().Model(r).On("CONFLICT (id) DO UPDATE").Set("enforce_quotas = EXCLUDED.enforce_quotas").Exec(ctx)
 	if store.IsUnique(err) {
 		return &daytona.Error{Kind: daytona.KindConflict, Op: "make the default region", Field: "name", Value: name, Message: "is the name of another region"}
@@ -335,7 +333,7 @@ func checkURL(field, v string, schemes []string) error {
 
 // Create makes a region of an organization.
 func (s *Service) Create(ctx context.Context, organizationID, name string, c Change) (*Region, Keys, error) {
-	r := &Region{ID: uuid.NewString(), OrganizationID: organizationID, Name: strings.TrimSpace(name), Type: Custom, CreatedAt: now()}
+	r := &Region{ID: uuid.NewString(), OrganizationID: organizationID, Name: strings.TrimSpace(name), Type: Custom, CreatedAt: store.Now()}
 	r.UpdatedAt = r.CreatedAt
 	if err := checkName(r.Name); err != nil {
 		return nil, Keys{}, err
@@ -393,7 +391,7 @@ func (s *Service) change(ctx context.Context, organizationID, id string, f func(
 		if err := f(r); err != nil {
 			return err
 		}
-		r.UpdatedAt = now()
+		r.UpdatedAt = store.Now()
 		if _, err := s.db.In(ctx, organizationID).Update(r).WherePK().Exec(ctx); err != nil {
 			return err
 		}

@@ -90,8 +90,6 @@ type attachment struct {
 	SecretID       string `bun:"secret_id,notnull"`
 }
 
-func now() time.Time { return time.Now().UTC().Truncate(time.Millisecond) }
-
 func invalid(format string, args ...any) error {
 	return &daytona.Error{Kind: daytona.KindInvalid, Message: fmt.Sprintf(format, args...)}
 }
@@ -163,7 +161,7 @@ func (s *Service) Create(ctx context.Context, organizationID string, n NewSecret
 	rand.Read(random)
 	v := &Secret{
 		ID: uuid.NewString(), OrganizationID: organizationID, Name: n.Name, Description: n.Description, Hosts: hosts,
-		Placeholder: "dtn_secret_" + hex.EncodeToString(random), CreatedAt: now(),
+		Placeholder: "dtn_secret_" + hex.EncodeToString(random), CreatedAt: store.Now(),
 	}
 	v.UpdatedAt = v.CreatedAt
 	v.Value = s.config.Box.Seal(n.Value, place(v))
@@ -327,7 +325,7 @@ func (s *Service) Update(ctx context.Context, organizationID, id string, c Chang
 				return err
 			}
 		}
-		v.UpdatedAt = now()
+		v.UpdatedAt = store.Now()
 		if err := store.Changed(s.db.In(ctx, organizationID).Update(v).WherePK().Exec(ctx)); err != nil {
 			return err
 		}

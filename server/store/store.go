@@ -288,6 +288,10 @@ func Escape(text string) string {
 	return strings.NewReplacer(`\`, `\\`, `%`, `\%`, `_`, `\_`).Replace(text)
 }
 
+// Now is the time as both databases keep it: in UTC, of whole milliseconds, so
+// that what is written is what is read.
+func Now() time.Time { return time.Now().UTC().Truncate(time.Millisecond) }
+
 // String names the kind of database and nothing that is secret.
 func (db *DB) String() string {
 	if db.postgres {

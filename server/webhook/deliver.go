@@ -96,7 +96,7 @@ func (s *Service) wait(ctx context.Context) time.Duration {
 func (s *Service) deliver(ctx context.Context) (int, error) {
 	var due []delivery
 	// It delivers for all organizations.
-	err := s.db.All(ctx).NewSelect().Model(&due).Where("state = ? AND next_at <= ?", pending, now()).OrderExpr("next_at").Limit(int64(s.config.Workers)).Scan(ctx)
+	err := s.db.All(ctx).NewSelect().Model(&due).Where("state = ? AND next_at <= ?", pending, store.Now()).OrderExpr("next_at").Limit(int64(s.config.Workers)).Scan(ctx)
 	if err != nil {
 		return 0, err
 	}
@@ -111,7 +111,7 @@ func (s *Service) deliver(ctx context.Context) (int, error) {
 
 // attempt tries to deliver a message, if nobody else does.
 func (s *Service) attempt(ctx context.Context, d *delivery) error {
-	claimed := now().Add(s.config.Timeout + 30*time.Second)
+	claimed := store.Now().Add(s.config.Timeout + 30*time.Second)
 	err := store.Changed(s.db.In(ctx, d.OrganizationID).Update((*delivery)(nil)).Set("next_at = ?, attempts = attempts + 1", claimed).
 		Where("message_id = ? AND endpoint_id = ? AND state = ? AND attempts = ?", d.MessageID, d.EndpointID, pending, d.Attempts).Exec(ctx))
 	if errors.Is(err, daytona.ErrConflict) {
@@ -140,20 +140,20 @@ func (s *Service) attempt(ctx context.Context, d *delivery) error {
 		}
 		switch {
 		case a.Status >= 200 && a.Status < 300:
-			return s.settle(ctx, d, delivered, now())
+			return s.settle(ctx, d, delivered, store.Now())
 		case a.Status == http.StatusGone:
-			if _, err := s.db.In(ctx, e.OrganizationID).Update((*Endpoint)(nil)).Set("disabled = ?, disabled_reason = ?, updated_at = ?", true, "the endpoint said that it is gone (410)", now()).
+			if _, err := s.db.In(ctx, e.OrganizationID).Update((*Endpoint)(nil)).Set("disabled = ?, disabled_reason = ?, updated_at = ?", true, "the endpoint said that it is gone (410)", store.Now()).
 				Where("id = ?", e.ID).Exec(ctx); err != nil {
 				return err
 			}
-			return s.settle(ctx, d, failed, now())
+			return s.settle(ctx, d, failed, store.Now())
 		case d.Attempts > len(s.config.Schedule):
-			return s.settle(ctx, d, failed, now())
+			return s.settle(ctx, d, failed, store.Now())
 		}
 		wait := s.config.Schedule[d.Attempts-1]
 		// Those that failed together don't come back together.
 		wait += time.Duration(rand.Int64N(int64(wait)/5 + 1))
-		return s.settle(ctx, d, pending, now().Add(wait))
+		return s.settle(ctx, d, pending, store.Now().Add(wait))
 	})
 }
 
@@ -177,7 +177,7 @@ func Sign(secret, id string, at time.Time, payload string) (string, error) {
 // post makes one attempt.
 func (s *Service) post(ctx context.Context, m *Message, e *Endpoint) *Attempt {
 	began := time.Now()
-	a := &Attempt{ID: uuid.NewString(), MessageID: m.ID, EndpointID: e.ID, OrganizationID: e.OrganizationID, URL: e.URL, CreatedAt: now()}
+	a := &Attempt{ID: uuid.NewString(), MessageID: m.ID, EndpointID: e.ID, OrganizationID: e.OrganizationID, URL: e.URL, CreatedAt: store.Now()}
 	status, err := s.send(ctx, m, e, began)
 	a.Status, a.Duration = status, time.Since(began).Milliseconds()
 	if err != nil {

@@ -166,8 +166,6 @@ type Attempt struct {
 	CreatedAt time.Time `bun:"created_at,notnull"`
 }
 
-func now() time.Time { return time.Now().UTC().Truncate(time.Millisecond) }
-
 func invalid(format string, args ...any) error {
 	return &daytona.Error{Kind: daytona.KindInvalid, Message: fmt.Sprintf(format, args...)}
 }
@@ -191,7 +189,7 @@ func (s *Service) Initialize(ctx context.Context, organizationID string) (*Appli
 	if err := s.on(); err != nil {
 		return nil, err
 	}
-	a := &Application{OrganizationID: organizationID, CreatedAt: now(), UpdatedAt: now()}
+	a := &Application{OrganizationID: organizationID, CreatedAt: store.Now(), UpdatedAt: store.Now()}
 	if _, err := s.db.All(ctx).NewInsert().Model(a).On("CONFLICT DO NOTHING").Exec(ctx); err != nil {
 		return nil, err
 	}
@@ -253,7 +251,7 @@ func (s *Service) apply(e *Endpoint, c Change) error {
 	if c.Disabled != nil {
 		e.Disabled, e.DisabledReason = *c.Disabled, ""
 	}
-	e.UpdatedAt = now()
+	e.UpdatedAt = store.Now()
 	return nil
 }
 
@@ -263,7 +261,7 @@ func (s *Service) CreateEndpoint(ctx context.Context, organizationID string, c C
 	if _, err := s.Initialize(ctx, organizationID); err != nil {
 		return nil, "", err
 	}
-	e := &Endpoint{ID: "ep_" + uuid.NewString(), OrganizationID: organizationID, Events: []string{}, CreatedAt: now()}
+	e := &Endpoint{ID: "ep_" + uuid.NewString(), OrganizationID: organizationID, Events: []string{}, CreatedAt: store.Now()}
 	if err := s.apply(e, c); err != nil {
 		return nil, "", err
 	}
@@ -382,7 +380,7 @@ func (s *Service) Send(ctx context.Context, organizationID, event, id string, pa
 		// Ids that a client chooses are those of its organization alone.
 		id = "evt_" + organizationID + "_" + id
 	}
-	at := now()
+	at := store.Now()
 	body := map[string]any{"event": event, "timestamp": at.Format("2006-01-02T15:04:05.000Z"), "organizationId": organizationID}
 	for k, v := range payload {
 		body[k] = v

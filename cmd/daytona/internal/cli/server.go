@@ -1,6 +1,7 @@
 package cli
 
 import (
+	"cmp"
 	"context"
 	"crypto/tls"
 	"errors"
@@ -160,7 +161,7 @@ func (c *serverFile) readEnvironment(getenv func(string) string) error {
 		}
 	}
 	if host := getenv("DB_HOST"); host != "" && c.Database == "" {
-		u := &url.URL{Scheme: "postgres", Host: net.JoinHostPort(host, orElse(getenv("DB_PORT"), "5432")), Path: "/" + orElse(getenv("DB_DATABASE"), "daytona")}
+		u := &url.URL{Scheme: "postgres", Host: net.JoinHostPort(host, cmp.Or(getenv("DB_PORT"), "5432")), Path: "/" + cmp.Or(getenv("DB_DATABASE"), "daytona")}
 		u.User = url.UserPassword(getenv("DB_USERNAME"), getenv("DB_PASSWORD"))
 		if getenv("DB_TLS_ENABLED") != "true" {
 			u.RawQuery = "sslmode=disable"
@@ -168,7 +169,7 @@ func (c *serverFile) readEnvironment(getenv func(string) string) error {
 		c.Database = u.String()
 	}
 	if host := getenv("REDIS_HOST"); host != "" && c.Redis == "" {
-		u := &url.URL{Scheme: "redis", Host: net.JoinHostPort(host, orElse(getenv("REDIS_PORT"), "6379"))}
+		u := &url.URL{Scheme: "redis", Host: net.JoinHostPort(host, cmp.Or(getenv("REDIS_PORT"), "6379"))}
 		if getenv("REDIS_TLS") == "true" {
 			u.Scheme = "rediss"
 		}
@@ -178,13 +179,6 @@ func (c *serverFile) readEnvironment(getenv func(string) string) error {
 		c.Redis = u.String()
 	}
 	return nil
-}
-
-func orElse(v, other string) string {
-	if v == "" {
-		return other
-	}
-	return v
 }
 
 // serverFlags are the flags of the commands that need a server's configuration.
@@ -236,7 +230,7 @@ func (a *app) loadServer(f *serverFlags) (*serverFile, error) {
 		return nil, err
 	}
 	c.Dir = dir
-	c.Listen = orElse(c.Listen, "localhost:3000")
+	c.Listen = cmp.Or(c.Listen, "localhost:3000")
 	_, port, err := net.SplitHostPort(c.Listen)
 	if err != nil {
 		return nil, fmt.Errorf("listen = %q: %w", c.Listen, err)
@@ -258,7 +252,7 @@ func (a *app) loadServer(f *serverFlags) (*serverFile, error) {
 		}
 		c.URL = scheme + "://" + host
 	}
-	c.Backend = orElse(c.Backend, a.backendURL)
+	c.Backend = cmp.Or(c.Backend, a.backendURL)
 	c.Version = a.build().Version
 	c.Log = slog.Default()
 	return c, c.Normalize()
