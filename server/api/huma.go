@@ -10,7 +10,9 @@ import (
 	"mime/multipart"
 	"net/http"
 	"net/url"
+	"reflect"
 	"regexp"
+	"strconv"
 	"strings"
 	"time"
 
@@ -59,6 +61,39 @@ func operation(r *Route) huma.Operation {
 		})
 	}
 	return op
+}
+
+// answer is what all operations give huma. The type is one for all of them, as
+// huma's code is compiled for each pair of types that there is, which takes long.
+type answer struct{ Body func(huma.Context) }
+
+// documentAnswer says of an operation what huma would from the type of its body.
+func documentAnswer(a huma.API, op *huma.Operation, t reflect.Type) {
+	success := &huma.Response{Description: http.StatusText(op.DefaultStatus)}
+	op.Responses = map[string]*huma.Response{strconv.Itoa(op.DefaultStatus): success}
+	switch t {
+	case reflect.TypeFor[None]():
+	case reflect.TypeFor[Text]():
+		success.Content = map[string]*huma.MediaType{"application/json": {Schema: &huma.Schema{Type: "string"}}}
+	default:
+		schema := a.OpenAPI().Components.Schemas.Schema(t, true, op.OperationID+"Response")
+		success.Content = map[string]*huma.MediaType{"application/json": {Schema: schema}}
+	}
+}
+
+func writeAnswer(c huma.Context, v any) {
+	switch v := v.(type) {
+	case None:
+		c.SetStatus(c.Operation().DefaultStatus)
+	case Text:
+		c.SetHeader("Content-Type", "text/html; charset=utf-8")
+		c.SetStatus(c.Operation().DefaultStatus)
+		_, _ = io.WriteString(c.BodyWriter(), string(v))
+	default:
+		c.SetHeader("Content-Type", "application/json")
+		c.SetStatus(c.Operation().DefaultStatus)
+		_ = marshal(c.BodyWriter(), v) // who asked may be gone
+	}
 }
 
 func marshal(w io.Writer, v any) error {
