@@ -361,7 +361,7 @@ func (s *Server) buildSandboxes(ctx context.Context) error {
 	s.runners = runner.NewService(s.db, &runner.Options{
 		Log: c.Log, Regions: runnerRegions{s}, Sandboxes: lazySandboxes{s}, Sealer: s.box, Silence: c.Runners.Silence, LostAfter: c.Runners.LostAfter,
 	})
-	o := objects.Config{DB: s.db, Key: s.derive("objects"), URL: c.URL, Bucket: c.Objects.Bucket, Log: c.Log}
+	o := objects.Config{DB: s.db, Key: s.derive("objects"), URL: c.URL, Bucket: c.Objects.Bucket, ParcelUsed: s.parcelUsed, Log: c.Log}
 	if x := c.Objects; x.Endpoint != "" {
 		o.External = &objects.External{Endpoint: x.Endpoint, Region: x.Region, AccessKey: x.AccessKey, SecretKey: x.SecretKey, Bucket: x.Bucket, STS: x.STSEndpoint}
 		if x.AccountID != "" && x.RoleName != "" {
@@ -393,6 +393,9 @@ func (s *Server) buildSandboxes(ctx context.Context) error {
 	s.snapshots = snapshot.New(snapshot.Config{
 		DB: s.db, Jobs: snapshotJobs{s}, Runners: snapshotRunners{s}, Organizations: snapshotOrganizations{s},
 		Credentials: s.imageCredentials, Contexts: s.objects.Contexts, CheckHost: s.checkRegistry,
+		Parcel: func(ctx context.Context, organizationID, ref string) (any, error) {
+			return sandboxParcels{s}.Parcel(ctx, organizationID, ref, false)
+		},
 		Needed:  func(ctx context.Context, ref string) (bool, error) { return s.sandboxes.Needed(ctx, ref) },
 		Event:   s.snapshotEvent,
 		Changed: nil, Default: c.Defaults.Snapshot, ProxyURL: c.Proxy.ToolboxURL, Log: c.Log,
@@ -415,7 +418,7 @@ func (s *Server) buildSandboxes(ctx context.Context) error {
 		DB: s.db, Key: s.derive("sandbox"),
 		Deps: sandbox.Deps{
 			Jobs: sandboxJobs{s}, Runners: sandboxRunners{s.runners}, Snapshots: sandboxSnapshots{s}, Regions: sandboxRegions{s}, Quotas: sandboxQuotas{s.quotas},
-			Organizations: sandboxOrganizations{s}, Volumes: sandboxVolumes{s}, Secrets: sandboxSecrets{s.secrets},
+			Organizations: sandboxOrganizations{s}, Volumes: sandboxVolumes{s}, Secrets: sandboxSecrets{s.secrets}, Parcels: sandboxParcels{s},
 		},
 		PreviewURL: c.Proxy.Protocol + "://{{PORT}}-{{sandboxId}}." + c.Proxy.Domain, ProxyURL: c.Proxy.ToolboxURL, ToolboxURL: c.Proxy.ToolboxURL + "/toolbox",
 		SSHGateway: c.SSH.URL, MaxAutoArchive: c.Defaults.MaxAutoArchive, DefaultSnapshot: c.Defaults.Snapshot,
@@ -577,7 +580,7 @@ func (s *Server) buildRunner(ctx context.Context) error {
 	}
 	s.executor, err = executor.New(executor.Config{
 		Client: c.Client, URL: c.URL + "/api", Key: key, Transport: executor.InProcess(s.api), Dir: filepath.Join(c.Dir, "runner"), Contexts: s.objects,
-		Images: c.Images, Unenforced: c.Unenforced, Version: c.Version, Capacity: daytona.Resources{CPU: d.RunnerCPU, Memory: d.RunnerMemory, Disk: d.RunnerDisk}, Log: c.Log.With("runner", r.ID),
+		Images: c.Images, Move: c.Objects.Endpoint != "", Unenforced: c.Unenforced, Version: c.Version, Capacity: daytona.Resources{CPU: d.RunnerCPU, Memory: d.RunnerMemory, Disk: d.RunnerDisk}, Log: c.Log.With("runner", r.ID),
 	})
 	return err
 }
@@ -608,6 +611,7 @@ func (s *Server) Run(ctx context.Context) error {
 	run("runners", s.runners.Run)
 	run("snapshots", s.snapshots.Run)
 	run("volumes", s.volumes.Run)
+	run("objects", s.objects.Run)
 	run("sandboxes", s.sandboxes.Run)
 	if s.issuer != nil {
 		run("issuer", s.issuer.Run)

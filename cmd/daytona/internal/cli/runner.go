@@ -278,7 +278,7 @@ func (a *app) serveRunner(ctx context.Context, c *runnerFile) error {
 		c.Domain = u.Hostname()
 	}
 	e, err := executor.New(executor.Config{
-		Client: client, URL: c.URL, Key: c.Token, Dir: c.Dir, Images: c.Images, SharedImages: c.SharedImages, Unenforced: c.Unenforced,
+		Client: client, URL: c.URL, Key: c.Token, Dir: c.Dir, Images: c.Images, SharedImages: c.SharedImages, Unenforced: c.Unenforced, Move: true,
 		Version: a.build().Version, Domain: c.Domain, APIURL: c.Advertise, ProxyURL: c.Advertise,
 		Capacity: daytona.Resources{CPU: c.CPU, Memory: c.Memory, Disk: c.Disk}, Health: c.Health, Report: c.Report, Poll: c.Poll, Log: slog.Default(),
 	})
