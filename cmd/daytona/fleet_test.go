@@ -19,6 +19,7 @@ import (
 	"time"
 
 	"github.com/coder/websocket"
+	"golang.org/x/crypto/ssh"
 
 	"github.com/daytona-go/daytona"
 )
@@ -36,6 +37,7 @@ type fleet struct {
 	t        *testing.T
 	dir      string
 	url, key string
+	ssh      string
 	runners  map[string]*fleetRunner
 }
 
@@ -132,6 +134,8 @@ func newFleet(t *testing.T, names ...string) *fleet {
 		f.runners[name] = r
 		t.Cleanup(func() { f.clear(r) })
 	}
+	f.ssh = "localhost:" + port(t)
+	t.Setenv("DAYTONA_SERVER_SSH_LISTEN", f.ssh)
 	f.begin(f.daytona("server", append([]string{"server", "--backend", "none", "--listen", listen, "--url", f.url}, at...)...))
 	for _, name := range names {
 		f.run(name)
@@ -298,6 +302,58 @@ func (f *fleet) exec(id, command string) string {
 	return strings.TrimSpace(r.Result)
 }
 
+// preview returns what a port of a sandbox answers.
+func (f *fleet) preview(id string, port int) string {
+	f.t.Helper()
+	var p struct{ URL, Token string }
+	if s := f.call("GET", fmt.Sprintf("/api/sandbox/%s/ports/%d/preview-url", id, port), nil, &p); s != http.StatusOK {
+		f.t.Fatalf("preview: %d", s)
+	}
+	u, err := url.Parse(p.URL)
+	if err != nil {
+		f.t.Fatal(err)
+	}
+	q, err := http.NewRequestWithContext(f.t.Context(), "GET", f.url+"/", nil)
+	if err != nil {
+		f.t.Fatal(err)
+	}
+	q.Host = u.Host
+	q.Header.Set("X-Daytona-Preview-Token", p.Token)
+	r, err := http.DefaultClient.Do(q)
+	if err != nil {
+		f.t.Fatal(err)
+	}
+	defer r.Body.Close()
+	data, err := io.ReadAll(r.Body)
+	if err != nil {
+		f.t.Fatal(err)
+	}
+	return string(data)
+}
+
+// overSSH runs a command by the SSH gateway.
+func (f *fleet) overSSH(id, command string) string {
+	f.t.Helper()
+	var access struct{ Token string }
+	if s := f.call("POST", "/api/sandbox/"+id+"/ssh-access?expiresInMinutes=5", nil, &access); s != http.StatusOK {
+		f.t.Fatalf("SSH access: %d", s)
+	}
+	c, err := ssh.Dial("tcp", f.ssh, &ssh.ClientConfig{User: access.Token, HostKeyCallback: ssh.InsecureIgnoreHostKey(), Timeout: time.Minute})
+	if err != nil {
+		f.t.Fatal(err)
+	}
+	defer c.Close()
+	session, err := c.NewSession()
+	if err != nil {
+		f.t.Fatal(err)
+	}
+	out, err := session.Output(command)
+	if err != nil {
+		f.t.Fatal(err)
+	}
+	return string(out)
+}
+
 func (f *fleet) do(id, action string, want int) {
 	f.t.Helper()
 	if s := f.call("POST", "/api/sandbox/"+id+"/"+action, map[string]any{}, nil); s != want {
@@ -375,7 +431,24 @@ func TestFleet(t *testing.T) {
 			seen += string(data)
 		}
 		ws.CloseNow()
+		f.exec(id, "mkdir /tmp/www; cd /tmp/www; echo served > index.html; python3 -m http.server 8000 > /dev/null 2>&1 &")
+		f.await("a port is served", func() bool { return f.preview(id, 8000) == "served\n" })
+		if out := f.overSSH(id, "echo $((6*7))"); out != "42\n" {
+			t.Errorf("by SSH: %q", out)
+		}
 	}
+	// An image is built where there is room.
+	if s := f.call("POST", "/api/snapshots", map[string]any{"name": "built", "buildInfo": map[string]string{"dockerfileContent": "FROM scratch\nENV A=b\n"}}, nil); s != http.StatusOK {
+		t.Fatalf("build: %d", s)
+	}
+	f.await("the image is built", func() bool {
+		var snap struct{ State, ErrorReason string }
+		f.call("GET", "/api/snapshots/built", nil, &snap)
+		if snap.ErrorReason != "" {
+			t.Fatal(snap)
+		}
+		return snap.State == "active"
+	})
 
 	// A runner that is killed finds its sandboxes again, and they have not noticed.
 	pid := f.exec(x, "pgrep sleep")
