@@ -7,6 +7,8 @@ import (
 	"net/url"
 	"strings"
 
+	"go.opentelemetry.io/otel/trace"
+
 	"github.com/daytona-go/daytona"
 )
 
@@ -60,12 +62,25 @@ type Config struct {
 	// "memory", "disk". Defaults to none.
 	Unenforced []string       `yaml:"unenforced"`
 	Services   ServicesConfig `yaml:"services"`
+	Metrics    MetricsConfig  `yaml:"metrics"`
 
 	// Client is what the runner in this process runs sandboxes on. The server
 	// does not close it. Defaults to none: runners are other processes.
 	Client *daytona.Client `yaml:"-"`
-	// Log defaults to slog.Default().
+	// Tracer makes the spans of what the server does, and of what its runner and
+	// its proxy ask of others. Defaults to none: no span is made.
+	Tracer trace.TracerProvider `yaml:"-"`
+	// Log gets a line for every request, and what goes wrong. Defaults to
+	// slog.Default().
 	Log *slog.Logger `yaml:"-"`
+}
+
+// MetricsConfig is how the server's own metrics are reached; see also
+// Server.Metrics.
+type MetricsConfig struct {
+	// Token opens /metrics, as a bearer token: at least 16 bytes. Defaults to none:
+	// there is no /metrics.
+	Token string `yaml:"token"`
 }
 
 // AdminConfig is the first user, who may do everything.
@@ -214,6 +229,9 @@ func (c *Config) Normalize() error {
 	}
 	if c.EncryptionKey != "" && len(c.EncryptionKey) < 16 {
 		return wrong("encryptionKey", fmt.Sprintf("%d bytes", len(c.EncryptionKey)), "must have at least 16 bytes")
+	}
+	if t := c.Metrics.Token; t != "" && len(t) < 16 {
+		return wrong("metrics.token", fmt.Sprintf("%d bytes", len(t)), "must have at least 16 bytes")
 	}
 	def(&c.Version, "0.0.0-dev")
 	def(&c.Environment, "production")
