@@ -4,6 +4,9 @@ import (
 	"context"
 	"crypto/sha256"
 	"crypto/subtle"
+	"errors"
+	"log/slog"
+	"net"
 	"net/http"
 	"slices"
 	"strings"
@@ -66,6 +69,22 @@ func (m *metrics) jobDone(j job.Job) {
 // Metrics serves the server's metrics to Prometheus, to whoever asks: it is for
 // a listener that the public does not reach.
 func (s *Server) Metrics() http.Handler { return s.metrics.handler }
+
+// serveMetrics serves the metrics, and nothing else, until ctx ends.
+func (s *Server) serveMetrics(ctx context.Context, l net.Listener) error {
+	mux := http.NewServeMux()
+	mux.Handle("GET /metrics", s.metrics.handler)
+	h := &http.Server{
+		Handler: s.observer.Handler("metrics", mux), ReadHeaderTimeout: 10 * time.Second, ReadTimeout: 10 * time.Second, WriteTimeout: time.Minute,
+		IdleTimeout: 2 * time.Minute, MaxHeaderBytes: 64 << 10, ErrorLog: slog.NewLogLogger(s.config.Log.Handler(), slog.LevelDebug),
+	}
+	stop := context.AfterFunc(ctx, func() { h.Close() })
+	defer stop()
+	if err := h.Serve(l); !errors.Is(err, http.ErrServerClosed) {
+		return err
+	}
+	return nil
+}
 
 // metricsByToken serves the metrics to who has the token; nil without a token.
 func (s *Server) metricsByToken() http.Handler {

@@ -112,7 +112,9 @@ func renderPage(doc *huma.OpenAPI) ([]byte, error) {
 	}
 	var sorted []*pageGroup
 	for _, g := range groups {
-		slices.SortFunc(g.Operations, func(a, b pageOperation) int { return cmp.Or(cmp.Compare(a.Path, b.Path), cmp.Compare(a.Method, b.Method)) })
+		slices.SortFunc(g.Operations, func(a, b pageOperation) int {
+			return cmp.Or(cmp.Compare(a.Path, b.Path), cmp.Compare(a.Method, b.Method))
+		})
 		sorted = append(sorted, g)
 	}
 	slices.SortFunc(sorted, func(a, b *pageGroup) int { return cmp.Compare(a.Tag, b.Tag) })

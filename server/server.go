@@ -313,7 +313,7 @@ func (s *Server) buildPeople(ctx context.Context) error {
 	if c.Redis != "" {
 		o, err := redis.ParseURL(c.Redis)
 		if err != nil {
-			return &daytona.Error{Kind: daytona.KindInvalid, Op: "configure server", Field: "redis", Message: "must be a URL such as redis://localhost:6379", Err: errors.New("it can't be read")}
+			return err // Normalize has read it
 		}
 		s.redis = redis.NewClient(o)
 		s.closers = append(s.closers, s.redis.Close)
@@ -589,6 +589,14 @@ func (s *Server) Run(ctx context.Context) error {
 		} else {
 			quiet("SSH", func(ctx context.Context) { s.gateway.Run(ctx, s.db, topics()...) })
 			run("SSH", func(ctx context.Context) error { return s.gateway.Serve(ctx, l) })
+		}
+	}
+	if s.config.Metrics.Listen != "" {
+		l, err := net.Listen("tcp", s.config.Metrics.Listen)
+		if err != nil {
+			cancel(err)
+		} else {
+			run("metrics", func(ctx context.Context) error { return s.serveMetrics(ctx, l) })
 		}
 	}
 	if s.executor != nil {
