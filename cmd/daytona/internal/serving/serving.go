@@ -4,6 +4,7 @@
 package serving
 
 import (
+	"cmp"
 	"context"
 	"crypto/tls"
 	"errors"
@@ -103,6 +104,8 @@ type Options struct {
 	Cut   func()
 	// Log defaults to slog.Default().
 	Log *slog.Logger
+
+	header, idle time.Duration // of tests, which do not wait for the usual ones
 }
 
 const (
@@ -197,7 +200,7 @@ func Listen(o Options) (*Server, error) {
 // as a whole: uploads, streams and WebSockets take as long as they take.
 func (s *Server) server(h http.Handler) *http.Server {
 	x := &http.Server{
-		Handler: h, ReadHeaderTimeout: headerTime, IdleTimeout: idleTime, MaxHeaderBytes: maxHeader,
+		Handler: h, ReadHeaderTimeout: cmp.Or(s.o.header, headerTime), IdleTimeout: cmp.Or(s.o.idle, idleTime), MaxHeaderBytes: maxHeader,
 		ErrorLog: slog.NewLogLogger(s.o.Log.Handler(), slog.LevelDebug), Protocols: new(http.Protocols),
 		// A peer that is gone without a word is found out; HTTP/1 has TCP's keepalive.
 		HTTP2: &http.HTTP2Config{SendPingTimeout: 30 * time.Second, PingTimeout: 15 * time.Second},
