@@ -313,7 +313,7 @@ func (c *Config) Normalize() error {
 		switch name {
 		case "anonymous", "failed-auth", "authenticated", "sandbox-create", "sandbox-lifecycle":
 		default:
-			return wrong("limits", name, "must be anonymous, failed-auth, authenticated, sandbox-create or sandbox-lifecycle")
+			return wrong("limits."+name, nil, "is no limit: there are anonymous, failed-auth, authenticated, sandbox-create and sandbox-lifecycle")
 		}
 		if l.TTL < 1 || l.Limit < 1 {
 			return wrong("limits."+name, fmt.Sprintf("%d in %d s", l.Limit, l.TTL), "must have a ttl and a limit of at least 1")

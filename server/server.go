@@ -103,6 +103,7 @@ type Server struct {
 	sandboxes     *sandbox.Service
 	dialer        *executor.Dialer
 	executor      *executor.Executor // nil without a Client
+	runnerID      string
 	api           *api.API
 	proxy         *proxy.Proxy
 	events        *events.Server
@@ -543,6 +544,7 @@ func (s *Server) buildRunner(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	s.runnerID = r.ID
 	s.executor, err = executor.New(executor.Config{
 		Client: c.Client, URL: c.URL + "/api", Key: key, Transport: executor.InProcess(s), Tracer: s.tracer, Dir: filepath.Join(c.Dir, "runner"), Contexts: s.objects,
 		Images: c.Images, Unenforced: c.Unenforced, Version: c.Version, Capacity: daytona.Resources{CPU: d.RunnerCPU, Memory: d.RunnerMemory, Disk: d.RunnerDisk}, Log: c.Log.With("runner", r.ID),
@@ -607,7 +609,36 @@ func (s *Server) Run(ctx context.Context) error {
 	return context.Cause(ctx)
 }
 
-// ServeHTTP serves everything.
+// Ready waits until the runner in this process takes sandboxes; where there is
+// none, it does not wait. Run must be running.
+func (s *Server) Ready(ctx context.Context) error {
+	if s.executor == nil {
+		return nil
+	}
+	changed, end := s.db.Subscribe(runner.TopicState)
+	defer end()
+	again := time.NewTicker(time.Second)
+	defer again.Stop()
+	for {
+		r, err := s.runners.Runner(ctx, s.runnerID)
+		if err != nil || r.Usable() {
+			return err
+		}
+		select {
+		case <-changed:
+		case <-again.C:
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
+}
+
+// Preview reports whether a request is for the host of a preview, for a program
+// that has hosts of its own: it must get here whatever its path is.
+func (s *Server) Preview(r *http.Request) bool { return s.proxy.Preview(r) }
+
+// ServeHTTP serves everything. Where a program has mounted the server below a
+// path, that path is part of Config.URL, and still of the request's.
 func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) { s.handler.ServeHTTP(w, r) }
 
 // routes tells by host and path who serves a request. Previews come first:

@@ -245,14 +245,17 @@ func (p *Proxy) forget(ids []string) {
 	}
 }
 
+// Preview reports whether a request is for the host of a preview.
+func (p *Proxy) Preview(r *http.Request) bool {
+	_, ok := parseHost(r.Host, p.config.Domains)
+	return ok
+}
+
 // Matches reports whether a request is one that the proxy serves and the API
 // does not, where both listen at one address.
 func (p *Proxy) Matches(r *http.Request) bool {
-	if _, ok := parseHost(r.Host, p.config.Domains); ok {
-		return true
-	}
 	path := r.URL.Path
-	return path == "/callback" || strings.HasPrefix(path, "/toolbox/") ||
+	return p.Preview(r) || path == "/callback" || strings.HasPrefix(path, "/toolbox/") ||
 		(strings.HasPrefix(path, "/snapshots/") || strings.HasPrefix(path, "/sandboxes/")) && strings.HasSuffix(path, "/build-logs")
 }
 

@@ -211,9 +211,6 @@ func (r *reader) read(n *yaml.Node, v reflect.Value, path string) {
 	for n.Kind == yaml.AliasNode {
 		n = n.Alias
 	}
-	if path != "" {
-		r.from[path] = fmt.Sprintf("%s:%d", r.name, n.Line)
-	}
 	if n.Tag == "!!null" {
 		return
 	}
@@ -267,6 +264,7 @@ func (r *reader) fields(n *yaml.Node, v reflect.Value, path string) {
 	for i := 0; i+1 < len(n.Content); i += 2 {
 		key, value := n.Content[i], n.Content[i+1]
 		at := strings.TrimPrefix(path+"."+key.Value, ".")
+		r.from[at] = fmt.Sprintf("%s:%d", r.name, key.Line)
 		switch field, ok := known[key.Value]; {
 		case key.Kind != yaml.ScalarNode || key.Tag == "!!merge":
 			r.fail(key, "a field must have a name")
