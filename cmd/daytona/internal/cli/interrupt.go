@@ -126,6 +126,7 @@ func (i *interrupts) onHangup(f func()) (stop func()) {
 	i.mu.Lock()
 	defer i.mu.Unlock()
 	i.hangup = f
+	signal.Notify(i.ch, syscall.SIGHUP) // also where it was ignored: it does not end anything here
 	return func() {
 		i.mu.Lock()
 		defer i.mu.Unlock()

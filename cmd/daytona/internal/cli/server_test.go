@@ -312,7 +312,11 @@ func TestServerRestart(t *testing.T) {
 			backend = v
 		}
 	}
-	args := []string{"--listen", "127.0.0.1:" + port, "--url", "http://localhost:" + port, "--dir", filepath.Join(s.dir, "state"), "--backend", backend}
+	file := filepath.Join(s.dir, "server.yaml")
+	if err := os.WriteFile(file, []byte("shutdown: {grace: 1}\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	args := []string{"--config", file, "--listen", "127.0.0.1:" + port, "--url", "http://localhost:" + port, "--dir", filepath.Join(s.dir, "state"), "--backend", backend}
 	p := s.serve(args...)
 	key := strings.Fields(strings.SplitN(p.first, "shown only now:", 2)[1])[0]
 	b, err := remote.New(&remote.Options{URL: "http://localhost:" + port + "/api", Key: key})

@@ -16,6 +16,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"time"
 
 	"go.yaml.in/yaml/v3"
 
@@ -304,10 +305,13 @@ func isText(v reflect.Value) bool {
 
 // wanted are words for what a value of a kind is.
 func wanted(v reflect.Value) string {
+	if v.Type() == reflect.TypeFor[time.Duration]() {
+		return "a time with its unit, such as 90s"
+	}
 	switch v.Kind() {
 	case reflect.Bool:
 		return "true or false"
-	case reflect.Int:
+	case reflect.Int, reflect.Int64:
 		return "a whole number"
 	case reflect.Float64:
 		return "a number"
