@@ -17,7 +17,6 @@ import (
 	"net/netip"
 	"strconv"
 	"strings"
-	"sync/atomic"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -88,7 +87,6 @@ type Observer struct {
 	requests, limited, sent *prometheus.CounterVec
 	durations               *prometheus.HistogramVec
 	inFlight, upgraded      *prometheus.GaugeVec
-	open                    atomic.Int64
 }
 
 // New returns an Observer. It panics if the registerer has its metrics already.
