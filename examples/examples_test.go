@@ -79,6 +79,9 @@ $`,
 	"desktop": `^window: Example
 written: Grüße vom Desktop
 $`,
+	"mount": `^a page of ours
+a sandbox of theirs
+$`,
 	"parallel": `^print\(sum\(i \* i .* right
 print\(sum\(i \^ 2 .* wrong
 print\(sum\(squares\)\) .* broken

@@ -7,6 +7,9 @@ import (
 	"net/url"
 	"time"
 
+	"go.opentelemetry.io/otel/attribute"
+	"go.opentelemetry.io/otel/trace"
+
 	"github.com/daytona-go/daytona"
 	"github.com/daytona-go/daytona/internal/wire"
 	"github.com/daytona-go/daytona/server/api"
@@ -116,11 +119,20 @@ func (p personalQuota) SetPersonalQuota(ctx context.Context, organizationID stri
 
 // Jobs.
 
+// enqueue makes a job one of the trace that has led to it.
+func (s *Server) enqueue(ctx context.Context, n job.New) (_ string, err error) {
+	ctx, end := s.tracer.Start(ctx, "enqueue "+n.Type, trace.SpanKindProducer,
+		attribute.String("daytona.resource.type", n.ResourceType), attribute.String("daytona.resource.id", n.ResourceID), attribute.String("daytona.runner.id", n.RunnerID))
+	defer func() { end(err) }()
+	n.Trace = s.tracer.Headers(ctx)
+	j, err := s.jobs.Enqueue(ctx, n)
+	return j.ID, err
+}
+
 type sandboxJobs struct{ s *Server }
 
 func (j sandboxJobs) Enqueue(ctx context.Context, v sandbox.Job) (string, error) {
-	n, err := j.s.jobs.Enqueue(ctx, job.New{Type: v.Type, RunnerID: v.RunnerID, ResourceType: v.ResourceType, ResourceID: v.ResourceID, Payload: v.Payload})
-	return n.ID, err
+	return j.s.enqueue(ctx, job.New{Type: v.Type, RunnerID: v.RunnerID, ResourceType: v.ResourceType, ResourceID: v.ResourceID, Payload: v.Payload})
 }
 
 func (s *Server) sandboxJobDone(ctx context.Context, j job.Job) error {
@@ -133,8 +145,7 @@ func (s *Server) sandboxJobDone(ctx context.Context, j job.Job) error {
 type snapshotJobs struct{ s *Server }
 
 func (j snapshotJobs) Enqueue(ctx context.Context, v snapshot.Job) (string, error) {
-	n, err := j.s.jobs.Enqueue(ctx, job.New{Type: v.Type, RunnerID: v.RunnerID, ResourceType: "SNAPSHOT", ResourceID: v.Ref, Payload: v.Payload})
-	return n.ID, err
+	return j.s.enqueue(ctx, job.New{Type: v.Type, RunnerID: v.RunnerID, ResourceType: "SNAPSHOT", ResourceID: v.Ref, Payload: v.Payload})
 }
 
 func (s *Server) snapshotJobDone(ctx context.Context, j job.Job) error {

@@ -3,15 +3,20 @@ package server
 import (
 	"fmt"
 	"log/slog"
+	"math"
+	"net"
 	"net/netip"
 	"net/url"
 	"strings"
 	"time"
 
+	"github.com/redis/go-redis/v9"
+	"go.opentelemetry.io/otel/trace"
+
 	"github.com/daytona-go/daytona"
 )
 
-// Config says what a server is to be. The zero Config, with a Dir, is one on
+// Config says what a server is to be. The tag secret is for who prints one. The zero Config, with a Dir, is one on
 // http://localhost:3000 with an embedded database, and without a runner unless
 // Client is set.
 type Config struct {
@@ -22,14 +27,14 @@ type Config struct {
 	Dir string `yaml:"dir"`
 	// Database is the URL of the database, see store.Open. Defaults to the file
 	// daytona.db in Dir. With PostgreSQL, several servers are one.
-	Database string `yaml:"database"`
+	Database string `yaml:"database" secret:"url"`
 	// Redis is the URL of a Redis that several servers count requests in. Defaults
 	// to none: each counts its own.
-	Redis string `yaml:"redis"`
+	Redis string `yaml:"redis" secret:"url"`
 	// EncryptionKey encrypts what must be readable again: secrets, passwords of
 	// registries, tokens of sandboxes. At least 16 bytes; all servers of one
 	// database need the same. Defaults to one that is made once and kept in Dir.
-	EncryptionKey string `yaml:"encryptionKey"`
+	EncryptionKey string `yaml:"encryptionKey" secret:"value"`
 	// Version is what clients are told. Defaults to "0.0.0-dev".
 	Version string `yaml:"-"`
 	// Environment is what clients are told of what this server is for. Defaults to
@@ -62,23 +67,39 @@ type Config struct {
 	Unenforced []string       `yaml:"unenforced"`
 	Services   ServicesConfig `yaml:"services"`
 	Runners    RunnersConfig  `yaml:"runners"`
+	Metrics    MetricsConfig  `yaml:"metrics"`
 
 	// Client is what the runner in this process runs sandboxes on. The server
 	// does not close it. Defaults to none: runners are other processes.
 	Client *daytona.Client `yaml:"-"`
-	// Log defaults to slog.Default().
+	// Tracer makes the spans of what the server does, and of what its runner and
+	// its proxy ask of others. Defaults to none: no span is made.
+	Tracer trace.TracerProvider `yaml:"-"`
+	// Log gets a line for every request, and what goes wrong. Defaults to
+	// slog.Default().
 	Log *slog.Logger `yaml:"-"`
+}
+
+// MetricsConfig is how the server's own metrics are reached; see also
+// Server.Metrics.
+type MetricsConfig struct {
+	// Listen is the address of a listener of their own, such as "localhost:9464",
+	// which gives them to whoever asks. Defaults to none.
+	Listen string `yaml:"listen"`
+	// Token opens /metrics, as a bearer token: at least 16 bytes. Defaults to none:
+	// there is no /metrics.
+	Token string `yaml:"token" secret:"value"`
 }
 
 // AdminConfig is the first user, who may do everything.
 type AdminConfig struct {
 	// Key is the API key of the first user. Defaults to one that is made at the
 	// first start; Server.AdminKey returns it, that once.
-	Key string `yaml:"key"`
+	Key string `yaml:"key" secret:"value"`
 	// Email and Password are what the first user logs in with. Without a password,
 	// nobody can log in as that user until one is set.
 	Email    string `yaml:"email"`
-	Password string `yaml:"password"`
+	Password string `yaml:"password" secret:"value"`
 }
 
 // OIDCConfig is who vouches for users.
@@ -153,8 +174,8 @@ type ObjectsConfig struct {
 	Endpoint    string `yaml:"endpoint"`
 	STSEndpoint string `yaml:"stsEndpoint"`
 	Region      string `yaml:"region"`
-	AccessKey   string `yaml:"accessKey"`
-	SecretKey   string `yaml:"secretKey"`
+	AccessKey   string `yaml:"accessKey" secret:"value"`
+	SecretKey   string `yaml:"secretKey" secret:"value"`
 	Bucket      string `yaml:"bucket"` // Defaults to "daytona"
 	AccountID   string `yaml:"accountId"`
 	RoleName    string `yaml:"roleName"`
@@ -185,10 +206,10 @@ type RunnersConfig struct {
 // ServicesConfig are the keys by which services outside of this process are
 // known. Defaults to none: nobody is.
 type ServicesConfig struct {
-	ProxyKey       string `yaml:"proxyKey"`
-	SSHGatewayKey  string `yaml:"sshGatewayKey"`
-	CollectorKey   string `yaml:"collectorKey"`
-	HealthCheckKey string `yaml:"healthCheckKey"`
+	ProxyKey       string `yaml:"proxyKey" secret:"value"`
+	SSHGatewayKey  string `yaml:"sshGatewayKey" secret:"value"`
+	CollectorKey   string `yaml:"collectorKey" secret:"value"`
+	HealthCheckKey string `yaml:"healthCheckKey" secret:"value"`
 }
 
 // Normalize sets what is not set to its default, and says what is wrong with
@@ -228,6 +249,34 @@ func (c *Config) Normalize() error {
 	if c.EncryptionKey != "" && len(c.EncryptionKey) < 16 {
 		return wrong("encryptionKey", fmt.Sprintf("%d bytes", len(c.EncryptionKey)), "must have at least 16 bytes")
 	}
+	if t := c.Metrics.Token; t != "" && len(t) < 16 {
+		return wrong("metrics.token", fmt.Sprintf("%d bytes", len(t)), "must have at least 16 bytes")
+	}
+	switch scheme, _, _ := strings.Cut(c.Database, ":"); scheme {
+	case "sqlite", "postgres", "postgresql":
+	default:
+		return wrong("database", scheme, "must be a URL that begins with sqlite: or postgres:") // the rest may have a password
+	}
+	if c.Redis != "" {
+		if _, err := redis.ParseURL(c.Redis); err != nil {
+			return wrong("redis", nil, "must be a URL such as redis://localhost:6379")
+		}
+	}
+	for field, v := range map[string]string{"oidc.issuer": c.OIDC.Issuer, "oidc.publicIssuer": c.OIDC.PublicIssuer, "objects.endpoint": c.Objects.Endpoint, "proxy.toolboxUrl": c.Proxy.ToolboxURL} {
+		if u, err := url.Parse(v); v != "" && (err != nil || u.Scheme != "http" && u.Scheme != "https" || u.Host == "") {
+			return wrong(field, v, "must be an http or https URL")
+		}
+	}
+	for field, v := range map[string]string{"metrics.listen": c.Metrics.Listen, "ssh.listen": c.SSH.Listen} {
+		if _, _, err := net.SplitHostPort(v); v != "" && err != nil {
+			return wrong(field, v, `must be an address with a port, such as ":2222"`)
+		}
+	}
+	for _, name := range c.Unenforced {
+		if name != "cpu" && name != "memory" && name != "disk" {
+			return wrong("unenforced", name, "must be cpu, memory or disk")
+		}
+	}
 	def(&c.Version, "0.0.0-dev")
 	def(&c.Environment, "production")
 	def(&c.Admin.Email, "admin@localhost")
@@ -256,8 +305,8 @@ func (c *Config) Normalize() error {
 	def(&c.Proxy.ToolboxURL, c.URL)
 	c.Proxy.ToolboxURL = strings.TrimSuffix(c.Proxy.ToolboxURL, "/")
 	if c.SSH.Listen != "" && c.SSH.URL == "" {
-		_, port, ok := strings.Cut(c.SSH.Listen[strings.LastIndex(c.SSH.Listen, "]")+1:], ":")
-		if !ok || port == "" {
+		_, port, err := net.SplitHostPort(c.SSH.Listen)
+		if err != nil || port == "" {
 			return wrong("ssh.listen", c.SSH.Listen, `must be an address with a port, such as ":2222"`)
 		}
 		c.SSH.URL = u.Hostname() + ":" + port
@@ -276,11 +325,20 @@ func (c *Config) Normalize() error {
 	if c.Runners.LostAfter < c.Runners.Silence {
 		return wrong("runners.lostAfter", c.Runners.LostAfter, "must not be less than runners.silence")
 	}
+	for field, v := range map[string]float64{
+		"totalCpu": d.TotalCPU, "totalMemory": d.TotalMemory, "totalDisk": d.TotalDisk, "maxCpu": d.MaxCPU, "maxMemory": d.MaxMemory, "maxDisk": d.MaxDisk,
+		"maxSnapshotSize": d.MaxSnapshotSize, "snapshots": float64(d.Snapshots), "volumes": float64(d.Volumes), "maxAutoArchive": float64(d.MaxAutoArchive),
+		"runnerCpu": d.RunnerCPU, "runnerMemory": d.RunnerMemory, "runnerDisk": d.RunnerDisk,
+	} {
+		if !(v >= 0) || math.IsInf(v, 0) {
+			return wrong("defaults."+field, v, "must be a number that is not negative")
+		}
+	}
 	for name, l := range c.Limits {
 		switch name {
 		case "anonymous", "failed-auth", "authenticated", "sandbox-create", "sandbox-lifecycle":
 		default:
-			return wrong("limits", name, "must be anonymous, failed-auth, authenticated, sandbox-create or sandbox-lifecycle")
+			return wrong("limits."+name, nil, "is no limit: there are anonymous, failed-auth, authenticated, sandbox-create and sandbox-lifecycle")
 		}
 		if l.TTL < 1 || l.Limit < 1 {
 			return wrong("limits."+name, fmt.Sprintf("%d in %d s", l.Limit, l.TTL), "must have a ttl and a limit of at least 1")

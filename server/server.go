@@ -50,6 +50,7 @@ import (
 	"github.com/daytona-go/daytona/server/identity/issuer"
 	"github.com/daytona-go/daytona/server/job"
 	"github.com/daytona-go/daytona/server/objects"
+	"github.com/daytona-go/daytona/server/observe"
 	"github.com/daytona-go/daytona/server/organization"
 	"github.com/daytona-go/daytona/server/outbound"
 	"github.com/daytona-go/daytona/server/proxy"
@@ -75,6 +76,7 @@ const issuerPath = "/oidc"
 // Server is the service. It is an http.Handler for all of it but SSH.
 type Server struct {
 	config   Config
+	prefix   string // the path of URL
 	key      string // all other keys are made of it
 	adminKey string
 
@@ -102,10 +104,14 @@ type Server struct {
 	sandboxes     *sandbox.Service
 	dialer        *executor.Dialer
 	executor      *executor.Executor // nil without a Client
+	runnerID      string
 	api           *api.API
 	proxy         *proxy.Proxy
 	events        *events.Server
 	gateway       *sshgateway.Gateway // nil without an address
+	metrics       *metrics
+	tracer        *observe.Tracer // nil without a provider
+	observer      *observe.Observer
 
 	handler http.Handler
 	closers []func() error
@@ -123,6 +129,8 @@ func New(ctx context.Context, c Config) (*Server, error) {
 	}
 	s := &Server{config: c, stopping: make(chan struct{})}
 	s.stop = sync.OnceFunc(func() { close(s.stopping) })
+	s.metrics, s.tracer = newMetrics(c.Version), observe.NewTracer(c.Tracer)
+	s.observer = observe.New(observe.Config{Log: c.Log, Registerer: s.metrics.registry, Tracer: s.tracer, Address: s.address})
 	if err := s.build(ctx); err != nil {
 		return nil, errors.Join(err, s.Close())
 	}
@@ -226,10 +234,14 @@ func (s *Server) encryptionKey() (string, error) {
 // open opens what all else is in.
 func (s *Server) open(ctx context.Context) error {
 	c := s.config
+	at, err := url.Parse(c.URL)
+	if err != nil {
+		return err
+	}
+	s.prefix = at.Path
 	if err := os.MkdirAll(c.Dir, 0o700); err != nil {
 		return &daytona.Error{Kind: daytona.KindUnavailable, Op: "make directory", Subject: c.Dir, Err: err}
 	}
-	var err error
 	if s.key, err = s.encryptionKey(); err != nil {
 		return err
 	}
@@ -343,7 +355,7 @@ func (s *Server) buildPeople(ctx context.Context) error {
 	if c.Redis != "" {
 		o, err := redis.ParseURL(c.Redis)
 		if err != nil {
-			return &daytona.Error{Kind: daytona.KindInvalid, Op: "configure server", Field: "redis", Message: "must be a URL such as redis://localhost:6379", Err: errors.New("it can't be read")}
+			return err // Normalize has read it
 		}
 		s.redis = redis.NewClient(o)
 		s.closers = append(s.closers, s.redis.Close)
@@ -357,7 +369,7 @@ func (s *Server) buildPeople(ctx context.Context) error {
 // they are.
 func (s *Server) buildSandboxes(ctx context.Context) error {
 	c := s.config
-	s.jobs = job.NewService(s.db, &job.Options{Log: c.Log, Sealer: s.box})
+	s.jobs = job.NewService(s.db, &job.Options{Log: c.Log, Sealer: s.box, Done: s.metrics.jobDone})
 	s.runners = runner.NewService(s.db, &runner.Options{
 		Log: c.Log, Regions: runnerRegions{s}, Sandboxes: lazySandboxes{s}, Sealer: s.box, Silence: c.Runners.Silence, LostAfter: c.Runners.LostAfter,
 	})
@@ -475,7 +487,7 @@ func (s *Server) buildEdges(ctx context.Context) error {
 	}
 	p := proxy.Config{
 		Sandboxes: proxySandboxes{s.sandboxes, s}, Authenticator: s.authenticator, Dialer: s.dialer, Builds: proxyBuilds{s}, Touch: s.touch,
-		Domains: []string{domain}, Protocol: c.Proxy.Protocol, Key: s.derive("proxy"), Version: c.Version, TrustedProxies: c.TrustedProxies, Log: c.Log,
+		Domains: []string{domain}, Protocol: c.Proxy.Protocol, Key: s.derive("proxy"), Version: c.Version, TrustedProxies: c.TrustedProxies, Tracer: s.tracer, Log: c.Log,
 	}
 	if s.issuer != nil {
 		p.Login = &proxy.Login{Issuer: c.URL + issuerPath, ClientID: c.OIDC.ClientID, Audience: c.OIDC.Audience, Client: &http.Client{
@@ -560,6 +572,7 @@ func (s *Server) buildAPI() {
 	api.RegisterPreview(s.api, proxySandboxes{s.sandboxes, s})
 	api.RegisterToolbox(s.api, s.proxy)
 	s.handler = s.routes()
+	s.metrics.registry.MustRegister(&state{s: s})
 }
 
 // buildRunner makes this process a runner, if it has what that takes.
@@ -578,8 +591,9 @@ func (s *Server) buildRunner(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	s.runnerID = r.ID
 	s.executor, err = executor.New(executor.Config{
-		Client: c.Client, URL: c.URL + "/api", Key: key, Transport: executor.InProcess(s.api), Dir: filepath.Join(c.Dir, "runner"), Contexts: s.objects,
+		Client: c.Client, URL: c.URL + "/api", Key: key, Transport: executor.InProcess(s), Tracer: s.tracer, Dir: filepath.Join(c.Dir, "runner"), Contexts: s.objects,
 		Images: c.Images, Move: c.Objects.Endpoint != "", Unenforced: c.Unenforced, Version: c.Version, Capacity: daytona.Resources{CPU: d.RunnerCPU, Memory: d.RunnerMemory, Disk: d.RunnerDisk}, Log: c.Log.With("runner", r.ID),
 	})
 	return err
@@ -627,6 +641,14 @@ func (s *Server) Run(ctx context.Context) error {
 			run("SSH", func(ctx context.Context) error { return s.gateway.Serve(ctx, l) })
 		}
 	}
+	if s.config.Metrics.Listen != "" {
+		l, err := net.Listen("tcp", s.config.Metrics.Listen)
+		if err != nil {
+			cancel(err)
+		} else {
+			run("metrics", func(ctx context.Context) error { return s.serveMetrics(ctx, l) })
+		}
+	}
 	if s.executor != nil {
 		run("runner", s.executor.Run)
 	}
@@ -635,7 +657,36 @@ func (s *Server) Run(ctx context.Context) error {
 	return context.Cause(ctx)
 }
 
-// ServeHTTP serves everything.
+// Ready waits until the runner in this process takes sandboxes; where there is
+// none, it does not wait. Run must be running.
+func (s *Server) Ready(ctx context.Context) error {
+	if s.executor == nil {
+		return nil
+	}
+	changed, end := s.db.Subscribe(runner.TopicState)
+	defer end()
+	again := time.NewTicker(time.Second)
+	defer again.Stop()
+	for {
+		r, err := s.runners.Runner(ctx, s.runnerID)
+		if err != nil || r.Usable() {
+			return err
+		}
+		select {
+		case <-changed:
+		case <-again.C:
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
+}
+
+// Preview reports whether a request is for the host of a preview, for a program
+// that has hosts of its own: it must get here whatever its path is.
+func (s *Server) Preview(r *http.Request) bool { return s.proxy.Preview(r) }
+
+// ServeHTTP serves everything. Where a program has mounted the server below a
+// path, that path is part of Config.URL, and still of the request's.
 func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) { s.handler.ServeHTTP(w, r) }
 
 // routes tells by host and path who serves a request. Previews come first:
@@ -651,35 +702,92 @@ func (s *Server) routes() http.Handler {
 		s.closers = append(s.closers, h.Close)
 		images = h
 	}
+	// Each part is observed under its own name; but for the API, which bounds its
+	// bodies itself, a body may be of any length and must only keep coming.
+	part := func(name string, h http.Handler) http.Handler { return s.observer.Handler(name, patient(h)) }
+	proxied, stored, events := part("proxy", s.proxy), part("objects", s3), part("events", s.events)
+	rest := s.observer.Handler("api", s.api)
+	page := part("api", apiPage(s.api.OpenAPI()))
+	document := part("api", http.HandlerFunc(s.document))
+	scraped := s.metricsByToken()
+	if scraped != nil {
+		scraped = part("metrics", scraped)
+	}
+	var issued http.Handler
+	if s.issuer != nil {
+		issued = part("login", s.issuer)
+	}
+	if images != nil {
+		images = part("registry", images)
+	}
+	other := part("other", http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.URL.Path == "/" {
+			http.Redirect(w, r, s.config.URL+"/dashboard"+query(r), http.StatusFound)
+			return
+		}
+		http.NotFound(w, r)
+	}))
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if s.proxy.Matches(r) {
+			proxied.ServeHTTP(w, r)
+			return
+		}
+		// Signatures of objects are of the whole path, as are the provider's URLs.
+		whole := r
+		r = within(r, s.prefix)
 		path := r.URL.Path
 		switch {
 		case s.proxy.Matches(r):
-			s.proxy.ServeHTTP(w, r)
+			proxied.ServeHTTP(w, r)
 		case objects.Claims(r):
-			s3.ServeHTTP(w, r)
+			stored.ServeHTTP(w, whole)
 		case path == "/api/socket.io" || strings.HasPrefix(path, "/api/socket.io/"):
-			s.events.ServeHTTP(w, r)
+			events.ServeHTTP(w, r)
 		case path == "/api-json":
-			w.Header().Set("Content-Type", "application/json; charset=utf-8")
-			b, err := s.api.OpenAPI().Downgrade()
-			if err != nil {
-				http.Error(w, "the document can't be written", http.StatusInternalServerError)
-				return
-			}
-			w.Write(b)
+			document.ServeHTTP(w, r)
+		case path == "/api" && (r.Method == http.MethodGet || r.Method == http.MethodHead):
+			page.ServeHTTP(w, r)
 		case path == "/api" || strings.HasPrefix(path, "/api/"):
-			s.api.ServeHTTP(w, r)
-		case s.issuer != nil && (path == issuerPath || strings.HasPrefix(path, issuerPath+"/")):
-			s.issuer.ServeHTTP(w, r)
+			rest.ServeHTTP(w, r)
+		case issued != nil && (path == issuerPath || strings.HasPrefix(path, issuerPath+"/")):
+			issued.ServeHTTP(w, whole)
 		case images != nil && (path == "/v2" || strings.HasPrefix(path, "/v2/")):
 			images.ServeHTTP(w, r)
-		case path == "/":
-			http.Redirect(w, r, "/dashboard"+query(r), http.StatusFound)
+		case scraped != nil && path == "/metrics":
+			scraped.ServeHTTP(w, r)
 		default:
-			http.NotFound(w, r)
+			other.ServeHTTP(w, r)
 		}
 	})
+}
+
+// within returns r as it is below a prefix of its path: where a program has
+// mounted the server.
+func within(r *http.Request, prefix string) *http.Request {
+	rest, ok := strings.CutPrefix(r.URL.Path, prefix)
+	if prefix == "" || !ok || rest != "" && rest[0] != '/' {
+		return r
+	}
+	r2 := r.WithContext(r.Context())
+	u := *r.URL
+	if u.Path = rest; rest == "" {
+		u.Path = "/"
+	}
+	u.RawPath = strings.TrimPrefix(u.RawPath, prefix)
+	r2.URL = &u
+	return r2
+}
+
+// document serves the OpenAPI document.
+func (s *Server) document(w http.ResponseWriter, r *http.Request) {
+	observe.From(r.Context()).Operation = "document"
+	b, err := s.api.OpenAPI().Downgrade()
+	if err != nil {
+		http.Error(w, "the document can't be written", http.StatusInternalServerError)
+		return
+	}
+	w.Header().Set("Content-Type", "application/json; charset=utf-8")
+	w.Write(b)
 }
 
 func query(r *http.Request) string {

@@ -199,7 +199,7 @@ var rules = []rule{
 	{
 		name: "features of the server know no other feature",
 		who:  []string{"server/..."}, except: []string{"server/api", "server/ratelimit", "server/store"},
-		own: []string{".", "internal", "toolbox/client", "toolbox/wire", "server/store", "server/identity", "server/cache", "server/display", "server/live", "server/seal"},
+		own: []string{".", "internal", "toolbox/client", "toolbox/wire", "server/store", "server/identity", "server/cache", "server/display", "server/live", "server/observe", "server/seal"},
 		why: "they meet in package server, through interfaces that the consumer declares",
 	},
 	{

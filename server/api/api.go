@@ -82,8 +82,7 @@ type Config struct {
 	Limiter Limiter
 	// Version is what the header X-Daytona-Api-Version says. Defaults to "0.0.0-dev".
 	Version string
-	// Log gets a line for every request, without a query, a body or a header.
-	// Defaults to [slog.Default].
+	// Log is told of what goes wrong here. Defaults to [slog.Default].
 	Log *slog.Logger
 	// Done gets every request that was answered, for the audit log and metrics.
 	// It must not block.

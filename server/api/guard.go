@@ -5,7 +5,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"log/slog"
 	"net"
 	"net/http"
 	"net/netip"
@@ -16,9 +15,11 @@ import (
 	"time"
 
 	"github.com/go-chi/chi/v5"
+	"github.com/google/uuid"
 
 	"github.com/daytona-go/daytona"
 	"github.com/daytona-go/daytona/server/identity"
+	"github.com/daytona-go/daytona/server/observe"
 )
 
 // Messages that clients know.
@@ -96,6 +97,8 @@ func (a *API) guard(route *Route, next http.Handler) http.Handler {
 			r = r.WithContext(withRequest(r.Context(), q))
 		}
 		q.address = a.address(r)
+		seen := observe.From(r.Context())
+		seen.Operation, seen.Route = route.ID, "/api"+route.Path
 		rec := &recorder{ResponseWriter: w}
 		var p *identity.Principal
 		defer func() {
@@ -123,9 +126,14 @@ func (a *API) guard(route *Route, next http.Handler) http.Handler {
 // admit decides whether a request may be served, and for whom.
 func (a *API) admit(w http.ResponseWriter, r *http.Request, route *Route) (*identity.Principal, error) {
 	ctx, who := r.Context(), requestOf(r.Context()).address.String()
-	if l, ok := a.look(ctx, "failed-auth", who); ok && l.Exceeded {
+	const failed = "failed-auth"
+	blocked := func(l Limit) error {
 		w.Header().Set("Retry-After", seconds(l.Reset))
-		return nil, tooMany()
+		observe.From(ctx).Limiter = failed
+		return tooMany()
+	}
+	if l, ok := a.look(ctx, failed, who); ok && l.Exceeded {
+		return nil, blocked(l)
 	}
 	if route.Access.Anyone {
 		return &identity.Principal{}, a.take(w, ctx, "anonymous", who, nil)
@@ -133,9 +141,8 @@ func (a *API) admit(w http.ResponseWriter, r *http.Request, route *Route) (*iden
 	p, err := a.identify(r, route)
 	if err != nil {
 		if errors.Is(err, daytona.ErrUnauthorized) && a.config.Limiter != nil {
-			if l, ok := a.config.Limiter.Take(ctx, "failed-auth", who, nil); ok && l.Exceeded {
-				w.Header().Set("Retry-After", seconds(l.Reset))
-				return nil, tooMany()
+			if l, ok := a.config.Limiter.Take(ctx, failed, who, nil); ok && l.Exceeded {
+				return nil, blocked(l)
 			}
 		}
 		return nil, err
@@ -245,6 +252,7 @@ func (a *API) take(w http.ResponseWriter, ctx context.Context, limiter, who stri
 	h.Set("X-RateLimit-Reset-"+limiter, seconds(l.Reset))
 	if l.Exceeded {
 		h.Set("Retry-After-"+limiter, seconds(l.Reset))
+		observe.From(ctx).Limiter = limiter
 		return tooMany()
 	}
 	return nil
@@ -280,8 +288,7 @@ func ClientAddress(r *http.Request, proxies []netip.Prefix) netip.Addr {
 	return addr
 }
 
-// done tells of a request that has been answered. The path is the route's, not
-// the request's: some paths have tokens in them.
+// done tells of a request that has been answered.
 func (a *API) done(route *Route, p *identity.Principal, q *request, rec *recorder, r *http.Request) {
 	if p == nil {
 		p = &identity.Principal{}
@@ -289,24 +296,19 @@ func (a *API) done(route *Route, p *identity.Principal, q *request, rec *recorde
 	e := Entry{
 		Time: q.began, Duration: time.Since(q.began), Route: route, Principal: p, Params: params(r), Status: rec.status, Err: q.err,
 		Address: q.address, Agent: r.UserAgent(), Source: r.Header.Get("X-Daytona-Source"), SDKVersion: r.Header.Get("X-Daytona-SDK-Version"),
-		RequestID: r.Header.Get("X-Request-Id"), Target: q.target, Detail: q.detail,
+		RequestID: observe.From(r.Context()).ID, Target: q.target, Detail: q.detail,
 	}
 	if e.Status == 0 {
 		e.Status = http.StatusOK
 	}
-	level := slog.LevelInfo
-	attrs := []slog.Attr{
-		slog.String("operation", route.ID), slog.String("method", route.Method), slog.String("route", route.Path),
-		slog.Int("status", e.Status), slog.Duration("duration", e.Duration), slog.String("address", e.Address.String()),
-		slog.String("user", p.UserID), slog.String("organization", p.OrganizationID), slog.String("source", e.Source),
-	}
-	if e.Status >= 500 {
-		level = slog.LevelError
-		if q.err != nil {
-			attrs = append(attrs, slog.String("err", q.err.Error()))
+	seen := observe.From(r.Context())
+	seen.Principal, seen.Err = p, q.err
+	for _, name := range []string{"sandboxId", "sandboxIdOrName"} {
+		// Names are the user's own affair.
+		if id := e.Params[name]; uuid.Validate(id) == nil {
+			seen.SandboxID = id
 		}
 	}
-	a.config.Log.LogAttrs(r.Context(), level, "request", attrs...)
 	if a.config.Done != nil {
 		a.config.Done(e)
 	}

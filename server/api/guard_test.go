@@ -20,6 +20,7 @@ import (
 	"github.com/daytona-go/daytona/internal/wire"
 	"github.com/daytona-go/daytona/server/api"
 	"github.com/daytona-go/daytona/server/identity"
+	"github.com/daytona-go/daytona/server/observe"
 )
 
 const (
@@ -96,6 +97,7 @@ func tiny(t *testing.T, c api.Config) *httptest.Server {
 		c.Log = slog.New(slog.DiscardHandler)
 	}
 	a := api.New(c)
+	observed := observe.New(observe.Config{Log: c.Log}).Handler("api", a)
 	type who struct {
 		User         string `json:"user"`
 		Organization string `json:"organization"`
@@ -185,7 +187,7 @@ func tiny(t *testing.T, c api.Config) *httptest.Server {
 		fmt.Fprint(w, n)
 		return nil
 	})
-	s := httptest.NewServer(a)
+	s := httptest.NewServer(observed)
 	t.Cleanup(s.Close)
 	return s
 }

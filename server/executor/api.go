@@ -62,7 +62,7 @@ func (a *apiClient) call(ctx context.Context, limit time.Duration, method, path 
 	r.Header.Set("Authorization", "Bearer "+a.key)
 	r.Header.Set("User-Agent", "daytona-runner")
 	r.Header.Set("X-Daytona-Source", "runner")
-	for k, v := range traceOf(ctx) {
+	for k, v := range headersOf(ctx) {
 		r.Header.Set(k, v)
 	}
 	if in != nil {
@@ -96,20 +96,30 @@ func (a *apiClient) call(ctx context.Context, limit time.Duration, method, path 
 
 type traceKey struct{}
 
-// withTrace returns a context whose requests belong to a job's trace.
-func withTrace(ctx context.Context, j wire.Job) context.Context {
-	trace := map[string]string{}
-	for _, k := range []string{"traceparent", "tracestate", "baggage"} {
-		if v, ok := j.TraceContext[k].(string); ok {
-			trace[k] = v
-		}
+// withTrace returns a context whose requests belong to the trace of a job: to the
+// span of ctx, or, where none is made, to that which the job itself names.
+func (e *Executor) withTrace(ctx context.Context, j wire.Job) context.Context {
+	headers := e.c.Tracer.Headers(ctx)
+	if headers == nil {
+		headers = traceOf(j)
 	}
-	return context.WithValue(ctx, traceKey{}, trace)
+	return context.WithValue(ctx, traceKey{}, headers)
 }
 
-func traceOf(ctx context.Context) map[string]string {
-	trace, _ := ctx.Value(traceKey{}).(map[string]string)
-	return trace
+func headersOf(ctx context.Context) map[string]string {
+	headers, _ := ctx.Value(traceKey{}).(map[string]string)
+	return headers
+}
+
+// traceOf are the headers of the trace context of a job.
+func traceOf(j wire.Job) map[string]string {
+	headers := map[string]string{}
+	for _, k := range []string{"traceparent", "tracestate", "baggage"} {
+		if v, ok := j.TraceContext[k].(string); ok {
+			headers[k] = v
+		}
+	}
+	return headers
 }
 
 const usual = 30 * time.Second

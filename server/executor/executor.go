@@ -26,9 +26,13 @@ import (
 	"sync"
 	"time"
 
+	"go.opentelemetry.io/otel/attribute"
+	"go.opentelemetry.io/otel/trace"
+
 	"github.com/daytona-go/daytona"
 	"github.com/daytona-go/daytona/internal/runnerkey"
 	"github.com/daytona-go/daytona/internal/wire"
+	"github.com/daytona-go/daytona/server/observe"
 )
 
 // Contexts has the files that Dockerfiles copy.
@@ -94,6 +98,8 @@ type Config struct {
 	// have not ended then are done again by the next Run. Defaults to 30 s;
 	// negative is none.
 	Grace time.Duration
+	// Tracer makes spans of jobs, in the traces that these name. Defaults to none.
+	Tracer *observe.Tracer
 	// Log defaults to [slog.Default].
 	Log *slog.Logger
 }
@@ -393,6 +399,11 @@ func (e *Executor) lock(ctx context.Context, key string) (unlock func(), err err
 // do does a job and tells the server. It is false if the job has not ended:
 // this process is to end, and the next one goes on with it.
 func (e *Executor) do(ctx context.Context, j wire.Job) bool {
+	ctx, end := e.c.Tracer.Start(e.c.Tracer.Continue(ctx, traceOf(j)), "job "+j.Type, trace.SpanKindConsumer,
+		attribute.String("daytona.job.id", j.ID), attribute.String("daytona.resource.type", j.ResourceType),
+		attribute.String("daytona.resource.id", j.ResourceID), attribute.String("daytona.runner.id", e.ID()))
+	var err error
+	defer func() { end(err) }()
 	key := j.ResourceID
 	if j.Type == wire.JobTypeCreateBackup {
 		key = "backup/" + key
@@ -414,7 +425,8 @@ func (e *Executor) do(ctx context.Context, j wire.Job) bool {
 	}
 	e.touch(j.ResourceID)
 	began := time.Now()
-	result, err := e.guarded(ctx, j)
+	var result *string
+	result, err = e.guarded(ctx, j)
 	e.touch(j.ResourceID)
 	if ctx.Err() != nil && err != nil {
 		return false
@@ -428,7 +440,7 @@ func (e *Executor) do(ctx context.Context, j wire.Job) bool {
 		log.Debug("job done")
 	}
 	for try := 0; ; try++ {
-		err := e.api.update(withTrace(ctx, j), j.ID, u)
+		err := e.api.update(e.withTrace(ctx, j), j.ID, u)
 		switch {
 		case err == nil:
 			e.hurry()
@@ -459,6 +471,8 @@ func (e *Executor) guarded(ctx context.Context, j wire.Job) (result *string, err
 	}()
 	ctx, cancel := context.WithTimeout(ctx, jobDeadline)
 	defer cancel()
+	ctx, end := e.c.Tracer.Start(ctx, "backend "+j.Type, trace.SpanKindInternal)
+	defer func() { end(err) }()
 	return e.perform(ctx, j)
 }
 

@@ -32,6 +32,29 @@ const (
 	HealthCheck
 )
 
+// String is the word that logs have for a kind.
+func (k Kind) String() string {
+	switch k {
+	case 0:
+		return ""
+	case Key:
+		return "key"
+	case JWT:
+		return "token"
+	case Runner:
+		return "runner"
+	case Proxy, RegionProxy:
+		return "proxy"
+	case SSHGateway, RegionSSHGateway:
+		return "ssh-gateway"
+	case Collector:
+		return "collector"
+	case HealthCheck:
+		return "health-check"
+	}
+	return "several"
+}
+
 // User are the kinds that are people or act for them.
 const User = Key | JWT
 

@@ -166,6 +166,9 @@ type Options struct {
 	// keys of storages. Defaults to none: they are in the database as they are
 	// until the job has ended.
 	Sealer Sealer
+	// Done is told of a job once it is certain that it has ended, for metrics. It
+	// must not block. Defaults to nothing.
+	Done func(Job)
 	// Log defaults to [slog.Default].
 	Log *slog.Logger
 	// Name is this server's, for what one server of several does. Defaults to a
@@ -182,6 +185,7 @@ type Service struct {
 	name string
 	now  func() time.Time
 	box  Sealer
+	done func(Job)
 
 	mu    sync.Mutex
 	hooks map[string][]Hook
@@ -198,7 +202,7 @@ func NewService(db *store.DB, o *Options) *Service {
 		if o.Now != nil {
 			s.now = o.Now
 		}
-		s.box = o.Sealer
+		s.box, s.done = o.Sealer, o.Done
 	}
 	return s
 }
@@ -490,7 +494,35 @@ func (s *Service) move(ctx context.Context, j *Job, u Update) error {
 			return fmt.Errorf("after job %s (%s): %w", j.ID, j.Type, err)
 		}
 	}
+	if s.done != nil {
+		ended := *j
+		store.After(ctx, func() { s.done(ended) })
+	}
 	return s.db.Publish(ctx, topicDone+j.ID, string(j.Status))
+}
+
+// Count is how many jobs of a type are in a status.
+type Count struct {
+	Type   string
+	Status Status
+	N      int
+}
+
+// Waiting counts the jobs that have not ended, and says since when the oldest
+// that no runner has taken waits: the zero time if none does.
+func (s *Service) Waiting(ctx context.Context) (counts []Count, since time.Time, err error) {
+	// All: it is about the system.
+	unfinished := s.db.All(ctx).NewSelect().Model((*Job)(nil)).Where("status IN (?, ?)", Pending, InProgress)
+	err = unfinished.Column("type", "status").ColumnExpr("count(*) AS n").Group("type", "status").Scan(ctx, &counts)
+	if err != nil {
+		return nil, time.Time{}, err
+	}
+	var oldest Job
+	err = s.db.All(ctx).NewSelect().Model(&oldest).Column("created_at").Where("status = ?", Pending).Order("created_at").Limit(1).Scan(ctx)
+	if store.IsNone(err) {
+		return counts, time.Time{}, nil
+	}
+	return counts, oldest.CreatedAt, err
 }
 
 // Cancel fails a job that no runner has taken yet: KindConflict if one has.

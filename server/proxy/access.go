@@ -14,6 +14,7 @@ import (
 	"github.com/daytona-go/daytona"
 	"github.com/daytona-go/daytona/internal/fileurl"
 	"github.com/daytona-go/daytona/server/identity"
+	"github.com/daytona-go/daytona/server/observe"
 )
 
 // What clients prove themselves with, and what they ask of the proxy.
@@ -99,6 +100,7 @@ func (q *request) authorize(label string, port int) (*grant, error) {
 		switch {
 		case err == nil:
 			q.how = "bearer"
+			observe.From(q.r.Context()).Principal = &identity.Principal{KeyID: ids[0], UserID: ids[1], OrganizationID: ids[2]} // see idsOf
 			return q.granted(s, ids, true, func(ctx context.Context) error { _, err := q.byBearer(ctx, bearer, id); return err })
 		case errors.Is(err, daytona.ErrGone):
 			return nil, err

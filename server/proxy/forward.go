@@ -15,7 +15,9 @@ import (
 	"strings"
 
 	"github.com/daytona-go/daytona"
+	"github.com/daytona-go/daytona/server/identity"
 	"github.com/daytona-go/daytona/server/live"
+	"github.com/daytona-go/daytona/server/observe"
 	toolbox "github.com/daytona-go/daytona/toolbox/wire"
 )
 
@@ -98,6 +100,9 @@ func (q *request) pass(g *grant, target, prefix string) {
 	}
 	id := g.sandbox.ID
 	q.sandboxID = id
+	if seen := observe.From(q.r.Context()); seen.Principal == nil && !g.api {
+		seen.Principal = &identity.Principal{OrganizationID: g.sandbox.OrganizationID}
+	}
 	if !strings.HasPrefix(target, "/proxy/") || q.host == nil || q.host.port == toolboxPort {
 		if clean := path.Clean("/" + decoded); slices.Contains(private, clean) {
 			q.fail(http.StatusForbidden, "", "the route "+clean+" is the server's own")
@@ -115,7 +120,7 @@ func (q *request) pass(g *grant, target, prefix string) {
 		defer q.use(id)()
 	}
 	proxy := &httputil.ReverseProxy{
-		Transport:     q.pool.transport,
+		Transport:     q.agents,
 		FlushInterval: -1, // events must not wait for more
 		BufferPool:    buffers{q.Proxy},
 		ErrorLog:      slog.NewLogLogger(slog.DiscardHandler, slog.LevelDebug),

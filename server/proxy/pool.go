@@ -86,6 +86,16 @@ func (p *pool) has(id string) bool {
 	return len(p.open[id]) > 0
 }
 
+// size is how many connections there are.
+func (p *pool) size() (n int) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for _, of := range p.open {
+		n += len(of)
+	}
+	return n
+}
+
 // drop closes all connections to a sandbox.
 func (p *pool) drop(id string) {
 	p.mu.Lock()

@@ -31,6 +31,7 @@ import (
 	"github.com/daytona-go/daytona"
 	"github.com/daytona-go/daytona/server/identity"
 	"github.com/daytona-go/daytona/server/live"
+	"github.com/daytona-go/daytona/server/observe"
 )
 
 // Sandbox is what the proxy has to know of one.
@@ -117,8 +118,11 @@ type Config struct {
 	ToolboxOnly bool
 	// TrustedProxies are those whose X-Forwarded-For is passed on. Defaults to none.
 	TrustedProxies []netip.Prefix
-	// Log gets a line for every request. Defaults to [slog.Default].
+	// Log is told of what goes wrong here. Defaults to [slog.Default].
 	Log *slog.Logger
+	// Tracer makes a span of each request to an agent, which the agent is told of.
+	// Defaults to none.
+	Tracer *observe.Tracer
 	// Clock tells the time. Defaults to [time.Now].
 	Clock func() time.Time
 }
@@ -148,6 +152,7 @@ type Proxy struct {
 	log     *slog.Logger
 	set     *live.Set
 	pool    *pool
+	agents  http.RoundTripper // the pool's, with spans
 	seal    *sealer
 	login   *login
 	buffers sync.Pool
@@ -195,10 +200,14 @@ func New(c Config) (*Proxy, error) {
 	if c.Login != nil {
 		p.login = newLogin(*c.Login)
 	}
+	p.agents = c.Tracer.Transport("agent", p.pool.transport)
 	p.buffers.New = func() any { return new(make([]byte, 32<<10)) }
 	p.set.OnChange(p.forget)
 	return p, nil
 }
+
+// Connections is how many connections to agents there are, for metrics.
+func (p *Proxy) Connections() int { return p.pool.size() }
 
 // Run listens to the topics by which the rest of the server tells of what has
 // changed (keys, members, sandboxes; see package live), until ctx ends. Without
@@ -236,14 +245,17 @@ func (p *Proxy) forget(ids []string) {
 	}
 }
 
+// Preview reports whether a request is for the host of a preview.
+func (p *Proxy) Preview(r *http.Request) bool {
+	_, ok := parseHost(r.Host, p.config.Domains)
+	return ok
+}
+
 // Matches reports whether a request is one that the proxy serves and the API
 // does not, where both listen at one address.
 func (p *Proxy) Matches(r *http.Request) bool {
-	if _, ok := parseHost(r.Host, p.config.Domains); ok {
-		return true
-	}
 	path := r.URL.Path
-	return path == "/callback" || strings.HasPrefix(path, "/toolbox/") ||
+	return p.Preview(r) || path == "/callback" || strings.HasPrefix(path, "/toolbox/") ||
 		(strings.HasPrefix(path, "/snapshots/") || strings.HasPrefix(path, "/sandboxes/")) && strings.HasSuffix(path, "/build-logs")
 }
 
@@ -292,8 +304,7 @@ type request struct {
 	err            error
 }
 
-// done tells of a request. The path is not told: a sandbox's programs choose it,
-// and some have tokens in it.
+// done tells of a request.
 func (q *request) done(panicked any) {
 	if panicked != nil && panicked != http.ErrAbortHandler {
 		q.log.Error("proxy panicked", "panic", fmt.Sprint(panicked))
@@ -304,22 +315,18 @@ func (q *request) done(panicked any) {
 			panicked = http.ErrAbortHandler
 		}
 	}
-	level, kind := slog.LevelDebug, "other"
+	kind := "other"
 	switch {
 	case q.host != nil:
 		kind = "preview"
 	case q.sandboxID != "":
 		kind = "toolbox"
 	}
-	attrs := []slog.Attr{slog.String("kind", kind), slog.String("method", q.r.Method), slog.Int("status", q.w.status),
-		slog.Duration("duration", q.config.Clock().Sub(q.began)), slog.String("sandbox", q.sandboxID), slog.String("by", q.how)}
-	if q.host != nil {
-		attrs = append(attrs, slog.Int("port", q.host.port))
+	if seen := observe.From(q.r.Context()); q.how != "api" {
+		seen.Operation, seen.By, seen.SandboxID, seen.Err = kind, q.how, q.sandboxID, q.err
+	} else {
+		seen.SandboxID = q.sandboxID
 	}
-	if q.err != nil {
-		attrs = append(attrs, slog.String("err", q.err.Error()))
-	}
-	q.log.LogAttrs(q.r.Context(), level, "proxied", attrs...)
 	if panicked != nil {
 		panic(panicked)
 	}

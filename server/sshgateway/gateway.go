@@ -192,6 +192,13 @@ func ParseHostKey(b []byte) (ssh.Signer, error) {
 	return key, nil
 }
 
+// Connections is how many connections are open, for metrics.
+func (g *Gateway) Connections() int {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return g.total
+}
+
 // Run listens to the topics by which the rest of the server tells of what has
 // changed (see package live), until ctx ends. Without it a token that is revoked
 // ends its connections only by its own expiry.

@@ -3,6 +3,7 @@ package store
 import (
 	"context"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/uptrace/bun"
@@ -19,6 +20,8 @@ type topics struct {
 	cancel context.CancelFunc
 	once   sync.Once
 	done   chan struct{}
+	// dropped is how many a slow listener has lost.
+	dropped atomic.Int64
 }
 
 // channel is the PostgreSQL channel that carries all topics.
@@ -69,13 +72,13 @@ func (t *topics) deliver(topic, payload string) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	for c := range t.subs[topic] {
-		send(c, payload)
+		t.send(c, payload)
 	}
 }
 
 // send never blocks: where there is no place, the oldest makes some, and what
 // is left says that something is missing.
-func send(c chan string, payload string) {
+func (t *topics) send(c chan string, payload string) {
 	select {
 	case c <- payload:
 		return
@@ -84,6 +87,7 @@ func send(c chan string, payload string) {
 	for {
 		select {
 		case <-c:
+			t.dropped.Add(1)
 		default:
 			c <- ""
 			return
@@ -96,7 +100,7 @@ func (t *topics) lost() {
 	defer t.mu.Unlock()
 	for _, subs := range t.subs {
 		for c := range subs {
-			send(c, "")
+			t.send(c, "")
 		}
 	}
 }

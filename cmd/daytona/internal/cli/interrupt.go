@@ -35,6 +35,7 @@ type interrupts struct {
 
 	mu      sync.Mutex
 	forward func(name string)
+	hangup  func()
 	passed  bool // a SIGINT went to the program
 }
 
@@ -72,6 +73,11 @@ func (i *interrupts) handle(s os.Signal) {
 		return
 	}
 	i.mu.Lock()
+	if s == syscall.SIGHUP && i.hangup != nil {
+		go i.hangup()
+		i.mu.Unlock()
+		return
+	}
 	forward := i.forward
 	if s == syscall.SIGINT {
 		if i.passed {
@@ -111,6 +117,20 @@ func (i *interrupts) forwardTo(f func(name string)) (stop func()) {
 		i.mu.Lock()
 		defer i.mu.Unlock()
 		i.forward = nil
+	}
+}
+
+// onHangup has SIGHUP call f, and nothing else, until the returned function is
+// called: who serves reads its configuration again.
+func (i *interrupts) onHangup(f func()) (stop func()) {
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	i.hangup = f
+	signal.Notify(i.ch, syscall.SIGHUP) // also where it was ignored: it does not end anything here
+	return func() {
+		i.mu.Lock()
+		defer i.mu.Unlock()
+		i.hangup = nil
 	}
 }
 
