@@ -56,12 +56,13 @@ func inProcess(t *testing.T) server {
 	lacks, img := "charts,lsp,images,build,domains,sandbox-secrets,timers", ""
 	for ref := range strings.SplitSeq(os.Getenv("DAYTONA_TEST_IMAGES"), ",") {
 		if layout, ok := strings.CutSuffix(ref, ":default"); ok {
-			images, err := registrytest.Serve(t.Context(), strings.TrimPrefix(layout, "oci:"))
+			images := registrytest.Start()
+			t.Cleanup(images.Close)
+			ref, err := images.Push(t.Context(), "sandbox", strings.TrimPrefix(layout, "oci:"))
 			if err != nil {
 				t.Fatal(err)
 			}
-			t.Cleanup(images.Close)
-			lacks, img = "domains,sandbox-secrets,timers", images.Image
+			lacks, img = "domains,sandbox-secrets,timers", ref
 		}
 	}
 	client, err := daytona.Open(t.Context(), "local://"+filepath.Join(dir, "sandboxes"))

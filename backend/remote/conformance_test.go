@@ -36,16 +36,17 @@ const (
 // service is a server that suites are run against.
 type service struct {
 	url, key, image string
+	desktop         string          // an image with one; "" for none
 	engine          *daytona.Client // of a server in this process
 }
 
 // endServer ends what inProcess has started.
 var endServer = func() error { return nil }
 
-// inProcess is a server with the local engine and a registry with the image of
-// DAYTONA_TEST_IMAGES that is called default. All tests share it; TestMain ends it.
+// inProcess is a server with the local engine and a registry with the images of
+// DAYTONA_TEST_IMAGES. All tests share it; TestMain ends it.
 var inProcess = sync.OnceValues(func() (*service, error) {
-	s, stop, err := serve(strings.TrimSuffix(strings.TrimPrefix(testImage(), "oci:"), ":default"))
+	s, stop, err := serve(testImage("default"), testImage("desktop"))
 	if err == nil {
 		endServer = stop
 	}
@@ -53,9 +54,9 @@ var inProcess = sync.OnceValues(func() (*service, error) {
 })
 
 // serve starts a server in this process whose sandboxes are made from the image of
-// an OCI layout, which a registry of this process has; with "", from the files of
-// this machine, and without limits.
-func serve(layout string) (_ *service, _ func() error, err error) {
+// an OCI layout, which a registry of this process has, as that with a desktop, if
+// any; with "", from the files of this machine, and without limits.
+func serve(image, desktop string) (_ *service, _ func() error, err error) {
 	var undo []func() error
 	stop := func() (err error) {
 		for len(undo) > 0 {
@@ -85,13 +86,17 @@ func serve(layout string) (_ *service, _ func() error, err error) {
 	}
 	ctx := context.Background()
 	config := server.Config{Dir: filepath.Join(dir, "server"), Log: log, AllowedAddresses: []string{"localhost"}}
-	if layout != "" {
-		images, err := registrytest.Serve(ctx, layout)
-		if err != nil {
+	if image != "" {
+		images := registrytest.Start()
+		undo = append(undo, func() error { images.Close(); return nil })
+		if config.Defaults.Image, err = images.Push(ctx, "sandbox", image); err != nil {
 			return nil, nil, err
 		}
-		undo = append(undo, func() error { images.Close(); return nil })
-		config.Defaults.Image = images.Image
+		if desktop != "" {
+			if desktop, err = images.Push(ctx, "desktop", desktop); err != nil {
+				return nil, nil, err
+			}
+		}
 	} else {
 		config.Unenforced = []string{"cpu", "memory", "disk"}
 	}
@@ -121,7 +126,7 @@ func serve(layout string) (_ *service, _ func() error, err error) {
 		}
 		return nil
 	})
-	s := &service{url: config.URL + "/api", key: srv.AdminKey(), image: config.Defaults.Image, engine: config.Client}
+	s := &service{url: config.URL + "/api", key: srv.AdminKey(), image: config.Defaults.Image, desktop: desktop, engine: config.Client}
 	return s, stop, s.await(ctx)
 }
 
@@ -160,7 +165,11 @@ func (s *service) leftovers(ctx context.Context, _ string) (found []string, err 
 	return found, nil
 }
 
-func testImage() string { return backendtest.ImageNamed(os.Getenv("DAYTONA_TEST_IMAGES"), "default") }
+// testImage is the directory of one of the images, "" if it is not there.
+func testImage(variant string) string {
+	dir, _ := strings.CutPrefix(strings.TrimSuffix(backendtest.ImageNamed(os.Getenv("DAYTONA_TEST_IMAGES"), variant), ":"+variant), "oci:")
+	return dir
+}
 
 // underTest is the server that the environment names, or else inProcess.
 func underTest(t testing.TB) *service {
@@ -170,7 +179,7 @@ func underTest(t testing.TB) *service {
 	if os.Geteuid() != 0 {
 		t.Skip("the server's engine has all that this takes as root only; set " + urlVariable + " and " + keyVariable)
 	}
-	if !strings.HasPrefix(testImage(), "oci:") {
+	if testImage("default") == "" {
 		t.Skip("DAYTONA_TEST_IMAGES has no default image for the server's sandboxes")
 	}
 	s, err := inProcess()
@@ -188,12 +197,13 @@ func harness(t testing.TB) *backendtest.Harness {
 			return remote.New(&remote.Options{URL: s.url, Key: s.key})
 		},
 		Spec:         daytona.Spec{Image: s.image},
+		DesktopImage: s.desktop,
 		Whole:        true,
 		KeepsParents: true,
 		Slow:         5,
 		Lacks: map[backendtest.Capability]string{
-			backendtest.TarImages:  "the server does not see files of this machine",
-			backendtest.Registries: "the server has the credentials of registries",
+			backendtest.TarImages:  "a server does not see files of this machine",
+			backendtest.Registries: "a server has the credentials of registries, not its client",
 			backendtest.Processes:  "the wire has no limit of processes",
 			backendtest.Timers:     "the wire counts in minutes",
 		},

@@ -12,7 +12,7 @@ import (
 func Example() {
 	ctx := context.Background()
 	// A server of this process, in the place of one of yours.
-	server, stop, err := serve("")
+	server, stop, err := serve("", "")
 	if err != nil {
 		log.Fatal(err)
 	}

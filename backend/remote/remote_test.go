@@ -847,3 +847,34 @@ func TestOpen(t *testing.T) {
 		t.Errorf("without a key: %v", err)
 	}
 }
+
+// TestWords: what servers say in words only is typed.
+func TestWords(t *testing.T) {
+	f := start(t)
+	c := f.dial(nil)
+	for reason, want := range map[string]daytona.Error{
+		`create sandbox x: User = "ada": the image has no such user`:  {Kind: daytona.KindInvalid, Field: "User", Value: "ada"},
+		"unable to find user ada: no matching entries in passwd file": {Kind: daytona.KindInvalid, Field: "User", Value: "ada"},
+		"pull image: MANIFEST_UNKNOWN: manifest unknown":              {Kind: daytona.KindNotFound},
+		"failed to start: the disk burns":                             {Kind: daytona.KindInternal},
+	} {
+		f.fail = reason
+		_, err := c.Create(t.Context(), daytona.Spec{Image: "debian:12"})
+		e, ok := errors.AsType[*daytona.Error](err)
+		if !ok || e.Kind != want.Kind || e.Field != want.Field || e.Value != want.Value {
+			t.Errorf("%s: %v", reason, err)
+		}
+	}
+	f.fail = ""
+	f.answer(func(w http.ResponseWriter, r *http.Request) bool {
+		if r.Method != http.MethodPost || r.URL.Path != "/api/sandbox" {
+			return false
+		}
+		f.refuse(w, r, 400, "GPU sandboxes must be ephemeral - set autoDeleteInterval to 0")
+		return true
+	})
+	_, err := c.Create(t.Context(), daytona.Spec{Image: "debian:12", Resources: daytona.Resources{GPU: 1}})
+	if e, ok := errors.AsType[*daytona.Error](err); !ok || e.Kind != daytona.KindUnsupported || e.Field != "Resources.GPU" {
+		t.Errorf("%v", err)
+	}
+}

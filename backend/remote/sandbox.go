@@ -40,8 +40,14 @@ func (b *backend) Create(ctx context.Context, spec daytona.Spec) (daytona.Info, 
 		if ambiguous(ctx, err) {
 			b.forget(nonce)
 		}
-		if e, ok := errors.AsType[*daytona.Error](err); ok && e.Kind == daytona.KindUnsupported && c.DomainAllowList != nil && strings.Contains(strings.ToLower(e.Message), "domain") {
-			e.Field, e.Value = "Network.AllowDomains", *c.DomainAllowList // of which a server says in words only
+		// Of what it does not have, or has for some sandboxes only, a server says in words only.
+		if e, ok := errors.AsType[*daytona.Error](err); ok {
+			switch unsupported := e.Kind == daytona.KindUnsupported; {
+			case unsupported && c.DomainAllowList != nil && strings.Contains(strings.ToLower(e.Message), "domain"):
+				e.Field, e.Value = "Network.AllowDomains", *c.DomainAllowList
+			case (unsupported || e.Kind == daytona.KindInvalid) && spec.Resources.GPU != 0 && strings.Contains(e.Message, "GPU"):
+				e.Kind, e.Field, e.Value = daytona.KindUnsupported, "Resources.GPU", spec.Resources.GPU
+			}
 		}
 		return daytona.Info{}, missing(err)
 	}

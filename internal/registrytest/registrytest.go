@@ -17,41 +17,40 @@ import (
 )
 
 // Registry is a registry on the loopback interface, without TLS and passwords.
-type Registry struct {
-	// Image is the reference of the image that it was started with.
-	Image  string
-	server *httptest.Server
+type Registry struct{ server *httptest.Server }
+
+// Start starts a registry without images. The caller must Close it.
+func Start() *Registry {
+	return &Registry{httptest.NewServer(registry.New(registry.Logger(log.New(io.Discard, "", 0))))}
 }
 
-// Serve starts a registry with the first image of the OCI layout in dir. The
-// caller must Close it.
-func Serve(ctx context.Context, dir string) (*Registry, error) {
+// Push puts the first image of the OCI layout in dir into a repository, and returns
+// its reference.
+func (r *Registry) Push(ctx context.Context, repository, dir string) (string, error) {
 	index, err := layout.ImageIndexFromPath(dir)
 	if err != nil {
-		return nil, err
+		return "", err
 	}
 	m, err := index.IndexManifest()
 	if err != nil {
-		return nil, err
+		return "", err
 	}
 	if len(m.Manifests) == 0 {
-		return nil, errors.New(dir + " has no image")
+		return "", errors.New(dir + " has no image")
 	}
 	img, err := index.Image(m.Manifests[0].Digest)
 	if err != nil {
-		return nil, err
+		return "", err
 	}
-	r := &Registry{server: httptest.NewServer(registry.New(registry.Logger(log.New(io.Discard, "", 0))))}
-	r.Image = "localhost:" + r.server.URL[strings.LastIndex(r.server.URL, ":")+1:] + "/sandbox:1"
-	ref, err := name.ParseReference(r.Image)
+	text := "localhost:" + r.server.URL[strings.LastIndex(r.server.URL, ":")+1:] + "/" + repository + ":1"
+	ref, err := name.ParseReference(text)
 	if err == nil {
 		err = remote.Write(ref, img, remote.WithContext(ctx))
 	}
 	if err != nil {
-		r.Close()
-		return nil, fmt.Errorf("push %s: %w", dir, err)
+		return "", fmt.Errorf("push %s: %w", dir, err)
 	}
-	return r, nil
+	return text, nil
 }
 
 // Close ends the registry and forgets what was pushed to it.
