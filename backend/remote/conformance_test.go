@@ -209,6 +209,7 @@ func harness(t testing.TB) *backendtest.Harness {
 		},
 	}
 	if s.engine != nil {
+		h.Label = "remote (local)"
 		h.Leftovers = s.leftovers
 	}
 	return h
