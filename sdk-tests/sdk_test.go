@@ -11,11 +11,9 @@ import (
 	"context"
 	"encoding/json"
 	"io"
-	stdlog "log"
 	"log/slog"
 	"net"
 	"net/http"
-	"net/http/httptest"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -23,13 +21,9 @@ import (
 	"testing"
 	"time"
 
-	"github.com/google/go-containerregistry/pkg/name"
-	"github.com/google/go-containerregistry/pkg/registry"
-	"github.com/google/go-containerregistry/pkg/v1/layout"
-	"github.com/google/go-containerregistry/pkg/v1/remote"
-
 	"github.com/daytona-go/daytona"
 	_ "github.com/daytona-go/daytona/backend/all"
+	"github.com/daytona-go/daytona/internal/registrytest"
 	multitenant "github.com/daytona-go/daytona/server"
 )
 
@@ -62,7 +56,13 @@ func inProcess(t *testing.T) server {
 	lacks, img := "charts,lsp,images,build,domains,sandbox-secrets,timers", ""
 	for ref := range strings.SplitSeq(os.Getenv("DAYTONA_TEST_IMAGES"), ",") {
 		if layout, ok := strings.CutSuffix(ref, ":default"); ok {
-			lacks, img = "domains,sandbox-secrets,timers", registryWith(t, strings.TrimPrefix(layout, "oci:"))
+			images := registrytest.Start()
+			t.Cleanup(images.Close)
+			ref, err := images.Push(t.Context(), "sandbox", strings.TrimPrefix(layout, "oci:"))
+			if err != nil {
+				t.Fatal(err)
+			}
+			lacks, img = "domains,sandbox-secrets,timers", ref
 		}
 	}
 	client, err := daytona.Open(t.Context(), "local://"+filepath.Join(dir, "sandboxes"))
@@ -134,34 +134,6 @@ func (s server) await(t *testing.T, snapshot string) {
 			return
 		}
 	}
-}
-
-// registryWith serves the image of an OCI layout and returns its reference.
-func registryWith(t *testing.T, dir string) string {
-	t.Helper()
-	h := httptest.NewServer(registry.New(registry.Logger(stdlog.New(io.Discard, "", 0))))
-	t.Cleanup(h.Close)
-	index, err := layout.ImageIndexFromPath(dir)
-	if err != nil {
-		t.Fatal(err)
-	}
-	m, err := index.IndexManifest()
-	if err != nil || len(m.Manifests) == 0 {
-		t.Fatalf("%s: %v, %v", dir, m, err)
-	}
-	img, err := index.Image(m.Manifests[0].Digest)
-	if err != nil {
-		t.Fatal(err)
-	}
-	text := "localhost:" + h.URL[strings.LastIndex(h.URL, ":")+1:] + "/sandbox:1"
-	ref, err := name.ParseReference(text)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := remote.Write(ref, img, remote.WithContext(t.Context())); err != nil {
-		t.Fatal(err)
-	}
-	return text
 }
 
 func underTest(t *testing.T) server {

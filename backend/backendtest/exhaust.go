@@ -12,16 +12,16 @@ import (
 // limited sets the limits that the harness has.
 func (c *env) limited(s *daytona.Spec) {
 	if c.has(Memory) {
-		s.Resources.Memory = 0.125
+		s.Resources.Memory = c.h.amount(0.125)
 	}
 	if c.has(Processes) {
 		s.Resources.Processes = 128
 	}
 	if c.has(Disk) {
-		s.Resources.Disk = 0.25
+		s.Resources.Disk = c.h.amount(0.25)
 	}
 	if c.has(CPU) {
-		s.Resources.CPU = 0.5
+		s.Resources.CPU = c.h.amount(0.5)
 	}
 }
 
@@ -66,6 +66,8 @@ func (c *env) neighbourWorks(neighbour daytona.Sandbox, what string, do func()) 
 
 func checkResourceAttacks(c *env) {
 	neighbour := c.victim()
+	mib := int64(c.h.amount(0.125) * 1024) // the limit of memory
+	much := fmt.Sprint(4 * mib)
 	// survives demands that the attacked sandbox answers again.
 	survives := func(c *env, sb daytona.Sandbox) {
 		c.Helper()
@@ -109,8 +111,8 @@ func checkResourceAttacks(c *env) {
 	c.sub("Memory", []Capability{Memory}, func(c *env) {
 		sb := c.victim(c.limited)
 		c.neighbourWorks(neighbour, "memory hog", func() {
-			if r, err := c.tryAttack(sb, "memory", "512"); err == nil && r.N >= 128 {
-				c.Errorf("%d MiB were used with a limit of 128 MiB", r.N)
+			if r, err := c.tryAttack(sb, "memory", much); err == nil && r.N >= mib {
+				c.Errorf("%d MiB were used with a limit of %d MiB", r.N, mib)
 			} else {
 				c.Logf("the hog: %v", err)
 			}
@@ -121,7 +123,7 @@ func checkResourceAttacks(c *env) {
 	c.sub("Tmpfs", []Capability{Memory}, func(c *env) {
 		sb := c.victim(c.limited)
 		c.neighbourWorks(neighbour, "tmpfs fill", func() {
-			r, err := c.tryAttack(sb, "fill", "512", "/dev/shm")
+			r, err := c.tryAttack(sb, "fill", much, "/dev/shm")
 			if err != nil {
 				c.Logf("the filler: %v", err)
 				return
@@ -189,7 +191,7 @@ func checkResourceAttacks(c *env) {
 		// over and over again.
 		sb := c.victim(c.limited)
 		for range 5 {
-			_, _ = c.tryAttack(sb, "memory", "512")
+			_, _ = c.tryAttack(sb, "memory", much)
 			_, _ = c.tryAttack(sb, "forkbomb", "4000", "0")
 		}
 		survives(c, sb)
@@ -198,9 +200,10 @@ func checkResourceAttacks(c *env) {
 }
 
 func checkDiskQuota(c *env) {
-	sb := c.victim(func(s *daytona.Spec) { s.Resources.Disk = 0.0625 })
+	disk := c.h.amount(0.0625)
+	sb := c.victim(func(s *daytona.Spec) { s.Resources.Disk = disk })
 	for _, dir := range []string{sb.Info().WorkDir, "/var/tmp", "/tmp"} {
-		r, err := c.tryAttack(sb, "fill", "512", dir)
+		r, err := c.tryAttack(sb, "fill", fmt.Sprint(8*disk*1024), dir)
 		if err != nil {
 			c.Logf("fill %s: %v", dir, err)
 			continue
@@ -209,7 +212,7 @@ func checkDiskQuota(c *env) {
 	}
 	r, err := c.tryAttack(sb, "inodes", c.inWorkDir(sb, "many"), "3000000")
 	if err == nil && r.N >= 3_000_000 {
-		c.Error("three million files fit on a disk of 64 MiB")
+		c.Errorf("three million files fit on a disk of %v MiB", disk*1024)
 	}
 	c.try("remove the files", sb.FileSystem().RemoveAll(c.ctx, "many"))
 	c.try("write after the disk was full", sb.FileSystem().WriteFile(c.ctx, "after", []byte("ok"), 0))

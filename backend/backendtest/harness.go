@@ -33,6 +33,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math"
 	"os"
 	"slices"
 	"strings"
@@ -114,6 +115,14 @@ type Harness struct {
 	// FailpointsThatFail names those of them at which DAYTONA_FAILPOINT=NAME=error
 	// must have what is done fail once for want of space. Defaults to none.
 	FailpointsThatFail []string
+
+	// KeepsParents says that a sandbox cannot be deleted while there are forks of it.
+	// Defaults to false.
+	KeepsParents bool
+
+	// Whole says that the backend counts whole cores and whole GiB: where others
+	// get a part of one, it gets one. Defaults to false.
+	Whole bool
 
 	// Slow multiplies every time limit. Defaults to 1; engines that need a
 	// second for what others do in ten milliseconds set more.
@@ -249,6 +258,15 @@ func (h *Harness) label(t *testing.T) (string, error) {
 		return "", err
 	}
 	return b.Name(), b.Close()
+}
+
+// amount is how many cores or GiB a check takes that would be content with a part
+// of one.
+func (h *Harness) amount(part float64) float64 {
+	if h.Whole {
+		return math.Ceil(part)
+	}
+	return part
 }
 
 func (h *Harness) slow(d time.Duration) time.Duration {

@@ -150,8 +150,8 @@ func checkRefuseOrEnforce(c *env) {
 		ok    func(daytona.Info) bool
 	}{
 		{"Resources.CPU", CPU, func(s S) { s.Resources.CPU = 1 }, func(i daytona.Info) bool { return i.Resources.CPU == 1 }},
-		{"Resources.Memory", Memory, func(s S) { s.Resources.Memory = 0.5 }, func(i daytona.Info) bool { return i.Resources.Memory == 0.5 }},
-		{"Resources.Disk", Disk, func(s S) { s.Resources.Disk = 0.125 }, func(i daytona.Info) bool { return i.Resources.Disk == 0.125 }},
+		{"Resources.Memory", Memory, func(s S) { s.Resources.Memory = c.h.amount(0.5) }, func(i daytona.Info) bool { return i.Resources.Memory == c.h.amount(0.5) }},
+		{"Resources.Disk", Disk, func(s S) { s.Resources.Disk = c.h.amount(0.125) }, func(i daytona.Info) bool { return i.Resources.Disk == c.h.amount(0.125) }},
 		{"Resources.Processes", Processes, func(s S) { s.Resources.Processes = 64 }, func(i daytona.Info) bool { return i.Resources.Processes == 64 }},
 		{"Resources.GPU", "", func(s S) { s.Resources.GPU = 1 }, func(i daytona.Info) bool { return i.Resources.GPU == 1 }},
 		{"Resources.DiskBandwidth", "", func(s S) { s.Resources.DiskBandwidth = 10 }, func(i daytona.Info) bool { return i.Resources.DiskBandwidth == 10 }},
@@ -206,13 +206,15 @@ type zeroReader struct{}
 func (zeroReader) Read(p []byte) (int, error) { clear(p); return len(p), nil }
 
 func checkDiskFull(c *env) {
-	sb := c.create(func(s *daytona.Spec) { s.Resources.Disk = 0.0625 })
+	disk := c.h.amount(0.0625)
+	size := fmt.Sprintf("%v MiB", disk*1024)
+	sb := c.create(func(s *daytona.Spec) { s.Resources.Disk = disk })
 	neighbour := c.create()
 	big := &io.LimitedReader{R: zeroReader{}, N: 10 << 30}
 	_, err := sb.FileSystem().Upload(c.ctx, "big", big)
-	c.wantKind("upload of 10 GiB into a disk of 64 MiB", err, daytona.KindNoSpace)
-	if big.N < 9<<30 {
-		c.Errorf("%d MiB were read for a disk of 64 MiB: the upload did not end when the disk was full", (10<<30-big.N)>>20)
+	c.wantKind("upload of 10 GiB into a disk of "+size, err, daytona.KindNoSpace)
+	if big.N < 10<<30-int64((disk+1)*daytona.GiB) {
+		c.Errorf("%d MiB were read for a disk of %s: the upload did not end when the disk was full", (10<<30-big.N)>>20, size)
 	}
 	if _, err := sb.FileSystem().Stat(c.ctx, "big"); err == nil {
 		c.Log("a part of the failed upload is visible")
@@ -222,10 +224,10 @@ func checkDiskFull(c *env) {
 	equal(c, "a command after a failed upload", c.sh(sb, "cat small"), "fits")
 	if c.has(Shell) {
 		// Deleted but open files count as well.
-		r, err := sb.Process().Exec(c.ctx, `exec 3>hog; rm hog; head -c 200000000 /dev/zero >&3`, nil)
+		r, err := sb.Process().Exec(c.ctx, fmt.Sprintf(`exec 3>hog; rm hog; head -c %.0f /dev/zero >&3`, 3*disk*daytona.GiB), nil)
 		c.try("exec", err)
 		if r.ExitCode == 0 {
-			c.Error("200 MB into a deleted file that is open went beyond the disk limit of 64 MiB")
+			c.Errorf("what was written to a deleted file that is open went three times beyond the disk limit of %s", size)
 		}
 	}
 	equal(c, "the neighbour", c.sh(neighbour, "echo fine"), "fine")

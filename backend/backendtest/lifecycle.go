@@ -349,9 +349,9 @@ func checkResources(c *env) {
 		get   func(daytona.Resources) float64
 		want  float64
 	}{
-		{CPU, func(r *daytona.Resources) { r.CPU = 0.5 }, func(r daytona.Resources) float64 { return r.CPU }, 0.5},
-		{Memory, func(r *daytona.Resources) { r.Memory = 0.25 }, func(r daytona.Resources) float64 { return r.Memory }, 0.25},
-		{Disk, func(r *daytona.Resources) { r.Disk = 0.25 }, func(r daytona.Resources) float64 { return r.Disk }, 0.25},
+		{CPU, func(r *daytona.Resources) { r.CPU = c.h.amount(0.5) }, func(r daytona.Resources) float64 { return r.CPU }, c.h.amount(0.5)},
+		{Memory, func(r *daytona.Resources) { r.Memory = c.h.amount(0.25) }, func(r daytona.Resources) float64 { return r.Memory }, c.h.amount(0.25)},
+		{Disk, func(r *daytona.Resources) { r.Disk = c.h.amount(0.25) }, func(r daytona.Resources) float64 { return r.Disk }, c.h.amount(0.25)},
 		{Processes, func(r *daytona.Resources) { r.Processes = 100 }, func(r daytona.Resources) float64 { return float64(r.Processes) }, 100},
 	} {
 		c.sub(string(x.needs), []Capability{x.needs}, func(c *env) {

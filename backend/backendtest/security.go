@@ -392,6 +392,9 @@ func checkVolumeRace(c *env) {
 		s.Volumes = []daytona.VolumeMount{{Volume: "raced", MountPath: "/data"}}
 	})
 	run, line := c.begin(racer, "linkrace", "/data/sub", dir, "10")
+	if strings.Contains(line, `"err":"ENOTSUP"`) {
+		c.Skip("the volume takes no symbolic links, which the attack is made of")
+	}
 	equal(c, "the race", line, "racing")
 	made := 0
 	for begin := time.Now(); time.Since(begin) < 8*time.Second; {
@@ -765,7 +768,13 @@ func checkRecursiveLinks(c *env) {
 		}
 	}
 	// A subpath that a tenant has turned into a link must not be followed out.
-	c.sh(all, fmt.Sprintf("ln -s %s /all/users/eve; ln -s bob /all/users/mallory", dir))
+	r, err := all.Process().Exec(c.ctx, fmt.Sprintf("ln -s %s /all/users/eve && ln -s bob /all/users/mallory", dir), nil)
+	c.try("exec", err)
+	if strings.Contains(r.Output, "Operation not supported") {
+		c.Log("the volume takes no symbolic links")
+		return
+	}
+	equal(c, "exit code of ln", r.ExitCode, 0)
 	for _, sub := range []string{"users/eve", "users/mallory"} {
 		sb, err := c.client.Create(c.ctx, c.spec(func(s *daytona.Spec) {
 			s.Volumes = []daytona.VolumeMount{{Volume: "users", MountPath: "/mine", Subpath: sub}}

@@ -143,9 +143,10 @@ func checkPorts(c *env) {
 }
 
 func checkMetrics(c *env) {
+	memory := c.h.amount(0.5)
 	sb := c.create(func(s *daytona.Spec) {
 		if c.has(Memory) {
-			s.Resources.Memory = 0.5
+			s.Resources.Memory = memory
 		}
 	})
 	m, err := sb.Metrics(c.ctx)
@@ -153,8 +154,8 @@ func checkMetrics(c *env) {
 	if m.MemoryUsed <= 0 || m.MemoryTotal <= 0 || m.MemoryUsed > m.MemoryTotal || m.CPUCount <= 0 || m.DiskTotal <= 0 || m.Time.IsZero() {
 		c.Errorf("Metrics() = %+v, which cannot be", m)
 	}
-	if c.has(Memory) && m.MemoryTotal != daytona.GiB/2 {
-		c.Errorf("MemoryTotal = %d, want the limit of %d", m.MemoryTotal, daytona.GiB/2)
+	if c.has(Memory) && m.MemoryTotal != int64(memory*daytona.GiB) {
+		c.Errorf("MemoryTotal = %d, want the limit of %d", m.MemoryTotal, int64(memory*daytona.GiB))
 	}
 	// Without a disk limit DiskUsed is of a file system that other programs fill and empty meanwhile:
 	// the file is written again until nobody interferes.

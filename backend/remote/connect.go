@@ -51,7 +51,7 @@ func (t *toolbox) place(ctx context.Context) (place, error) {
 			return place{}, err
 		}
 		b.info(s)
-		p = place{s.ToolboxProxyURL, b.info(s).Language}
+		p = place{toolbox: s.ToolboxProxyURL, language: b.info(s).Language}
 	}
 	if p.toolbox == "" { // a server that leaves it out tells when asked
 		var at wire.ToolboxProxyURL
@@ -60,10 +60,34 @@ func (t *toolbox) place(ctx context.Context) (place, error) {
 		}
 		p.toolbox = at.URL
 		b.mu.Lock()
+		p.workDir = b.known[t.id].workDir
 		b.known[t.id] = p
 		b.mu.Unlock()
 	}
 	return p, nil
+}
+
+// placed is i with the working directory, which the wire does not say: the agent of
+// a sandbox that runs is asked, once. An agent that can't be asked is no error.
+func (b *backend) placed(ctx context.Context, i daytona.Info) daytona.Info {
+	if i.WorkDir != "" || i.State != daytona.StateStarted {
+		return i
+	}
+	t := b.Connect(i.ID)
+	defer t.Close()
+	dir, err := t.WorkDir(ctx)
+	if err != nil {
+		b.log.Debug("the working directory is not known", "sandbox", i.ID, "error", err)
+		return i
+	}
+	i.WorkDir = dir
+	b.mu.Lock()
+	if p, ok := b.known[i.ID]; ok {
+		p.workDir = dir
+		b.known[i.ID] = p
+	}
+	b.mu.Unlock()
+	return i
 }
 
 // base is where the toolbox API of the sandbox begins.

@@ -7,6 +7,7 @@ import (
 	"math"
 	"net/netip"
 	"regexp"
+	"slices"
 	"strings"
 	"time"
 
@@ -175,11 +176,8 @@ func (b *backend) request(spec daytona.Spec, nonce string) (wire.CreateSandbox, 
 	if domains != "" {
 		c.DomainAllowList = new(domains)
 	}
-	for i, v := range spec.Volumes {
-		if v.ReadOnly {
-			return fail(unsupported(op, fmt.Sprintf("Volumes[%d].ReadOnly", i), true, "the wire has no read-only volumes"))
-		}
-		m := wire.SandboxVolume{VolumeID: v.Volume, MountPath: v.MountPath}
+	for _, v := range spec.Volumes {
+		m := wire.SandboxVolume{VolumeID: v.Volume, MountPath: v.MountPath, ReadOnly: v.ReadOnly}
 		if v.Subpath != "" {
 			m.Subpath = new(v.Subpath)
 		}
@@ -250,6 +248,11 @@ func fits(c wire.CreateSandbox, s wire.Sandbox) error {
 	case c.DomainAllowList != nil && (s.DomainAllowList == nil || *s.DomainAllowList == ""):
 		return unsupported(createOp, "Network.AllowDomains", *c.DomainAllowList, "the server does not know it")
 	}
+	for i, v := range c.Volumes {
+		if v.ReadOnly && !slices.ContainsFunc(s.Volumes, func(m wire.SandboxVolume) bool { return m.MountPath == v.MountPath && m.ReadOnly }) {
+			return unsupported(createOp, fmt.Sprintf("Volumes[%d].ReadOnly", i), true, "the server does not know it")
+		}
+	}
 	return nil
 }
 
@@ -286,8 +289,11 @@ func stateOf(s *string) daytona.State {
 // builtRef is what [daytona.Image.Ref] gives.
 var builtRef = regexp.MustCompile(`^daytona-[0-9a-f]{64}:daytona$`)
 
-// onlyFrom is a Dockerfile that is nothing but an image.
-var onlyFrom = regexp.MustCompile(`^FROM (\S+)\s*$`)
+// onlyFrom is a Dockerfile that is nothing but an image and what [instructions] adds.
+var onlyFrom = regexp.MustCompile(`^FROM (\S+)\s*(?:WORKDIR .*\n)?(?:ENTRYPOINT .*\n)?$`)
+
+// entry is the last instruction of a Dockerfile, if that is an entrypoint.
+var entry = regexp.MustCompile(`(?:^|\n)ENTRYPOINT (\[.*\])\s*$`)
 
 // info reads a sandbox of the wire, and remembers where its toolbox is.
 func (b *backend) info(s wire.Sandbox) daytona.Info {
@@ -296,7 +302,7 @@ func (b *backend) info(s wire.Sandbox) daytona.Info {
 		Env: s.Env, Labels: visible(s.Labels), Language: s.Labels[labelLanguage], Parent: s.Labels[labelParent],
 		Resources: daytona.Resources{CPU: s.CPU, Memory: s.Memory, Disk: s.Disk, GPU: int(s.GPU)},
 		Network:   networkOf(s.NetworkBlockAll, s.NetworkAllowList, s.DomainAllowList),
-		CreatedAt: timeOf(s.CreatedAt), Persistent: true,
+		CreatedAt: timeOf(s.CreatedAt), StartedAt: timeOf(s.StartedAt), StoppedAt: timeOf(s.StoppedAt), Persistent: true,
 	}
 	if len(i.Env) == 0 {
 		i.Env = nil
@@ -318,10 +324,13 @@ func (b *backend) info(s wire.Sandbox) daytona.Info {
 			if m := onlyFrom.FindStringSubmatch(*s.BuildInfo.DockerfileContent); m != nil {
 				i.Image = m[1]
 			}
+			if m := entry.FindStringSubmatch(*s.BuildInfo.DockerfileContent); m != nil && json.Unmarshal([]byte(m[1]), &i.Entrypoint) != nil {
+				i.Entrypoint = nil
+			}
 		}
 	}
 	for _, v := range s.Volumes {
-		m := daytona.VolumeMount{Volume: v.VolumeID, MountPath: v.MountPath}
+		m := daytona.VolumeMount{Volume: v.VolumeID, MountPath: v.MountPath, ReadOnly: v.ReadOnly}
 		if v.Subpath != nil {
 			m.Subpath = *v.Subpath
 		}
@@ -348,7 +357,8 @@ func (b *backend) info(s wire.Sandbox) daytona.Info {
 		}
 	}
 	b.mu.Lock()
-	b.known[s.ID] = place{s.ToolboxProxyURL, i.Language}
+	i.WorkDir = b.known[s.ID].workDir
+	b.known[s.ID] = place{s.ToolboxProxyURL, i.Language, i.WorkDir}
 	b.mu.Unlock()
 	return i
 }

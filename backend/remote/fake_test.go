@@ -27,7 +27,8 @@ const key = "dtn_0123456789abcdef"
 type fake struct {
 	*testing.T
 	*httptest.Server
-	agent http.Handler
+	agent   http.Handler
+	workDir string // the agent's
 
 	mu        sync.Mutex
 	sandboxes []*wire.Sandbox
@@ -54,8 +55,8 @@ func newID() string {
 }
 
 func start(t *testing.T) *fake {
-	f := &fake{T: t, steps: map[string][]string{}, objects: map[string][]byte{}, bodies: map[string][]byte{}, queries: map[string][]string{}}
-	agent, err := toolbox.New(t.Context(), toolbox.Config{Version: "v0.0.0", WorkDir: t.TempDir()}, nil)
+	f := &fake{T: t, workDir: t.TempDir(), steps: map[string][]string{}, objects: map[string][]byte{}, bodies: map[string][]byte{}, queries: map[string][]string{}}
+	agent, err := toolbox.New(t.Context(), toolbox.Config{Version: "v0.0.0", WorkDir: f.workDir}, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -193,6 +194,9 @@ func (f *fake) sandbox(w http.ResponseWriter, r *http.Request, parts []string, b
 				s.Name = *c.Name
 			}
 			s.Snapshot, s.Env, s.Labels, s.Volumes = c.Snapshot, c.Env, c.Labels, c.Volumes
+			for i := range s.Volumes {
+				s.Volumes[i].ReadOnly = s.Volumes[i].ReadOnly && !f.old
+			}
 			if c.User != nil {
 				s.User = *c.User
 			}

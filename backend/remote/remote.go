@@ -23,12 +23,18 @@
 // # What the wire cannot say
 //
 // Intervals are whole minutes, resources whole cores and GiB, and there is a word
-// for neither the number of processes nor the disk's bandwidth nor a read-only
-// volume: such are refused, by the name of the field. Resources need an image; a
-// snapshot has its own. WorkDir and Entrypoint need an image as well, as they are
-// written into its Dockerfile. Sandboxes are forked one at a time. Restore starts
-// and stops. An AutoArchive of 0, never, becomes the longest time that the server
-// has. What List yields has neither Env nor Volumes.
+// for neither the number of processes nor the disk's bandwidth: such are refused,
+// by the name of the field. Resources need an image; a snapshot has its own.
+// WorkDir and Entrypoint need an image as well, as they are written into its
+// Dockerfile. Sandboxes are forked one at a time, and not deleted while there are
+// forks of them. Restore starts and stops. An AutoArchive of 0, never, becomes the
+// longest time that the server has. What List yields has neither Env nor Volumes.
+//
+// The working directory is the agent's to say: it is asked once, when a sandbox is
+// created, found by Get or started.
+//
+// Read-only volumes, and the times of the last start and stop, are words of this
+// module's server. Of another the times are zero, and the volumes are refused.
 //
 // A build is a snapshot whose name is the reference that [daytona.Image.Ref]
 // gives, and counts as one.
@@ -166,7 +172,10 @@ type backend struct {
 }
 
 // place is what a toolbox has to know of a sandbox.
-type place struct{ toolbox, language string }
+type place struct {
+	toolbox, language string
+	workDir           string // "" until its agent was asked
+}
 
 var (
 	_ daytona.Backend        = (*backend)(nil)

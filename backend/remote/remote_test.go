@@ -56,7 +56,7 @@ func TestCreateSaysAll(t *testing.T) {
 	f := start(t)
 	c := f.dial(func(o *remote.Options) { o.Target = "eu" })
 	sb, err := c.Create(t.Context(), daytona.Spec{
-		Name: "a", Image: "debian:12", User: "me", WorkDir: "/work", Entrypoint: []string{"sleep", `"1"`}, Language: "typescript",
+		Name: "a", Image: "debian:12", User: "me", WorkDir: "/wo rk/$x\\", Entrypoint: []string{"sleep", `"1"`}, Language: "typescript",
 		Env: map[string]string{"A": "b"}, Labels: map[string]string{"x": "y"},
 		Resources: daytona.Resources{CPU: 2, Memory: 4, Disk: 10},
 		Network:   daytona.NetworkPolicy{Allow: []netip.Prefix{netip.MustParsePrefix("10.0.0.0/8"), netip.MustParsePrefix("1.1.1.1/32")}, AllowDomains: []string{"*.a.b"}},
@@ -75,7 +75,7 @@ func TestCreateSaysAll(t *testing.T) {
 	want := map[string]any{
 		"name": "a", "user": "me", "target": "eu", "env": map[string]any{"A": "b"},
 		"labels":    map[string]any{"x": "y", "code-toolbox-language": "typescript"},
-		"buildInfo": map[string]any{"dockerfileContent": "FROM debian:12\nWORKDIR /work\nENTRYPOINT [\"sleep\",\"\\\"1\\\"\"]\n"},
+		"buildInfo": map[string]any{"dockerfileContent": "FROM debian:12\nWORKDIR /wo rk/\\$x\\\\\nENTRYPOINT [\"sleep\",\"\\\"1\\\"\"]\n"},
 		"cpu":       2.0, "memory": 4.0, "disk": 10.0, "networkAllowList": "10.0.0.0/8,1.1.1.1/32", "domainAllowList": "*.a.b",
 		"volumes":          []any{map[string]any{"volumeId": "v", "mountPath": "/v", "subpath": "s"}},
 		"autoStopInterval": 2.0, "autoArchiveInterval": 3.0, "autoDeleteInterval": 60.0, "ttlMinutes": 1440.0,
@@ -84,6 +84,9 @@ func TestCreateSaysAll(t *testing.T) {
 		t.Errorf("got  %v\nwant %v", got, want)
 	}
 	i := sb.Info()
+	if i.Image != "debian:12" || !slices.Equal(i.Entrypoint, []string{"sleep", `"1"`}) || i.WorkDir != f.workDir {
+		t.Errorf("image %q, entrypoint %q, working directory %q", i.Image, i.Entrypoint, i.WorkDir)
+	}
 	if i.State != daytona.StateStarted || i.Name != "a" || i.Language != "typescript" || !i.Persistent || i.Ephemeral || i.AutoStop != 2*time.Minute ||
 		i.AutoDelete != time.Hour || i.TTL != 24*time.Hour || !reflect.DeepEqual(i.Labels, map[string]string{"x": "y"}) || i.Resources.Memory != 4 ||
 		len(i.Network.Allow) != 2 || len(i.Network.AllowDomains) != 1 || len(i.Volumes) != 1 || i.Backend != "remote" {
@@ -109,7 +112,6 @@ func TestCreateRefuses(t *testing.T) {
 		"AutoDelete":              {AutoDelete: time.Second},
 		"TTL":                     {TTL: time.Second},
 		"AutoPause":               {AutoPause: time.Minute},
-		"Volumes[0].ReadOnly":     {Volumes: []daytona.VolumeMount{{Volume: "v", MountPath: "/v", ReadOnly: true}}},
 		"Network.Allow[0]":        {Network: daytona.NetworkPolicy{Allow: []netip.Prefix{netip.MustParsePrefix("2001:db8::/32")}}},
 		"Network.AllowDomains":    {Network: daytona.NetworkPolicy{AllowDomains: slices.Repeat([]string{"a.b"}, 11)}},
 		"Image":                   {Image: "oci:/x"},
@@ -130,8 +132,15 @@ func TestCreateRefuses(t *testing.T) {
 	}
 	// What an old server does not know it does not refuse.
 	f.old = true
-	if _, err := c.Create(t.Context(), daytona.Spec{TTL: time.Minute}); !errors.Is(err, errors.ErrUnsupported) || len(f.sandboxes) != 0 {
-		t.Errorf("%v, %d sandboxes are left", err, len(f.sandboxes))
+	for field, spec := range map[string]daytona.Spec{
+		"TTL":                 {TTL: time.Minute},
+		"Volumes[0].ReadOnly": {Volumes: []daytona.VolumeMount{{Volume: "v", MountPath: "/v", ReadOnly: true}}},
+	} {
+		_, err := c.Create(t.Context(), spec)
+		e, ok := errors.AsType[*daytona.Error](err)
+		if !ok || !errors.Is(err, errors.ErrUnsupported) || e.Field != field || len(f.sandboxes) != 0 {
+			t.Errorf("%s: %v, %d sandboxes are left", field, err, len(f.sandboxes))
+		}
 	}
 }
 
@@ -836,5 +845,36 @@ func TestOpen(t *testing.T) {
 	t.Setenv("DAYTONA_API_KEY", "")
 	if _, err := daytona.Open(t.Context(), "https://host/api"); !errors.Is(err, daytona.ErrUnauthorized) {
 		t.Errorf("without a key: %v", err)
+	}
+}
+
+// TestWords: what servers say in words only is typed.
+func TestWords(t *testing.T) {
+	f := start(t)
+	c := f.dial(nil)
+	for reason, want := range map[string]daytona.Error{
+		`create sandbox x: User = "ada": the image has no such user`:  {Kind: daytona.KindInvalid, Field: "User", Value: "ada"},
+		"unable to find user ada: no matching entries in passwd file": {Kind: daytona.KindInvalid, Field: "User", Value: "ada"},
+		"pull image: MANIFEST_UNKNOWN: manifest unknown":              {Kind: daytona.KindNotFound},
+		"failed to start: the disk burns":                             {Kind: daytona.KindInternal},
+	} {
+		f.fail = reason
+		_, err := c.Create(t.Context(), daytona.Spec{Image: "debian:12"})
+		e, ok := errors.AsType[*daytona.Error](err)
+		if !ok || e.Kind != want.Kind || e.Field != want.Field || e.Value != want.Value {
+			t.Errorf("%s: %v", reason, err)
+		}
+	}
+	f.fail = ""
+	f.answer(func(w http.ResponseWriter, r *http.Request) bool {
+		if r.Method != http.MethodPost || r.URL.Path != "/api/sandbox" {
+			return false
+		}
+		f.refuse(w, r, 400, "GPU sandboxes must be ephemeral - set autoDeleteInterval to 0")
+		return true
+	})
+	_, err := c.Create(t.Context(), daytona.Spec{Image: "debian:12", Resources: daytona.Resources{GPU: 1}})
+	if e, ok := errors.AsType[*daytona.Error](err); !ok || e.Kind != daytona.KindUnsupported || e.Field != "Resources.GPU" {
+		t.Errorf("%v", err)
 	}
 }

@@ -264,7 +264,7 @@ func kindOf(status int, msg string) daytona.Kind {
 	case strings.HasPrefix(msg, "Sandbox failed to start"):
 		return daytona.KindInternal
 	case has(" state", "is not stopped", "is not started", "is not running", "must be started", "must be stopped", "must be inactive",
-		"when the sandbox is stopped", "to be started", "already in progress", "already active",
+		"when the sandbox is stopped", "to be started", " active forks", "already in progress", "already active",
 		"is inactive", "is building", "is pulling", "is pending", "cannot be activated", "deactivation is still in progress"):
 		return daytona.KindState
 	}

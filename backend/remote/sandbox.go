@@ -9,6 +9,7 @@ import (
 	"iter"
 	"net/http"
 	"net/url"
+	"regexp"
 	"slices"
 	"strconv"
 	"strings"
@@ -39,8 +40,14 @@ func (b *backend) Create(ctx context.Context, spec daytona.Spec) (daytona.Info, 
 		if ambiguous(ctx, err) {
 			b.forget(nonce)
 		}
-		if e, ok := errors.AsType[*daytona.Error](err); ok && e.Kind == daytona.KindUnsupported && c.DomainAllowList != nil && strings.Contains(strings.ToLower(e.Message), "domain") {
-			e.Field, e.Value = "Network.AllowDomains", *c.DomainAllowList // of which a server says in words only
+		// Of what it does not have, or has for some sandboxes only, a server says in words only.
+		if e, ok := errors.AsType[*daytona.Error](err); ok {
+			switch unsupported := e.Kind == daytona.KindUnsupported; {
+			case unsupported && c.DomainAllowList != nil && strings.Contains(strings.ToLower(e.Message), "domain"):
+				e.Field, e.Value = "Network.AllowDomains", *c.DomainAllowList
+			case (unsupported || e.Kind == daytona.KindInvalid) && spec.Resources.GPU != 0 && strings.Contains(e.Message, "GPU"):
+				e.Kind, e.Field, e.Value = daytona.KindUnsupported, "Resources.GPU", spec.Resources.GPU
+			}
 		}
 		return daytona.Info{}, missing(err)
 	}
@@ -59,7 +66,7 @@ func (b *backend) Create(ctx context.Context, spec daytona.Spec) (daytona.Info, 
 		}
 		return daytona.Info{}, missing(err)
 	}
-	return info, nil
+	return b.placed(ctx, info), nil
 }
 
 // origin says what a sandbox is made from.
@@ -119,14 +126,17 @@ func limit(r daytona.Resources) (field string, value any) {
 	return "Resources.GPU", r.GPU
 }
 
+// literal writes what a Dockerfile would take for a variable or a quote.
+var literal = strings.NewReplacer(`\`, `\\`, `$`, `\$`, `"`, `\"`, `'`, `\'`)
+
 // instructions are what else the Dockerfile has to say.
 func instructions(spec daytona.Spec) (string, error) {
 	var text strings.Builder
 	if spec.WorkDir != "" {
-		if strings.ContainsAny(spec.WorkDir, "\r\n$\\\"' \t") {
-			return "", unsupported(createOp, "WorkDir", spec.WorkDir, "cannot be written into a Dockerfile as it is")
+		if strings.ContainsFunc(spec.WorkDir, unicode.IsControl) || strings.HasSuffix(spec.WorkDir, " ") {
+			return "", unsupported(createOp, "WorkDir", spec.WorkDir, "cannot be written into a Dockerfile")
 		}
-		fmt.Fprintf(&text, "WORKDIR %s\n", spec.WorkDir)
+		fmt.Fprintf(&text, "WORKDIR %s\n", literal.Replace(spec.WorkDir))
 	}
 	if len(spec.Entrypoint) > 0 {
 		list, err := json.Marshal(spec.Entrypoint)
@@ -177,11 +187,19 @@ func (b *backend) forget(nonce string) {
 	}
 }
 
-// missing turns what servers say of an image that is not there into KindNotFound.
+// unknownUser is what servers say of a user that the image has not: this module's,
+// and those with a Docker engine.
+var unknownUser = regexp.MustCompile(`\bUser = "([^"]*)"|unable to find user ([^:\s]+)`)
+
+// missing turns what servers say, in words only, of an image that is not there into
+// KindNotFound, and of a user that the image has not into KindInvalid.
 func missing(err error) error {
 	e, ok := errors.AsType[*daytona.Error](err)
 	if !ok || e.Kind == daytona.KindNotFound || e.Kind == daytona.KindUnauthorized {
 		return err
+	}
+	if m := unknownUser.FindStringSubmatch(e.Message); m != nil && e.Kind == daytona.KindInternal {
+		return &daytona.Error{Kind: daytona.KindInvalid, Op: e.Op, Subject: e.Subject, Field: "User", Value: m[1] + m[2], Message: e.Message, Err: e.Err}
 	}
 	text := strings.ToLower(e.Error())
 	for _, s := range []string{"manifest unknown", "manifest_unknown", "name_unknown", "repository does not exist", "image not found", "no such image", "failed to resolve source metadata"} {
@@ -281,7 +299,7 @@ func (b *backend) Get(ctx context.Context, idOrName string) (daytona.Info, error
 	if err != nil {
 		return daytona.Info{}, err
 	}
-	return b.info(s), nil
+	return b.placed(ctx, b.info(s)), nil
 }
 
 // settle waits until a sandbox is in one of the states. An error state ends it.
@@ -349,7 +367,8 @@ func (b *backend) free(ctx context.Context, op, id string, f func() error) error
 }
 
 func (b *backend) Start(ctx context.Context, id string) (daytona.Info, error) {
-	return b.transition(ctx, "start sandbox", id, "start", nil, nil, daytona.StateStarted)
+	info, err := b.transition(ctx, "start sandbox", id, "start", nil, nil, daytona.StateStarted)
+	return b.placed(ctx, info), err
 }
 
 func (b *backend) Stop(ctx context.Context, id string, opts daytona.StopOptions) (daytona.Info, error) {
@@ -614,7 +633,7 @@ func (b *backend) Fork(ctx context.Context, id string, opts daytona.ForkOptions)
 		}
 		return nil, err
 	}
-	return []daytona.Info{info}, nil
+	return []daytona.Info{b.placed(ctx, info)}, nil
 }
 
 func (b *backend) Resize(ctx context.Context, id string, r daytona.Resources) (daytona.Info, error) {

@@ -984,6 +984,10 @@ type Sandbox struct {
 	RunnerID             *string         `json:"runnerId,omitempty"`
 	LinkedSandboxID      *string         `json:"linkedSandboxId,omitempty"`
 	ToolboxProxyURL      string          `json:"toolboxProxyUrl" required:"true"`
+	// StartedAt and StoppedAt are ours, in neither specification: when it was
+	// started last, and stopped or paused last.
+	StartedAt *string `json:"startedAt,omitempty"`
+	StoppedAt *string `json:"stoppedAt,omitempty"`
 }
 
 type SandboxLabels struct {
@@ -1027,6 +1031,9 @@ type SandboxListItem struct {
 	DaemonVersion       *string           `json:"daemonVersion,omitempty"`
 	WarmPoolID          *string           `json:"warmPoolId,omitempty"`
 	ToolboxProxyURL     string            `json:"toolboxProxyUrl" required:"true"`
+	// StartedAt and StoppedAt are ours, as of a Sandbox.
+	StartedAt *string `json:"startedAt,omitempty"`
+	StoppedAt *string `json:"stoppedAt,omitempty"`
 }
 
 // SandboxSecret is a secret of a sandbox as its runner needs it.
@@ -1041,6 +1048,9 @@ type SandboxVolume struct {
 	VolumeID  string  `json:"volumeId" required:"true"`
 	MountPath string  `json:"mountPath" required:"true"`
 	Subpath   *string `json:"subpath,omitempty"`
+	// ReadOnly is ours, in neither specification: in a server's answer it says that
+	// the server knows of it.
+	ReadOnly bool `json:"readOnly,omitempty"`
 }
 
 type Secret struct {

@@ -99,10 +99,10 @@ func (w *shape) sandbox(ctx context.Context, sb *sandbox.Sandbox) (wire.Sandbox,
 		AutoDeleteInterval: new(float64(sb.AutoDelete)), AutoDestroyAt: wire.StampOf(sb.DestroyAt), Volumes: []wire.SandboxVolume{},
 		CreatedAt: new(wire.Stamp(sb.CreatedAt)), UpdatedAt: new(wire.Stamp(sb.UpdatedAt)), LastActivityAt: new(wire.Stamp(sb.LastActivityAt)),
 		SandboxClass: new(sb.Class), DaemonVersion: ptr(sb.DaemonVersion), RunnerID: ptr(sb.RunnerID), LinkedSandboxID: ptr(sb.LinkedID),
-		ToolboxProxyURL: u,
+		ToolboxProxyURL: u, StartedAt: wire.StampOf(sb.StartedAt), StoppedAt: wire.StampOf(sb.StoppedAt),
 	}
 	for _, m := range sb.Volumes {
-		v.Volumes = append(v.Volumes, wire.SandboxVolume{VolumeID: m.VolumeID, MountPath: m.MountPath, Subpath: ptr(m.Subpath)})
+		v.Volumes = append(v.Volumes, wire.SandboxVolume{VolumeID: m.VolumeID, MountPath: m.MountPath, Subpath: ptr(m.Subpath), ReadOnly: m.ReadOnly})
 	}
 	if b := sb.Build; b != nil {
 		v.BuildInfo = &wire.BuildInfo{DockerfileContent: new(b.Dockerfile), ContextHashes: b.ContextHashes, CreatedAt: wire.Stamp(b.CreatedAt), UpdatedAt: wire.Stamp(b.UpdatedAt), SnapshotRef: b.Ref}
@@ -140,6 +140,7 @@ func (w *shape) item(ctx context.Context, sb *sandbox.Sandbox) (wire.SandboxList
 		AutoArchiveInterval: new(float64(sb.AutoArchive)), AutoDeleteInterval: new(float64(sb.AutoDelete)), AutoDestroyAt: wire.StampOf(sb.DestroyAt),
 		CreatedAt: new(wire.Stamp(sb.CreatedAt)), UpdatedAt: new(wire.Stamp(sb.UpdatedAt)), LastActivityAt: new(wire.Stamp(sb.LastActivityAt)),
 		DaemonVersion: ptr(sb.DaemonVersion), WarmPoolID: ptr(sb.WarmPoolID), ToolboxProxyURL: u,
+		StartedAt: wire.StampOf(sb.StartedAt), StoppedAt: wire.StampOf(sb.StoppedAt),
 	}, err
 }
 
@@ -197,7 +198,7 @@ func (h *sandboxes) registerLife(a *API) {
 			Linked: val(b.LinkedSandbox),
 		}
 		for _, v := range b.Volumes {
-			n.Volumes = append(n.Volumes, sandbox.Volume{VolumeID: v.VolumeID, MountPath: v.MountPath, Subpath: val(v.Subpath)})
+			n.Volumes = append(n.Volumes, sandbox.Volume{VolumeID: v.VolumeID, MountPath: v.MountPath, Subpath: val(v.Subpath), ReadOnly: v.ReadOnly})
 		}
 		n.Secrets = secretsOf(b.Secrets)
 		if b.BuildInfo != nil {

@@ -393,7 +393,7 @@ func (s *Service) volumes(ctx context.Context, organizationID string, mounts []V
 		if !v.Ready {
 			return nil, state("Volume " + v.Name + " is not in a ready state. Current state: " + v.State)
 		}
-		all = append(all, Volume{v.ID, m.MountPath, m.Subpath})
+		all = append(all, Volume{v.ID, m.MountPath, m.Subpath, m.ReadOnly})
 	}
 	return all, nil
 }

@@ -412,7 +412,7 @@ func (s *Service) Fork(ctx context.Context, organizationID, idOrName, name strin
 		if name == "" {
 			child.Name = child.ID
 		}
-		child.State, child.Desired, child.StateSince = Creating, WantStarted, now
+		child.State, child.Desired, child.StateSince, child.StartedAt, child.StoppedAt = Creating, WantStarted, now, nil, nil
 		child.CreatedAt, child.UpdatedAt, child.LastActivityAt, child.RestoredAt = now, now, now, nil
 		child.Backup, child.BackupRef, child.BackupJobID, child.BackupAt, child.BackupSince, child.BackupError = BackupNone, "", "", nil, nil, ""
 		child.ErrorReason, child.LastJobID, child.LastJobError, child.Attempts, child.RetryAt, child.Step = "", "", "", 0, nil, step{}

@@ -182,7 +182,7 @@ func (s *Service) claim(ctx context.Context, sb *Sandbox, n *Spec) (*Sandbox, er
 			}
 			w.WarmPoolID, w.Labels, w.Public = "", sb.Labels, sb.Public
 			w.AutoStop, w.AutoPause, w.AutoArchive, w.AutoDelete = sb.AutoStop, sb.AutoPause, sb.AutoArchive, sb.AutoDelete
-			w.DestroyAt, w.CreatedAt, w.StateSince = sb.DestroyAt, sb.CreatedAt, sb.CreatedAt
+			w.DestroyAt, w.CreatedAt, w.StateSince, w.StartedAt = sb.DestroyAt, sb.CreatedAt, sb.CreatedAt, new(sb.CreatedAt)
 			w.LastJobID, w.LastJobError, w.ErrorReason = "", "", ""
 			w.SigningKey = s.seals.seal("signing "+w.ID, token(64))
 			if err := s.renew(w); err != nil {

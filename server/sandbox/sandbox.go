@@ -104,6 +104,10 @@ type Sandbox struct {
 	// Version grows with every change.
 	Version    int64     `bun:"version,notnull"`
 	StateSince time.Time `bun:"state_since,notnull"`
+	// StartedAt is when it was started last, StoppedAt when it was stopped or
+	// paused last; nil if it never was.
+	StartedAt *time.Time `bun:"started_at"`
+	StoppedAt *time.Time `bun:"stopped_at"`
 
 	// JobID is the job that the present step waits for, "" for none.
 	JobID   string `bun:"job_id,notnull"`
@@ -209,6 +213,7 @@ type Volume struct {
 	VolumeID  string `json:"volumeId"`
 	MountPath string `json:"mountPath"`
 	Subpath   string `json:"subpath,omitempty"`
+	ReadOnly  bool   `json:"readOnly,omitempty"`
 }
 
 // Secret is a secret that is mounted as a variable.

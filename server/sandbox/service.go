@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -346,6 +347,22 @@ func (s *Service) saveVolumes(ctx context.Context, sb *Sandbox) error {
 	return nil
 }
 
+// clock keeps when it was started and stopped, which what passes, such as a resize,
+// does not do.
+func (sb *Sandbox) clock(now time.Time) {
+	if slices.Contains([]State{Resizing, Snapshotting, Forking}, sb.was.state) {
+		return
+	}
+	switch sb.State {
+	case Started:
+		sb.StartedAt = new(now)
+	case Stopped, Paused:
+		if sb.was.state != Archiving {
+			sb.StoppedAt = new(now)
+		}
+	}
+}
+
 // save writes a changed sandbox, if nobody else changed it since it was read.
 func (s *Service) save(ctx context.Context, sb *Sandbox) error {
 	sb.settle()
@@ -353,6 +370,7 @@ func (s *Service) save(ctx context.Context, sb *Sandbox) error {
 	sb.UpdatedAt = now
 	if sb.State != sb.was.state {
 		sb.StateSince, sb.LastActivityAt = now, now
+		sb.clock(now)
 	}
 	if err := s.account(ctx, sb); err != nil {
 		return err
