@@ -110,7 +110,7 @@ type tenants struct {
 	log   *logs
 	// a has what is A's by the name of the parameter of a path, perhaps after the
 	// segment before it: "organizationId", "runners/id".
-	a map[string]string
+	a    map[string]string
 	b, c string // organizations
 	// keys and tokens by what they are of: "alice", "A none", …
 	keys map[string]string
@@ -118,6 +118,7 @@ type tenants struct {
 	// what no log may have.
 	hidden, secrets []string
 	local           *daytona.Client
+	ops             []op // see document
 }
 
 // sent is how a request ended.

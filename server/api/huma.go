@@ -74,9 +74,33 @@ func unmarshal(data []byte, v any) error {
 		return err
 	}
 	if p, ok := v.(*any); ok {
+		if !allText(*p) {
+			return errors.New("a NUL is no part of any text")
+		}
 		dropNulls(*p)
 	}
 	return nil
+}
+
+// allText reports whether all that is text in v can be stored as such.
+func allText(v any) bool {
+	switch v := v.(type) {
+	case string:
+		return isText(v)
+	case map[string]any:
+		for k, e := range v {
+			if !isText(k) || !allText(e) {
+				return false
+			}
+		}
+	case []any:
+		for _, e := range v {
+			if !allText(e) {
+				return false
+			}
+		}
+	}
+	return true
 }
 
 func dropNulls(v any) {
@@ -142,7 +166,16 @@ func (a *adapter) Handle(op *huma.Operation, handler func(huma.Context)) {
 			defer c.SetReadDeadline(time.Time{})
 			r.Body = http.MaxBytesReader(w, r.Body, a.api.config.MaxBody)
 		}
-		handler(&humaContext{op: op, r: r, w: w})
+		c := &humaContext{op: op, r: r, w: w}
+		for name, values := range c.values() {
+			for _, v := range values {
+				if err := checkText(func(yield func(string, string) bool) { yield(name, v) }); err != nil {
+					writeError(w, r, err)
+					return
+				}
+			}
+		}
+		handler(c)
 	})))
 }
 
@@ -243,7 +276,8 @@ func (c *humaContext) SetStatus(status int) {
 }
 
 func (c *humaContext) SetHeader(name, value string) {
-	if name == "Content-Type" && value == "application/json" {
+	// An error's body is not what application/problem+json says it is, either.
+	if name == "Content-Type" && (value == "application/json" || value == "application/problem+json") {
 		value = "application/json; charset=utf-8"
 	}
 	c.w.Header().Set(name, value)
