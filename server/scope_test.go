@@ -6,6 +6,7 @@ import (
 	"net"
 	"net/http"
 	"net/http/httptest"
+	"net/url"
 	"os"
 	"path/filepath"
 	"slices"
@@ -22,13 +23,23 @@ func (w *tenants) at(method, host, target string, headers ...string) sent {
 	w.t.Helper()
 	ctx, cancel := context.WithTimeout(w.t.Context(), time.Minute)
 	defer cancel()
-	q := httptest.NewRequestWithContext(ctx, method, "http://"+host+target, nil)
+	q := request(ctx, method, host, target)
 	for i := 0; i < len(headers); i += 2 {
 		q.Header.Add(headers[i], headers[i+1])
 	}
 	rec := httptest.NewRecorder()
 	w.ServeHTTP(rec, q)
 	return sent{rec.Code, rec.Body.String(), rec.Header()}
+}
+
+// request is one as it comes from a connection, whatever its target is.
+func request(ctx context.Context, method, host, target string) *http.Request {
+	q := httptest.NewRequestWithContext(ctx, method, "/", nil)
+	q.Host, q.RequestURI = host, target
+	if u, err := url.ParseRequestURI(target); err == nil {
+		q.URL = u
+	}
+	return q
 }
 
 // preview is the host of a port of a sandbox.
@@ -64,12 +75,11 @@ func TestTokenScope(t *testing.T) {
 		"a port, as label":       {[]string{"signed"}, func(s string) sent { return w.at("GET", w.preview("3000", s), "/") }},
 		"another port, as label": {nil, func(s string) sent { return w.at("GET", w.preview("3001", s), "/") }},
 		"toolbox port, as label": {nil, func(s string) sent { return w.at("GET", w.preview("2280", s), "/version") }},
-		"the toolbox, as bearer": {[]string{"alice", "mia", "A", "A none"}, func(s string) sent { return w.do("GET", "", s, "", nil) }},
+		"the toolbox, as bearer": {[]string{"alice", "mia", "A", "A none"}, nil},
 		"SSH":                    {[]string{"ssh"}, nil},
 		"a signed file's address": {nil, func(s string) sent {
 			return w.at("GET", strings.TrimPrefix(w.URL, "http://"), "/toolbox/"+id+"/files/download?path=/etc/passwd&signature="+s)
 		}},
-		"images, as password": {[]string{"registry"}, nil},
 	}
 	host := strings.TrimPrefix(w.URL, "http://")
 	d := doors["the toolbox, as bearer"]
@@ -84,15 +94,6 @@ func TestTokenScope(t *testing.T) {
 		return a
 	}
 	doors["SSH"] = d
-	d = doors["images, as password"]
-	d.try = func(s string) sent {
-		q := httptest.NewRequestWithContext(t.Context(), "GET", w.URL+"/v2/", nil)
-		q.SetBasicAuth("x", s)
-		rec := httptest.NewRecorder()
-		w.ServeHTTP(rec, q)
-		return sent{rec.Code, rec.Body.String(), rec.Header()}
-	}
-	delete(doors, "images, as password") // its user is part of the credential; server/registry has the test
 	for name, door := range doors {
 		for who, secret := range credentials {
 			got := door.try(secret)
@@ -184,8 +185,7 @@ func TestHostConfusion(t *testing.T) {
 		"[::1]:" + port: "API", "127.0.0.1": "API", "3000-" + id + ".[::1]": "API",
 		"3000-" + id + ".proxy.localhost\u212a": "API",
 	} {
-		q := httptest.NewRequestWithContext(t.Context(), "GET", w.URL+"/api/health", nil)
-		q.Host = h
+		q := request(t.Context(), "GET", h, "/api/health")
 		rec := httptest.NewRecorder()
 		w.ServeHTTP(rec, q)
 		if got := who(sent{rec.Code, rec.Body.String(), rec.Header()}); got != want {
@@ -269,7 +269,7 @@ func TestHostConfusion(t *testing.T) {
 		}
 		q.Host = h
 		q.Header.Set("X-Forwarded-Host", host)
-		resp, err := h2.Client().Do(q)
+		resp, err := h2.Client().Transport.RoundTrip(q) // follows nothing
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -419,7 +419,6 @@ func TestNoSecretIsLogged(t *testing.T) {
 		w.at("GET", host, "/api/sandbox/ssh-access/validate?token="+secret, "Authorization", "Bearer "+gatewayKey)
 		w.at("GET", host, "/api/organizations/otel-config/by-sandbox-auth-token/"+secret, "Authorization", "Bearer "+collectorKey)
 	}
-	w.must("POST", "/sandbox/"+id+"/stop", w.keys["A"], "", nil)
 	w.must("DELETE", "/sandbox/"+id, w.keys["A"], "", nil)
 	log := w.log.String()
 	if strings.Count(log, "operation=") < 100 {

@@ -43,6 +43,8 @@ type request struct {
 	detail  map[string]any
 	// replaced is the status of what was made of huma's own errors.
 	replaced int
+	// unread says that the body did not come as HTTP has it.
+	unread bool
 }
 
 type requestKey struct{}

@@ -147,6 +147,8 @@ func translate(ctx huma.Context, _ string, v any) (any, error) {
 		}
 		if _, ok := errors.AsType[*http.MaxBytesError](q.err); ok {
 			status, message = http.StatusRequestEntityTooLarge, "request entity too large"
+		} else if q.unread && status == http.StatusInternalServerError {
+			status, message = http.StatusBadRequest, "the body can't be read"
 		}
 		q.err, q.replaced = errors.New(message), status
 		return errorBody(q.url, status, message, nil), nil
@@ -252,6 +254,8 @@ func (c *humaContext) BodyReader() io.Reader {
 		n, err := c.r.Body.Read(p)
 		if _, ok := errors.AsType[*http.MaxBytesError](err); ok {
 			requestOf(c.Context()).err = err
+		} else if err != nil && err != io.EOF {
+			requestOf(c.Context()).unread = true
 		}
 		return n, err
 	})
