@@ -77,7 +77,7 @@ func start(t testing.TB, client *daytona.Client, change func(*server.Config)) *r
 }
 
 // awaitRunner waits until the runner of the server has said that it is ready.
-func (s *running) awaitRunner(t *testing.T) {
+func (s *running) awaitRunner(t testing.TB) {
 	t.Helper()
 	for ; ; time.Sleep(5 * time.Millisecond) {
 		q, err := http.NewRequestWithContext(t.Context(), "GET", s.URL+"/api/admin/runners", nil)

@@ -5,6 +5,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"iter"
+	"maps"
 	"net"
 	"net/http"
 	"net/netip"
@@ -13,6 +15,7 @@ import (
 	"strconv"
 	"strings"
 	"time"
+	"unicode/utf8"
 
 	"github.com/go-chi/chi/v5"
 	"github.com/google/uuid"
@@ -41,6 +44,8 @@ type request struct {
 	detail  map[string]any
 	// replaced is the status of what was made of huma's own errors.
 	replaced int
+	// unread says that the body did not come as HTTP has it.
+	unread bool
 }
 
 type requestKey struct{}
@@ -114,8 +119,11 @@ func (a *API) guard(route *Route, next http.Handler) http.Handler {
 			}
 			a.done(route, p, q, rec, r)
 		}()
-		var err error
-		if p, err = a.admit(rec, r, route); err != nil {
+		err := checkText(maps.All(params(r)))
+		if err == nil {
+			p, err = a.admit(rec, r, route)
+		}
+		if err != nil {
 			writeError(rec, r, err)
 			return
 		}
@@ -219,6 +227,19 @@ func (a *API) identify(r *http.Request, route *Route) (*identity.Principal, erro
 	}
 	return p, nil
 }
+
+// checkText refuses parameters that are not text: no database takes them for
+// one, and none of what is stored has such a name.
+func checkText(parameters iter.Seq2[string, string]) error {
+	for name, v := range parameters {
+		if !isText(name) || !isText(v) {
+			return &daytona.Error{Kind: daytona.KindInvalid, Message: strings.ToValidUTF8(name, "?") + " must be text, in UTF-8 and without NUL"}
+		}
+	}
+	return nil
+}
+
+func isText(s string) bool { return utf8.ValidString(s) && !strings.ContainsRune(s, 0) }
 
 func unauthorized() error {
 	return &daytona.Error{Kind: daytona.KindUnauthorized, Message: msgCredentials}

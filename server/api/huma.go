@@ -109,9 +109,33 @@ func unmarshal(data []byte, v any) error {
 		return err
 	}
 	if p, ok := v.(*any); ok {
+		if !allText(*p) {
+			return errors.New("a NUL is no part of any text")
+		}
 		dropNulls(*p)
 	}
 	return nil
+}
+
+// allText reports whether all that is text in v can be stored as such.
+func allText(v any) bool {
+	switch v := v.(type) {
+	case string:
+		return isText(v)
+	case map[string]any:
+		for k, e := range v {
+			if !isText(k) || !allText(e) {
+				return false
+			}
+		}
+	case []any:
+		for _, e := range v {
+			if !allText(e) {
+				return false
+			}
+		}
+	}
+	return true
 }
 
 func dropNulls(v any) {
@@ -158,6 +182,8 @@ func translate(ctx huma.Context, _ string, v any) (any, error) {
 		}
 		if _, ok := errors.AsType[*http.MaxBytesError](q.err); ok {
 			status, message = http.StatusRequestEntityTooLarge, "request entity too large"
+		} else if q.unread && status == http.StatusInternalServerError {
+			status, message = http.StatusBadRequest, "the body can't be read"
 		}
 		q.err, q.replaced = errors.New(message), status
 		return errorBody(q.url, status, message, nil), nil
@@ -177,7 +203,16 @@ func (a *adapter) Handle(op *huma.Operation, handler func(huma.Context)) {
 			defer c.SetReadDeadline(time.Time{})
 			r.Body = http.MaxBytesReader(w, timedBody{r.Body, c}, a.api.config.MaxBody)
 		}
-		handler(&humaContext{op: op, r: r, w: w})
+		c := &humaContext{op: op, r: r, w: w}
+		for name, values := range c.values() {
+			for _, v := range values {
+				if err := checkText(func(yield func(string, string) bool) { yield(name, v) }); err != nil {
+					writeError(w, r, err)
+					return
+				}
+			}
+		}
+		handler(c)
 	})))
 }
 
@@ -270,6 +305,8 @@ func (c *humaContext) BodyReader() io.Reader {
 		n, err := c.r.Body.Read(p)
 		if _, ok := errors.AsType[*http.MaxBytesError](err); ok {
 			requestOf(c.Context()).err = err
+		} else if err != nil && err != io.EOF {
+			requestOf(c.Context()).unread = true
 		}
 		return n, err
 	})
@@ -294,7 +331,8 @@ func (c *humaContext) SetStatus(status int) {
 }
 
 func (c *humaContext) SetHeader(name, value string) {
-	if name == "Content-Type" && value == "application/json" {
+	// An error's body is not what application/problem+json says it is, either.
+	if name == "Content-Type" && (value == "application/json" || value == "application/problem+json") {
 		value = "application/json; charset=utf-8"
 	}
 	c.w.Header().Set(name, value)

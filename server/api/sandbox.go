@@ -5,6 +5,7 @@ import (
 	"context"
 	"encoding/json"
 	"io"
+	"maps"
 	"net/http"
 	"strconv"
 	"strings"
@@ -380,6 +381,9 @@ func (q *SandboxFilters) filter() (sandbox.Filter, error) {
 	if q.Labels != "" {
 		if err := json.Unmarshal([]byte(q.Labels), &f.Labels); err != nil {
 			return f, &daytona.Error{Kind: daytona.KindInvalid, Message: "labels must be a JSON object whose values are strings"}
+		}
+		if err := checkText(maps.All(f.Labels)); err != nil {
+			return f, err
 		}
 	}
 	return f, nil

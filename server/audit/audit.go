@@ -111,10 +111,15 @@ func (s *Service) Record(e Entry) {
 	e.ID = uuid.Must(uuid.NewV7()).String()
 	e.CreatedAt = time.Now().UTC()
 	e.ErrorMessage, e.UserAgent, e.Source = clip(e.ErrorMessage, 2000), clip(e.UserAgent, 500), clip(e.Source, 100)
-	e.TargetID, e.ActorEmail = clip(e.TargetID, 500), clip(e.ActorEmail, 320)
-	if e.Metadata == nil {
-		e.Metadata = map[string]any{}
+	e.TargetID, e.ActorEmail, e.OrganizationID, e.ActorID = clip(e.TargetID, 500), clip(e.ActorEmail, 320), clip(e.OrganizationID, 64), clip(e.ActorID, 255)
+	metadata := map[string]any{}
+	for k, v := range e.Metadata {
+		if text, ok := v.(string); ok {
+			v = clip(text, 2000)
+		}
+		metadata[clip(k, 100)] = v
 	}
+	e.Metadata = metadata
 	s.mu.Lock()
 	if s.closed {
 		s.mu.Unlock()
@@ -149,24 +154,16 @@ func (s *Service) write() {
 	defer close(s.done)
 	for e := range s.queue {
 		rows := []*Entry{e}
-	more:
-		for len(rows) < batch {
-			select {
-			case e, ok := <-s.queue:
-				if !ok {
-					break more
-				}
-				rows = append(rows, e)
-			default:
-				break more
-			}
-		}
 		for attempt := 0; ; attempt++ {
+			rows = s.more(rows)
 			ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
 			// The ids are made here: what was written after all is not written twice.
 			_, err := s.db.All(ctx).NewInsert().Model(&rows).On("CONFLICT (id) DO NOTHING").Exec(ctx)
 			cancel()
 			if err == nil {
+				break
+			}
+			if s.alone(rows) {
 				break
 			}
 			s.mu.Lock()
@@ -182,6 +179,47 @@ func (s *Service) write() {
 			time.Sleep(retry)
 		}
 	}
+}
+
+// more adds to rows what is waiting.
+func (s *Service) more(rows []*Entry) []*Entry {
+	for len(rows) < batch {
+		select {
+		case e, ok := <-s.queue:
+			if !ok {
+				return rows
+			}
+			rows = append(rows, e)
+		default:
+			return rows
+		}
+	}
+	return rows
+}
+
+// alone writes rows one by one, if the database is there and just would not
+// have them together: one that it never will have must not keep all others
+// waiting, and with them whoever asks for something that is to be noted.
+func (s *Service) alone(rows []*Entry) bool {
+	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
+	defer cancel()
+	stored := 0
+	var refused []*Entry
+	var why error
+	for _, e := range rows {
+		if _, err := s.db.All(ctx).NewInsert().Model(e).On("CONFLICT (id) DO NOTHING").Exec(ctx); err == nil {
+			stored++
+		} else if refused, why = append(refused, e), err; stored == 0 && len(refused) > 1 {
+			break // it is the database rather than the rows
+		}
+	}
+	if stored == 0 {
+		return false
+	}
+	for _, e := range refused {
+		s.lost(why.Error(), e)
+	}
+	return true
 }
 
 // Close writes what is waiting, and returns when that is done or ctx is.

@@ -120,6 +120,25 @@ func TestFind(t *testing.T) {
 	})
 }
 
+// An entry that no database takes is lost to it, and it alone: those after it
+// are written, and nobody waits for them.
+func TestPoison(t *testing.T) {
+	storetest.Each(t, func(t *testing.T, db *store.DB) {
+		s := audit.New(db, audit.Config{Queue: 8, Log: slog.New(slog.DiscardHandler)})
+		s.Record(audit.Entry{ActorID: "u", Action: "create", TargetType: "sandbox", Metadata: map[string]any{"x": []string{"\x00"}, "y": make(chan int)}})
+		for i := range 20 {
+			s.Record(audit.Entry{OrganizationID: "a\x00b", ActorID: "u\xff", ActorEmail: "\x00", Action: "create", TargetType: "sandbox", TargetID: fmt.Sprint(i, "\x00"), UserAgent: "\xff", Source: "\x00",
+				ErrorMessage: "\x00", Metadata: map[string]any{"a\x00": "b\x00"}})
+		}
+		if err := s.Close(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		if _, n, err := s.Find(t.Context(), audit.Query{Everything: true}); n != 20 || err != nil {
+			t.Errorf("%d were written: %v", n, err)
+		}
+	})
+}
+
 // A database that can't be written to does not keep the server from ending.
 func TestBrokenDatabase(t *testing.T) {
 	db := storetest.Open(t, storetest.SQLite(t))

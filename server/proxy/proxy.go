@@ -27,6 +27,7 @@ import (
 	"strings"
 	"sync"
 	"time"
+	"unicode/utf8"
 
 	"github.com/daytona-go/daytona"
 	"github.com/daytona-go/daytona/server/identity"
@@ -437,7 +438,7 @@ func (q *request) buildLogs(path string) {
 	if len(parts) == 3 {
 		id, _ = url.PathUnescape(parts[1])
 	}
-	if id == "" || !get(q.r) || q.config.Builds == nil {
+	if id == "" || !utf8.ValidString(id) || strings.ContainsRune(id, 0) || !get(q.r) || q.config.Builds == nil {
 		q.fail(http.StatusNotFound, "", "there is no "+q.r.Method+" "+path)
 		return
 	}

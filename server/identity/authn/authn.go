@@ -11,6 +11,8 @@ import (
 	"errors"
 	"fmt"
 	"regexp"
+	"strings"
+	"unicode/utf8"
 
 	"github.com/daytona-go/daytona"
 	"github.com/daytona-go/daytona/server/identity"
@@ -191,7 +193,8 @@ func (a *Authenticator) fill(ctx context.Context, p *identity.Principal) (*ident
 // Join returns p as a member of an organization, with its role and permissions
 // there; [daytona.ErrForbidden] if p is not one.
 func (a *Authenticator) Join(ctx context.Context, p *identity.Principal, organizationID string) (*identity.Principal, error) {
-	if a.config.Members == nil || p.Kind != identity.JWT || p.UserID == "" || organizationID == "" || len(organizationID) > 64 {
+	if a.config.Members == nil || p.Kind != identity.JWT || p.UserID == "" || organizationID == "" || len(organizationID) > 64 ||
+		!utf8.ValidString(organizationID) || strings.ContainsRune(organizationID, 0) {
 		return nil, forbidden()
 	}
 	role, permissions, err := a.config.Members.Member(ctx, organizationID, p.UserID)
