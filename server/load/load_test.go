@@ -146,6 +146,18 @@ func (c *client) cycle(ctx context.Context, n int64) ([]step, error) {
 	return []step{{"create", created.Sub(begin)}, {"exec", used.Sub(created)}, {"delete", said.Sub(used)}, {"gone", time.Since(used)}}, errors.Join(err, gone)
 }
 
+// churn makes a sandbox and deletes it.
+func (c *client) churn(ctx context.Context, n int64) ([]step, error) {
+	begin := time.Now()
+	id, err := c.create(ctx, map[string]any{"labels": map[string]string{"load": fmt.Sprint(n % 10)}})
+	if err != nil {
+		return nil, err
+	}
+	created := time.Now()
+	said, err := c.remove(ctx, id)
+	return []step{{"create", created.Sub(begin)}, {"delete", said.Sub(created)}, {"gone", time.Since(created)}}, err
+}
+
 // times are how long things took, by name.
 type times struct {
 	mu  sync.Mutex
