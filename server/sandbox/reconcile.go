@@ -266,7 +266,7 @@ func (s *Service) reconcileRunners(ctx context.Context) error {
 // it can; those that run go on until they stop.
 func (s *Service) Drain(ctx context.Context, runnerID string) error {
 	ids, err := s.ids(ctx, func(q *bun.SelectQuery) *bun.SelectQuery {
-		return q.Where("runner_id = ? AND state = ? AND desired_state = ? AND auto_delete <> 0", runnerID, Stopped, WantStopped)
+		return q.Where("runner_id = ? AND runner_id <> '' AND state = ? AND desired_state = ? AND auto_delete <> 0", runnerID, Stopped, WantStopped)
 	})
 	if err != nil {
 		return err
@@ -280,7 +280,7 @@ func (s *Service) Lost(ctx context.Context, runnerID string) error {
 		return nil
 	}
 	ids, err := s.ids(ctx, func(q *bun.SelectQuery) *bun.SelectQuery {
-		return q.Where("runner_id = ? AND NOT (state = ? AND desired_state = ?) AND NOT (state IN (?, ?) AND desired_state <> ?)",
+		return q.Where("runner_id = ? AND runner_id <> '' AND NOT (state = ? AND desired_state = ?) AND NOT (state IN (?, ?) AND desired_state <> ?)",
 			runnerID, Stopped, WantStopped, Errored, BuildFailed, WantDestroyed)
 	})
 	if err != nil {
