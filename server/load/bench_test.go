@@ -82,7 +82,7 @@ func slope(x, y []float64) float64 {
 func benchmarkLoad(b *testing.B, database string) {
 	once(b)
 	peer := engineLoad(b)
-	o := load(b, start(b, options{Database: database}), (*client).cycle)
+	o := load(b, start(b, options{Database: database}), *length, (*client).cycle)
 	b.ReportMetric(peer.rate()/o.rate(), "x_engine")
 	for _, name := range []string{"create", "exec", "gone"} {
 		b.ReportMetric(o.at(name, 50)/peer.at(name, 50), name+"-x_engine")
@@ -94,11 +94,11 @@ func benchmarkLoad(b *testing.B, database string) {
 // than any engine could, which shows what is left of each.
 func benchmarkChurn(b *testing.B, database string) {
 	once(b)
-	load(b, start(b, options{Database: database, Fake: true}), (*client).churn)
+	load(b, start(b, options{Database: database, Fake: true}), min(*length, 2*time.Minute), (*client).churn)
 }
 
-// load is put on a server for -load.time.
-func load(b *testing.B, p *process, what func(*client, context.Context, int64) ([]step, error)) *outcome {
+// load is put on a server for a time.
+func load(b *testing.B, p *process, d time.Duration, what func(*client, context.Context, int64) ([]step, error)) *outcome {
 	cycle := func(ctx context.Context, n int64) ([]step, error) { return what(p.client, ctx, n) }
 	run(b, *clients, 0, cycle)
 	before := p.figures(b)
@@ -108,7 +108,7 @@ func load(b *testing.B, p *process, what func(*client, context.Context, int64) (
 	take := func() {
 		samples = append(samples, sample{time.Since(begin), cycles(), p.rss(b)})
 	}
-	done := p.profile(b, strings.ReplaceAll(b.Name(), "/", "-"), *length)
+	done := p.profile(b, strings.ReplaceAll(b.Name(), "/", "-"), d)
 	o := &outcome{}
 	cycles = o.cycles.Load
 	take()
@@ -118,7 +118,7 @@ func load(b *testing.B, p *process, what func(*client, context.Context, int64) (
 	watch.Go(func() {
 		tick := time.NewTicker(time.Second)
 		defer tick.Stop()
-		half := time.After(*length / 2)
+		half := time.After(d / 2)
 		last := begin
 		for {
 			select {
@@ -135,7 +135,7 @@ func load(b *testing.B, p *process, what func(*client, context.Context, int64) (
 			}
 		}
 	})
-	o.run(b, *clients, *length, cycle)
+	o.run(b, *clients, d, cycle)
 	close(stop)
 	watch.Wait()
 	take()
@@ -143,7 +143,7 @@ func load(b *testing.B, p *process, what func(*client, context.Context, int64) (
 	// Only what comes after the first fifth: until then, caches and pools fill.
 	var x, y []float64
 	for _, s := range samples {
-		if s.at >= *length/5 {
+		if s.at >= d/5 {
 			x, y = append(x, float64(s.cycles)), append(y, s.rss*1024)
 		}
 	}
