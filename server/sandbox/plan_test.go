@@ -27,7 +27,8 @@ func (h *heard) AfterQuery(_ context.Context, e *bun.QueryEvent) {
 	h.queries[e.Query] = true
 }
 
-var scan = regexp.MustCompile(`^SCAN (sandboxes|sandbox|label|mount)\b`)
+// scan is a step that reads all sandboxes: by no index, or by one of them all.
+var scan = regexp.MustCompile(`^SCAN (sandbox|sandboxes)( USING (COVERING )?INDEX (sqlite_autoindex_\w+|sandboxes_(list|created|name|token|state)))?$`)
 
 // What is asked for one sandbox reads no others: SQLite uses an index of some
 // rows only where the query has the index's own condition, and would otherwise
