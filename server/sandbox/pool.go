@@ -222,7 +222,7 @@ func (s *Service) reconcilePools(ctx context.Context) error {
 		}
 	}
 	ids, err := s.ids(ctx, func(q *bun.SelectQuery) *bun.SelectQuery {
-		return q.Where("warm_pool_id <> '' AND state <> ? AND desired_state <> ?", Destroyed, WantDestroyed).
+		return there(q).Where("warm_pool_id <> '' AND state <> ? AND desired_state <> ?", Destroyed, WantDestroyed).
 			Where("NOT EXISTS (SELECT 1 FROM warm_pools AS p WHERE p.id = sandbox.warm_pool_id)")
 	})
 	if err != nil {

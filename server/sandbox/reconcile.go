@@ -423,10 +423,10 @@ func (s *Service) automatic(ctx context.Context) error {
 	}
 	for _, where := range []func(*bun.SelectQuery) *bun.SelectQuery{
 		func(q *bun.SelectQuery) *bun.SelectQuery {
-			return q.Where("destroy_at <= ? AND state <> ? AND desired_state <> ?", now, Destroyed, WantDestroyed)
+			return there(q).Where("destroy_at <= ? AND state <> ? AND desired_state <> ?", now, Destroyed, WantDestroyed)
 		},
 		func(q *bun.SelectQuery) *bun.SelectQuery {
-			return q.Where("linked_id <> '' AND state <> ? AND desired_state <> ?", Destroyed, WantDestroyed).
+			return there(q).Where("linked_id <> '' AND state <> ? AND desired_state <> ?", Destroyed, WantDestroyed).
 				Where("NOT EXISTS (SELECT 1 FROM sandboxes AS o WHERE o.id = sandbox.linked_id AND o.state <> ? AND o.desired_state <> ?)", Destroyed, WantDestroyed)
 		},
 	} {
