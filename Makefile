@@ -12,8 +12,10 @@ EMBEDDED := daytona-agent daytona-net daytona-s3fs
 ARCHS    ?= amd64 arm64
 FUZZTIME ?= 10s
 BENCHTIME ?= 10x
+LOADTIME ?= 10m
+CLIENTS  ?= 50
 
-.PHONY: help run build test table bench lint generate fuzz image release clean
+.PHONY: help run build test table bench load lint generate fuzz image release clean
 
 help: ## what there is
 	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 10
@@ -37,6 +39,9 @@ table: build ## the table in docs/backends.md, from what the suites say here; SU
 
 bench: ## every backend, in comparison; BENCHTIME=10x
 	@GO=$(GO) .ci/bench $(BENCHTIME)
+
+load: ## the server under load; LOADTIME=10m CLIENTS=50
+	@GO=$(GO) .ci/bench load $(LOADTIME) $(CLIENTS)
 
 lint: ## gofmt, go vet, and staticcheck and golangci-lint if they are installed
 	@files=$$(gofmt -l $$(git ls-files '*.go')); if [ -n "$$files" ]; then echo "gofmt is missing in:" $$files; exit 1; fi

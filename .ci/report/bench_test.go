@@ -13,6 +13,7 @@ BenchmarkLocal/SessionExec-2  	      30	         2.250 ms/p50	         3.0 x_for
 BenchmarkLocal/Search-2       	       3	      1200 ms/p50	         0.5 x_grep	 800 MB/s
 BenchmarkDocker/SessionExec 	      30	         4.000 ms/p50
 BenchmarkDocker/GitStatus-16 	      3	         90 ms/p50	1.25 x_git
+BenchmarkSQLite/Load-2      	       1	 12345 sandboxes	 0 errors	 20.5 sandboxes/s	 1.25 x_engine
 BenchmarkAgent/Start-2      	      30	         7.500 ms/p50	         5.000 x_forkexec
 PASS
 `), &out)
@@ -23,7 +24,14 @@ PASS
 	if !strings.HasPrefix(text, "goos: linux\nBenchmarkLocal/Exec-2") {
 		t.Error("what was read is not passed on")
 	}
+	if _, load, _ := strings.Cut(text, "\nserver, many clients"); !strings.Contains(strings.Join(strings.Fields(load), " "), "sqlite 0 12345 20.5 × 1.25 – ") {
+		t.Errorf("the server's load:\n%s", load)
+	}
+	if strings.Contains(text, "pages of 2,000") {
+		t.Error("a table without a row")
+	}
 	_, text, _ = strings.Cut(text, "\ntoolbox, ")
+	text, _, _ = strings.Cut(text, "\nserver, ")
 	rows := map[string]string{}
 	for line := range strings.Lines(text) {
 		if name, cells, ok := strings.Cut(line, " "); ok {

@@ -71,9 +71,11 @@ func newPool(d Dialer) *pool {
 		MaxIdleConns:        4096,
 		MaxIdleConnsPerHost: 32,
 		IdleConnTimeout:     time.Minute, // less than the agent's
-		ReadBufferSize:      32 << 10,
-		WriteBufferSize:     32 << 10,
-		Protocols:           new(http.Protocols),
+		// Their own buffers are small: a connection may be idle for long, and what is
+		// copied goes past them.
+		ReadBufferSize:  4 << 10,
+		WriteBufferSize: 4 << 10,
+		Protocols:       new(http.Protocols),
 	}
 	p.transport.Protocols.SetHTTP1(true)
 	return p

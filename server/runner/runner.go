@@ -547,8 +547,22 @@ func (s *Service) Report(ctx context.Context, id string, h Report) (Runner, erro
 	if len(h.Services) > maxList || len(h.Capabilities) > maxList {
 		return Runner{}, invalid(fmt.Sprintf("serviceHealth and capabilities must have at most %d entries", maxList))
 	}
-	return s.change(ctx, id, func(r *Runner) error {
-		now := s.o.Now().UTC()
+	var r Runner
+	err := s.db.Tx(ctx, func(ctx context.Context) (err error) {
+		if r, err = s.change(ctx, id, h.apply(s.o.Now().UTC())); err != nil || h.Use == nil {
+			return err
+		}
+		// These figures have what was promised and is there: every placement would
+		// read it again.
+		_, err = s.db.All(ctx).NewDelete().Model((*reservation)(nil)).Where("runner_id = ? AND released_at <= ?", id, *r.MeasuredAt).Exec(ctx)
+		return err
+	})
+	return r, err
+}
+
+// apply returns what a report changes in a runner.
+func (h *Report) apply(now time.Time) func(*Runner) error {
+	return func(r *Runner) error {
 		r.CheckedAt, r.AppVersion = &now, h.AppVersion
 		if h.Use != nil {
 			r.Used, r.CPU, r.Memory, r.Disk, r.GPU, r.GPUType, r.MeasuredAt = *h.Use, h.CPU, h.Memory, h.Disk, h.GPU, h.GPUType, &now
@@ -571,7 +585,7 @@ func (s *Service) Report(ctx context.Context, id string, h Report) (Runner, erro
 			r.State = Unresponsive
 		}
 		return nil
-	})
+	}
 }
 
 // score says how much a runner has left: the weighted mean of what is free,

@@ -444,6 +444,9 @@ func TestReservations(t *testing.T) {
 		}
 		report(a.ID, 8)
 		report(b.ID, 8)
+		if n, err := db.All(ctx).NewSelect().TableExpr("runner_reservations").Count(ctx); err != nil || n != 0 {
+			t.Errorf("%d promises are kept that the runners' own figures have: every placement would read them (%v)", n, err)
+		}
 		if err := try(); !errors.Is(err, daytona.ErrInvalid) {
 			t.Error("the runners are full:", err)
 		}

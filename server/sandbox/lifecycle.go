@@ -146,7 +146,7 @@ func (s *Service) destroy(ctx context.Context, sb *Sandbox) error {
 	if !May(sb.State, WantDestroyed) {
 		return inProgress()
 	}
-	n, err := s.db.In(ctx, sb.OrganizationID).Select((*Sandbox)(nil)).Where("parent_id = ?", sb.ID).
+	n, err := s.db.In(ctx, sb.OrganizationID).Select((*Sandbox)(nil)).Where("parent_id = ? AND parent_id <> ''", sb.ID).
 		Where("state <> ?", Destroyed).Where("desired_state <> ?", WantDestroyed).Count(ctx)
 	if err != nil {
 		return err
@@ -162,7 +162,7 @@ func (s *Service) destroy(ctx context.Context, sb *Sandbox) error {
 // that are on their way to something to the next sweep.
 func (s *Service) destroyLinked(ctx context.Context, owner string) error {
 	var linked []*Sandbox
-	q := s.db.All(ctx).NewSelect().Model(&linked).Where("linked_id = ?", owner).Where("desired_state <> ?", WantDestroyed).
+	q := s.db.All(ctx).NewSelect().Model(&linked).Where("linked_id = ? AND linked_id <> ''", owner).Where("desired_state <> ?", WantDestroyed).
 		Where("state <> ?", Destroyed).Order("id")
 	if s.db.Postgres() {
 		q = q.For("UPDATE")
@@ -466,7 +466,7 @@ func (s *Service) Forks(ctx context.Context, organizationID, idOrName string, de
 		return nil, err
 	}
 	var children []*Sandbox
-	q := s.db.In(ctx, organizationID).Select(&children).Where("parent_id = ?", sb.ID).Order("created_at", "id").Limit(1000)
+	q := s.db.In(ctx, organizationID).Select(&children).Where("parent_id = ? AND parent_id <> ''", sb.ID).Order("created_at", "id").Limit(1000)
 	if !destroyed {
 		q = q.Where("NOT " + gone)
 	}

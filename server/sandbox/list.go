@@ -290,7 +290,7 @@ func (s *Service) OfRunner(ctx context.Context, runnerID string, states []State,
 			return nil, invalid("states: %q is no state", clip(string(v)))
 		}
 	}
-	q := s.db.All(ctx).NewSelect().Model(&all).Where("runner_id = ?", runnerID).Where("state <> ?", Destroyed).Order("created_at", "id")
+	q := s.db.All(ctx).NewSelect().Model(&all).Where("runner_id = ? AND runner_id <> ''", runnerID).Where("state <> ?", Destroyed).Order("created_at", "id")
 	if len(states) > 0 {
 		q = q.Where("state IN (?)", bun.List(states))
 	}

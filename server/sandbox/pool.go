@@ -222,7 +222,7 @@ func (s *Service) reconcilePools(ctx context.Context) error {
 		}
 	}
 	ids, err := s.ids(ctx, func(q *bun.SelectQuery) *bun.SelectQuery {
-		return q.Where("warm_pool_id <> '' AND state <> ? AND desired_state <> ?", Destroyed, WantDestroyed).
+		return there(q).Where("warm_pool_id <> '' AND state <> ? AND desired_state <> ?", Destroyed, WantDestroyed).
 			Where("NOT EXISTS (SELECT 1 FROM warm_pools AS p WHERE p.id = sandbox.warm_pool_id)")
 	})
 	if err != nil {
@@ -234,7 +234,7 @@ func (s *Service) reconcilePools(ctx context.Context) error {
 func (s *Service) fill(ctx context.Context, p *Pool) error {
 	var members []*Sandbox
 	err := s.db.All(ctx).NewSelect().Model(&members).Column("id", "state", "desired_state", "ref").
-		Where("warm_pool_id = ? AND state <> ? AND desired_state <> ?", p.ID, Destroyed, WantDestroyed).Order("created_at", "id").Scan(ctx)
+		Where("warm_pool_id = ? AND warm_pool_id <> '' AND state <> ? AND desired_state <> ?", p.ID, Destroyed, WantDestroyed).Order("created_at", "id").Scan(ctx)
 	if err != nil {
 		return err
 	}
@@ -303,7 +303,7 @@ func (s *Service) addMember(ctx context.Context, p *Pool) error {
 			return err
 		}
 		have, err := s.db.In(ctx, p.OrganizationID).Select((*Sandbox)(nil)).
-			Where("warm_pool_id = ? AND state NOT IN ('destroyed', 'error', 'build_failed', 'stopped') AND desired_state <> ?", p.ID, WantDestroyed).Count(ctx)
+			Where("warm_pool_id = ? AND warm_pool_id <> '' AND state NOT IN ('destroyed', 'error', 'build_failed', 'stopped') AND desired_state <> ?", p.ID, WantDestroyed).Count(ctx)
 		if err != nil || int(have) >= p.Size {
 			return err
 		}

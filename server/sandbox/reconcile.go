@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"sync"
 	"time"
 
@@ -128,6 +129,12 @@ func (s *Service) ids(ctx context.Context, where func(*bun.SelectQuery) *bun.Sel
 	return ids, err
 }
 
+// there leaves out those that are destroyed, by an index: they are most after a
+// while, and nothing is to be done with them.
+func there(q *bun.SelectQuery) *bun.SelectQuery {
+	return q.Where("state IN (?)", bun.List(slices.DeleteFunc(States(), func(s State) bool { return s == Destroyed })))
+}
+
 // each does something with sandboxes, and goes on where it does not work.
 func (s *Service) each(ctx context.Context, ids []string, f func(context.Context, string) error) error {
 	for _, id := range ids {
@@ -144,7 +151,7 @@ func (s *Service) each(ctx context.Context, ids []string, f func(context.Context
 // reconcileMoving looks at all that are not at rest.
 func (s *Service) reconcileMoving(ctx context.Context) error {
 	ids, err := s.ids(ctx, func(q *bun.SelectQuery) *bun.SelectQuery {
-		return q.Where("pending = ? OR job_id <> '' OR state = ? OR (state IN (?, ?) AND (desired_state = ? OR lost = ?))",
+		return there(q).Where("pending = ? OR job_id <> '' OR state = ? OR (state IN (?, ?) AND (desired_state = ? OR lost = ?))",
 			true, Archiving, Errored, BuildFailed, WantDestroyed, true)
 	})
 	if err != nil {
@@ -285,7 +292,7 @@ func (s *Service) Lost(ctx context.Context, runnerID string) error {
 		return nil
 	}
 	ids, err := s.ids(ctx, func(q *bun.SelectQuery) *bun.SelectQuery {
-		return q.Where("runner_id = ? AND NOT (state = ? AND desired_state = ?) AND NOT (state IN (?, ?) AND desired_state <> ?)",
+		return q.Where("runner_id = ? AND runner_id <> '' AND NOT (state = ? AND desired_state = ?) AND NOT (state IN (?, ?) AND desired_state <> ?)",
 			runnerID, Stopped, WantStopped, Errored, BuildFailed, WantDestroyed)
 	})
 	if err != nil {
@@ -421,10 +428,10 @@ func (s *Service) automatic(ctx context.Context) error {
 	}
 	for _, where := range []func(*bun.SelectQuery) *bun.SelectQuery{
 		func(q *bun.SelectQuery) *bun.SelectQuery {
-			return q.Where("destroy_at <= ? AND state <> ? AND desired_state <> ?", now, Destroyed, WantDestroyed)
+			return there(q).Where("destroy_at <= ? AND state <> ? AND desired_state <> ?", now, Destroyed, WantDestroyed)
 		},
 		func(q *bun.SelectQuery) *bun.SelectQuery {
-			return q.Where("linked_id <> '' AND state <> ? AND desired_state <> ?", Destroyed, WantDestroyed).
+			return there(q).Where("linked_id <> '' AND state <> ? AND desired_state <> ?", Destroyed, WantDestroyed).
 				Where("NOT EXISTS (SELECT 1 FROM sandboxes AS o WHERE o.id = sandbox.linked_id AND o.state <> ? AND o.desired_state <> ?)", Destroyed, WantDestroyed)
 		},
 	} {
@@ -497,7 +504,7 @@ func (s *Service) autoArchive(ctx context.Context, id string) error {
 func (s *Service) backups(ctx context.Context) error {
 	now := s.now()
 	ids, err := s.ids(ctx, func(q *bun.SelectQuery) *bun.SelectQuery {
-		return q.Where("backup_state IN (?) AND (backup_since < ? OR backup_job_id = '')", bun.List([]BackupState{BackupPending, BackupInProgress}), now.Add(-backupTimeout))
+		return there(q).Where("backup_state IN (?) AND (backup_since < ? OR backup_job_id = '')", bun.List([]BackupState{BackupPending, BackupInProgress}), now.Add(-backupTimeout))
 	})
 	if err != nil {
 		return err

@@ -449,7 +449,7 @@ func (s *Service) JobDone(ctx context.Context, j Job) error {
 			}
 		}
 		var waiting []*Sandbox
-		q := s.db.All(ctx).NewSelect().Model(&waiting).Where("job_id = ?", j.ID).Order("id")
+		q := s.db.All(ctx).NewSelect().Model(&waiting).Where("job_id = ? AND job_id <> ''", j.ID).Order("id")
 		if s.db.Postgres() {
 			q = q.For("UPDATE")
 		}
@@ -667,7 +667,7 @@ func (s *Service) retryLater(sb *Sandbox) {
 
 func (s *Service) backupDone(ctx context.Context, j Job) error {
 	sb := &Sandbox{}
-	q := s.db.All(ctx).NewSelect().Model(sb).Where("backup_job_id = ?", j.ID)
+	q := s.db.All(ctx).NewSelect().Model(sb).Where("backup_job_id = ? AND backup_job_id <> ''", j.ID)
 	if s.db.Postgres() {
 		q = q.For("UPDATE")
 	}

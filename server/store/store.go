@@ -67,8 +67,10 @@ func Open(ctx context.Context, rawURL string, log *slog.Logger) (*DB, error) {
 			// pgx's own error leaves the password out.
 			return nil, &daytona.Error{Kind: daytona.KindInvalid, Op: op, Message: "the URL of PostgreSQL is wrong", Err: err}
 		}
-		// A pooler between here and the server may know no prepared statements.
-		c.ConnConfig.DefaultQueryExecMode = pgx.QueryExecModeCacheDescribe
+		// A pooler between here and the server may know no prepared statements. No two
+		// queries have the same text, since bun writes the arguments into it: to have
+		// each described would only be asking twice.
+		c.ConnConfig.DefaultQueryExecMode = pgx.QueryExecModeExec
 		pool, err := pgxpool.NewWithConfig(ctx, c)
 		if err != nil {
 			return nil, &daytona.Error{Kind: daytona.KindUnavailable, Op: op, Err: err}
