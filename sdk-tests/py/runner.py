@@ -130,7 +130,7 @@ def main(surface: Surface, start, end) -> int:
     work = {g: checks for g, checks in work.items() if checks}
 
     async def together() -> None:
-        free = asyncio.Semaphore(5)
+        free = asyncio.Semaphore(6)
 
         async def one(g: str, checks: list) -> None:
             async with free:

@@ -339,10 +339,6 @@ group('lifecycle', (check) => {
       assert.equal((await s.process.executeCommand('cat archived.txt')).result.trim(), 'archived')
     })
   })
-  check('auto-stop', { limit: 150, needs: 'timers' }, async (t) => {
-    const s = await t.create({ autoStopInterval: 1 })
-    await until('it stops by itself', async () => (await sleep(2000), await s.refreshData(), s.state === 'stopped'), 120)
-  })
   check('ephemeral', async (t) => {
     const s = await t.create({ ephemeral: true })
     assert.equal(s.autoDeleteInterval, 0)
@@ -355,6 +351,14 @@ group('lifecycle', (check) => {
     await until('it is gone', () => daytona().get(s.id).then(() => false, (e) => e.statusCode === 404))
     const other = await t.create({})
     await daytona().delete(other)
+  })
+})
+
+// A minute is the least there is: a group of its own, beside all others.
+group('timers', (check) => {
+  check('auto-stop', { limit: 180, needs: 'timers' }, async (t) => {
+    const s = await t.create({ autoStopInterval: 1 })
+    await until('it stops by itself', async () => (await sleep(1000), await s.refreshData(), s.state === 'stopped'), 150)
   })
 })
 
@@ -840,12 +844,16 @@ group('errors', (check) => {
     await refused([400], 'DaytonaValidationError', () => t.create({ name: '<b>x</b>' }))
   })
   check('429', async () => {
-    const config = await get(`${process.env.DAYTONA_API_URL}/config`)
-    const limit = JSON.parse(config.text).rateLimit?.authenticated?.limit
-    if (!limit || limit > 2000) return `the limit is ${limit || 'none'}`
-    const all = await Promise.allSettled(Array.from({ length: limit + 1 }, () => daytona().get(unique('nobody'))))
-    const last = all.map((r) => r.reason).find((e) => e.statusCode === 429)
-    assert.ok(last instanceof lib.DaytonaRateLimitError, 'nothing was refused')
+    const apiUrl = process.env.DAYTONA_TEST_LIMITED_API_URL // a server that is asked too much by this
+    if (!apiUrl) return 'no DAYTONA_TEST_LIMITED_API_URL'
+    const limited = new Daytona({ apiKey: process.env.DAYTONA_TEST_LIMITED_API_KEY, apiUrl })
+    const { limit } = JSON.parse((await get(`${apiUrl}/config`)).text).rateLimit.authenticated
+    let last
+    for (let i = 0; i <= limit; i++) await limited.get(unique('nobody')).catch((e) => (last = e))
+    await refused([429], 'DaytonaRateLimitError', () => Promise.reject(last))
+    assert.ok(Number(last.headers['retry-after-authenticated']) > 0, JSON.stringify(last.headers))
+    assert.equal(last.headers['x-ratelimit-remaining-authenticated'], '0')
+    await limited[Symbol.asyncDispose]()
   })
   check('bad arguments', async (t) => {
     await assert.rejects(() => t.create({}, { timeout: -1 }), DaytonaError)

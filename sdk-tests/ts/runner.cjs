@@ -122,7 +122,7 @@ async function main({ surface, generation, start, end }) {
     }
   })
   await Promise.all(
-    Array.from({ length: 5 }, async () => {
+    Array.from({ length: 6 }, async () => {
       for (let next; (next = work.shift()); ) await next()
     }),
   )
