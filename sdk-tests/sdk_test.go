@@ -65,13 +65,8 @@ var backends = []struct {
 	unenforced  []string
 	// missing says why there can be none here; "" if there can.
 	missing func() string
-	// url is that of the backend, with its state in a directory.
-	url func(dir, image string) string
 }{
-	{
-		name: "local", lacks: "domains,sandbox-secrets", missing: func() string { return "" },
-		url: func(dir, _ string) string { return "local://" + dir },
-	},
+	{name: "local", lacks: "domains,sandbox-secrets", missing: func() string { return "" }},
 	{
 		// The agent gives up the right to change the policy of a container that runs.
 		name: "docker", lacks: "network,domains,sandbox-secrets",
@@ -80,39 +75,35 @@ var backends = []struct {
 			switch {
 			case exec.Command("docker", "info").Run() != nil:
 				return "no Docker engine answers (docker info)"
-			case image("default") == "":
+			case image("default", "desktop") == "":
 				return "DAYTONA_TEST_IMAGES has no image \"default\""
 			}
 			return ""
 		},
-		url: func(dir, image string) string { return "docker://" + dir + "?image=" + url.QueryEscape(image) },
 	},
 }
 
-// image is one of those that DAYTONA_TEST_IMAGES names, by its tag; "" if it is
-// not among them.
-func image(tag string) string {
-	for ref := range strings.SplitSeq(os.Getenv("DAYTONA_TEST_IMAGES"), ",") {
-		if strings.HasSuffix(ref, ":"+tag) {
-			return ref
+// image is the last of those with a tag that DAYTONA_TEST_IMAGES names; "" if it
+// names none of them.
+func image(tags ...string) (found string) {
+	for _, tag := range tags {
+		for ref := range strings.SplitSeq(os.Getenv("DAYTONA_TEST_IMAGES"), ",") {
+			if strings.HasSuffix(ref, ":"+tag) {
+				found = ref
+			}
 		}
 	}
-	return ""
+	return found
 }
 
 // inProcess starts a server in this process, with TLS and a backend, and says
-// what it is. Where DAYTONA_TEST_IMAGES has an image "default", sandboxes are
-// made from it, and a registry of this process has it for what is built; one
-// "desktop" is a snapshot. limited is another server.
+// what it is. Where DAYTONA_TEST_IMAGES has an image "desktop", or "default",
+// sandboxes are made from it, and a registry of this process has "slim", or the
+// same, for what is built. limited is another server.
 func inProcess(t *testing.T, b int, limited server) server {
 	backend, dir := backends[b], t.TempDir()
 	at := server{lacks: backend.lacks, limited: limited.url, limitedKey: limited.key}
-	if ref := image("default"); ref != "" {
-		at.image = registryWith(t, strings.TrimSuffix(strings.TrimPrefix(ref, "oci:"), ":default"))
-	} else {
-		at.lacks += ",charts,lsp,images,build"
-	}
-	client, err := daytona.Open(t.Context(), backend.url(filepath.Join(dir, "sandboxes"), at.image))
+	client, err := daytona.Open(t.Context(), backend.name+"://"+filepath.Join(dir, "sandboxes"))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -128,21 +119,21 @@ func inProcess(t *testing.T, b int, limited server) server {
 	}
 	const password = "correct horse"
 	c := multitenant.Config{
-		Client: client, Log: slog.New(slog.NewTextHandler(log, nil)), AllowedAddresses: []string{"localhost"},
-		Defaults: multitenant.DefaultsConfig{Image: at.image}, Unenforced: backend.unenforced, Images: map[string]string{},
+		Client: client, Log: slog.New(slog.NewTextHandler(log, nil)), AllowedAddresses: []string{"localhost"}, Unenforced: backend.unenforced,
 		Admin: multitenant.AdminConfig{Email: "ada@example.com", Password: password},
 	}
-	const desktop = "localhost/desktop:1"
-	if ref := image("desktop"); ref != "" {
-		c.Images[desktop] = ref
+	if ref := image("default", "desktop"); ref != "" {
+		c.Defaults.Image = "localhost/sandbox:1"
+		c.Images = map[string]string{c.Defaults.Image: ref}
+		at.image = registryWith(t, image("default", "slim"))
+	} else {
+		at.lacks += ",charts,lsp,images,build"
+	}
+	if image("desktop") != "" {
+		at.desktop = "default"
 	}
 	at.url, at.key = serve(t, c)
 	at.restricted = at.keyWithout(t, c.Admin.Email, password)
-	if c.Images[desktop] != "" {
-		at.desktop = "with-desktop"
-		at.ask(t, "POST", "/snapshots", at.key, map[string]any{"name": at.desktop, "imageName": desktop}, nil)
-		at.await(t, at.desktop)
-	}
 	at.await(t, "default")
 	return at
 }
@@ -286,9 +277,10 @@ func (s server) await(t *testing.T, snapshot string) {
 	}
 }
 
-// registryWith serves the image of an OCI layout and returns its reference.
-func registryWith(t *testing.T, dir string) string {
+// registryWith serves an image of those in OCI layouts and returns its reference.
+func registryWith(t *testing.T, image string) string {
 	t.Helper()
+	dir := image[strings.Index(image, ":")+1 : strings.LastIndex(image, ":")]
 	h := httptest.NewServer(registry.New(registry.Logger(stdlog.New(io.Discard, "", 0))))
 	t.Cleanup(h.Close)
 	index, err := layout.ImageIndexFromPath(dir)

@@ -1121,7 +1121,7 @@ def desktop_calls(cu):
     ]
 
 
-@check("desktop", "without a desktop", limit=90)
+@check("desktop", "every method", limit=90)
 async def _(t):
     cu = (await t.sandbox()).computer_use
     there = True
