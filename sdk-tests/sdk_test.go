@@ -42,6 +42,8 @@ import (
 // server is what the programs are run against.
 type server struct {
 	url, key string
+	// own says that it is of this process, with a certificate of the authority.
+	own bool
 	// restricted is a key without permissions; "" if there is none.
 	restricted string
 	// limited is the API of a server that refuses after a few requests, and
@@ -102,7 +104,7 @@ func image(tags ...string) (found string) {
 // same, for what is built. limited is another server.
 func inProcess(t *testing.T, b int, limited server) server {
 	backend, dir := backends[b], t.TempDir()
-	at := server{lacks: backend.lacks, limited: limited.url, limitedKey: limited.key}
+	at := server{own: true, lacks: backend.lacks, limited: limited.url, limitedKey: limited.key}
 	client, err := daytona.Open(t.Context(), backend.name+"://"+filepath.Join(dir, "sandboxes"))
 	if err != nil {
 		t.Fatal(err)
@@ -378,6 +380,9 @@ func runAll(t *testing.T, s server) {
 		}
 		ctx, cancel := context.WithTimeout(t.Context(), 10*time.Minute)
 		defer cancel()
+		if s.own {
+			command = append([]string{"unshare", "--mount", "sh", "-c", `mount --bind "$0" ` + systemCAs + ` && exec "$@"`, authority.file}, command...)
+		}
 		cmd := start(ctx, t, command, "DAYTONA_API_URL="+s.url, "DAYTONA_API_KEY="+s.key, "DAYTONA_TEST_RESTRICTED_KEY="+s.restricted,
 			"DAYTONA_TEST_LIMITED_API_URL="+s.limited, "DAYTONA_TEST_LIMITED_API_KEY="+s.limitedKey)
 		var stderr bytes.Buffer

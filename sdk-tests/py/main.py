@@ -586,7 +586,7 @@ async def _(t):
     await do(s.delete())
 
 
-@check("exec", "charts", needs="charts")
+@check("exec", "charts", limit=120, needs="charts")
 async def _(t):
     p = (await t.sandbox()).process
     r = await do(p.code_run("\n".join([
@@ -594,7 +594,7 @@ async def _(t):
         'plt.bar(["a", "b"], [1, 2])', "plt.show()", "plt.scatter([1], [2])", "plt.show()", "plt.boxplot([1, 2, 9])", "plt.show()",
         "fig, (l, r) = plt.subplots(1, 2)", "l.plot([1]); r.pie([1, 2])", "plt.show()", 'print("done")',
     ])))
-    assert r.result.strip() == "done"
+    assert r.result.strip().split("\n")[-1] == "done"  # a slow machine is told that a cache of fonts is being made
     charts = r.artifacts.charts
     want = [lib.LineChart, lib.BarChart, lib.ScatterChart, lib.BoxAndWhiskerChart, lib.CompositeChart]
     assert [type(c) for c in charts] == want, charts

@@ -396,12 +396,12 @@ group('exec', (check) => {
     assert.equal((await s.process.codeRun('console.log(6 * 7)')).result.trim(), '42')
     await s.delete()
   })
-  check('charts', { needs: 'charts' }, async (t) => {
+  check('charts', { limit: 120, needs: 'charts' }, async (t) => {
     const { process } = await t.sandbox
     const r = await process.codeRun(
       ['import matplotlib.pyplot as plt', 'plt.plot([1, 2, 3], [2, 4, 8])', 'plt.title("growth")', 'plt.xlabel("x")', 'plt.show()',
         'plt.bar(["a", "b"], [1, 2])', 'plt.show()', 'fig, (l, r) = plt.subplots(1, 2)', 'l.plot([1]); r.pie([1, 2])', 'plt.show()', 'print("done")'].join('\n'))
-    assert.equal(r.result.trim(), 'done')
+    assert.equal(r.result.trim().split('\n').at(-1), 'done') // a slow machine is told that a cache of fonts is being made
     assert.deepEqual(r.artifacts.charts.map((c) => c.type), ['line', 'bar', 'composite_chart'])
     assert.deepEqual([r.artifacts.charts[0].title, r.artifacts.charts[0].x_label, r.artifacts.charts[0].elements.length], ['growth', 'x', 1])
     assert.ok(Buffer.from(r.artifacts.charts[0].png, 'base64').subarray(1, 4).equals(Buffer.from('PNG')))
