@@ -317,23 +317,35 @@ async def _(t):
     assert s.public is False
 
 
-@check("sandbox", "network", needs="network")
+@check("sandbox", "network", limit=120)
 async def _(t):
     s = await t.sandbox()
-    await do(s.update_network_settings(network_block_all=True))
-    assert s.network_block_all is True
-    out = await t.run("python3 -c \"import socket; socket.create_connection(('1.1.1.1', 53), 5)\" 2>/dev/null && echo out || echo in")
-    assert out.strip() == "in"
-    await do(s.update_network_settings(network_allow_list="10.0.0.0/8,192.0.2.0/24"))
-    assert (s.network_block_all, s.network_allow_list) == (False, "10.0.0.0/8,192.0.2.0/24")
 
-    async def domains():
-        await do(s.update_network_settings(domain_allow_list="example.com,*.example.org"))
-        assert s.domain_allow_list == "example.com,*.example.org"
+    async def alone(x):
+        out = await t.run("python3 -c \"import socket; socket.create_connection(('1.1.1.1', 53), 5)\" 2>/dev/null && echo out || echo in", x)
+        assert out.strip() == "in"
 
-    await can("domains", domains)
-    await do(s.update_network_settings(network_block_all=False, network_allow_list="", domain_allow_list=""))
+    blocked = await t.create(CreateSandboxFromSnapshotParams(network_block_all=True))
+    assert blocked.network_block_all is True
+    await alone(blocked)
+    await do(blocked.delete())
     await refused([400], "DaytonaValidationError", lambda: s.update_network_settings(network_allow_list="not a network"))
+
+    async def update():
+        await do(s.update_network_settings(network_block_all=True))
+        assert s.network_block_all is True
+        await alone(s)
+        await do(s.update_network_settings(network_allow_list="10.0.0.0/8,192.0.2.0/24"))
+        assert (s.network_block_all, s.network_allow_list) == (False, "10.0.0.0/8,192.0.2.0/24")
+
+        async def domains():
+            await do(s.update_network_settings(domain_allow_list="example.com,*.example.org"))
+            assert s.domain_allow_list == "example.com,*.example.org"
+
+        await can("domains", domains)
+        await do(s.update_network_settings(network_block_all=False, network_allow_list="", domain_allow_list=""))
+
+    return await can("network", update)
 
 
 @check("sandbox", "resize")
@@ -681,18 +693,23 @@ async def _(t):
     pty = await do(p.create_pty_session("pty", cwd="/tmp", envs={"A": "b"}, pty_size=PtySize(rows=30, cols=100), **extra))
     await do(pty.wait_for_connection())
     assert await do(pty.is_connected())
-    await do(pty.send_input('stty size; echo "<$A>"; pwd; echo e""nd\n'))
-    if IS_ASYNC:
-        await until("the terminal answers", lambda: b"\nend" in seen)
-    else:
+
+    async def reads(what: bytes):
+        if IS_ASYNC:
+            return await until(f"the terminal says {what!r}", lambda: what in seen)
         for data in pty:
             seen.extend(data)
-            if b"\nend" in seen:
-                break
+            if what in seen:
+                return
+
+    await do(pty.send_input('stty size; echo "<$A>"; pwd; echo e""nd\n'))
+    await reads(b"\nend")
     for part in (b"30 100", b"<b>", b"/tmp"):
         assert part in seen, bytes(seen)
     info = await do(pty.resize(PtySize(rows=40, cols=120)))
     assert (info.rows, info.cols) == (40, 120)
+    await do(pty.send_input("stty size\n"))
+    await reads(b"40 120")
     assert (await do(p.resize_pty_session("pty", PtySize(rows=25, cols=90)))).cols == 90
     assert "pty" in [x.id for x in await do(p.list_pty_sessions())]
     assert (await do(p.get_pty_session_info("pty"))).active
@@ -798,12 +815,30 @@ async def _(t):
 # -- git and language servers
 
 
+async def git_server(t, process) -> str:
+    """Serves origin.git by HTTP inside of the sandbox, for everybody to push to."""
+    cgi = "GIT_PROJECT_ROOT=$(cd .. && pwd) GIT_HTTP_EXPORT_ALL=1; export GIT_PROJECT_ROOT GIT_HTTP_EXPORT_ALL; exec git http-backend"
+    await t.run("git init -q --bare -b main origin.git && git -C origin.git config http.receivepack true && mkdir -p git-web/cgi-bin"
+                f" && echo '#!/bin/sh\n{cgi}' > git-web/cgi-bin/git && chmod +x git-web/cgi-bin/git"
+                " && cd origin.git && export GIT_AUTHOR_NAME=O GIT_AUTHOR_EMAIL=o@example.com GIT_COMMITTER_NAME=O GIT_COMMITTER_EMAIL=o@example.com && git update-ref refs/heads/main $(git commit-tree -m origin $(git mktree </dev/null))")
+    await do(process.create_session("git-web"))
+    await do(process.execute_session_command("git-web", SessionExecuteRequest(
+        command="cd git-web && exec python3 -m http.server --cgi 8418 2>/dev/null", run_async=True)))
+    origin = "http://localhost:8418/cgi-bin/git/origin.git"
+
+    async def answers():
+        return (await do(process.exec(f"git ls-remote {origin}"))).exit_code == 0
+
+    await until("the server of repositories answers", answers)
+    return origin
+
+
 @check("git", "repository", needs="git")
 async def _(t):
     s = await t.sandbox()
     g = s.git
-    await t.run("git init -q --bare -b main origin.git")
-    await do(g.clone("origin.git", "r"))
+    origin = await git_server(t, s.process)
+    await do(g.clone(origin, "r"))
     await do(s.fs.upload_file(b"one\n", "r/a.txt"))
     st = await do(g.status("r"))
     assert st.current_branch == "main" and [f.name for f in st.file_status] == ["a.txt"]
@@ -846,7 +881,7 @@ async def _(t):
     await do(g.dangerously_authenticate("someone", "secret", "example.com"))
 
 
-@check("git", "language server", limit=90)
+@check("git", "language server", limit=180)
 async def _(t):
     s = await t.sandbox()
     work = f"{await do(s.get_work_dir())}/lsp"

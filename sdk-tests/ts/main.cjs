@@ -168,20 +168,29 @@ group('sandbox', (check) => {
       return new Date(s.lastActivityAt) >= before
     })
   })
-  check('network', { needs: 'network' }, async (t) => {
+  check('network', { limit: 120 }, async (t) => {
     const s = await t.sandbox
-    await s.updateNetworkSettings({ networkBlockAll: true })
-    assert.equal(s.networkBlockAll, true)
-    const r = await s.process.executeCommand(`python3 -c "import socket; socket.create_connection(('1.1.1.1', 53), 5)" 2>/dev/null && echo out || echo in`, undefined, undefined, 20)
-    assert.equal(r.result.trim(), 'in')
-    await s.updateNetworkSettings({ networkAllowList: '10.0.0.0/8,192.0.2.0/24' })
-    assert.deepEqual([s.networkBlockAll, s.networkAllowList], [false, '10.0.0.0/8,192.0.2.0/24'])
-    await can('domains', async () => {
-      await s.updateNetworkSettings({ domainAllowList: 'example.com,*.example.org' })
-      assert.equal(s.domainAllowList, 'example.com,*.example.org')
-    })
-    await s.updateNetworkSettings({ networkBlockAll: false, networkAllowList: '', domainAllowList: '' })
+    const alone = async (x) => {
+      const r = await x.process.executeCommand(`python3 -c "import socket; socket.create_connection(('1.1.1.1', 53), 5)" 2>/dev/null && echo out || echo in`, undefined, undefined, 20)
+      assert.equal(r.result.trim(), 'in')
+    }
+    const blocked = await t.create({ networkBlockAll: true })
+    assert.equal(blocked.networkBlockAll, true)
+    await alone(blocked)
+    await blocked.delete()
     await refused([400], 'DaytonaValidationError', () => s.updateNetworkSettings({ networkAllowList: 'not a network' }))
+    return can('network', async () => {
+      await s.updateNetworkSettings({ networkBlockAll: true })
+      assert.equal(s.networkBlockAll, true)
+      await alone(s)
+      await s.updateNetworkSettings({ networkAllowList: '10.0.0.0/8,192.0.2.0/24' })
+      assert.deepEqual([s.networkBlockAll, s.networkAllowList], [false, '10.0.0.0/8,192.0.2.0/24'])
+      await can('domains', async () => {
+        await s.updateNetworkSettings({ domainAllowList: 'example.com,*.example.org' })
+        assert.equal(s.domainAllowList, 'example.com,*.example.org')
+      })
+      await s.updateNetworkSettings({ networkBlockAll: false, networkAllowList: '', domainAllowList: '' })
+    })
   })
   check('resize', async (t) => {
     const s = await t.sandbox
@@ -466,6 +475,8 @@ group('exec', (check) => {
     await pty.sendInput('stty size; echo "<$A>"; pwd\n')
     await until('the terminal answers', () => /30 100[\s\S]*<b>[\s\S]*\/tmp/.test(seen))
     assert.deepEqual(pick(await pty.resize(120, 40), 'cols', 'rows'), { cols: 120, rows: 40 })
+    await pty.sendInput('stty size\n')
+    await until('the terminal has another size', () => /40 120/.test(seen))
     assert.equal((await process.resizePtySession('pty', 90, 25)).cols, 90)
     assert.ok((await process.listPtySessions()).some((p) => p.id === 'pty'))
     assert.equal((await process.getPtySessionInfo('pty')).active, true)
@@ -546,12 +557,23 @@ group('files', (check) => {
   })
 })
 
+// gitServer serves origin.git by HTTP inside of the sandbox, for everybody to push to.
+async function gitServer(process) {
+  const cgi = 'GIT_PROJECT_ROOT=$(cd .. && pwd) GIT_HTTP_EXPORT_ALL=1; export GIT_PROJECT_ROOT GIT_HTTP_EXPORT_ALL; exec git http-backend'
+  await process.executeCommand(`git init -q --bare -b main origin.git && git -C origin.git config http.receivepack true && mkdir -p git-web/cgi-bin && echo '#!/bin/sh\n${cgi}' > git-web/cgi-bin/git && chmod +x git-web/cgi-bin/git && cd origin.git && export GIT_AUTHOR_NAME=O GIT_AUTHOR_EMAIL=o@example.com GIT_COMMITTER_NAME=O GIT_COMMITTER_EMAIL=o@example.com && git update-ref refs/heads/main $(git commit-tree -m origin $(git mktree </dev/null))`)
+  await process.createSession('git-web')
+  await process.executeSessionCommand('git-web', { command: 'cd git-web && exec python3 -m http.server --cgi 8418 2>/dev/null', runAsync: true })
+  const origin = 'http://localhost:8418/cgi-bin/git/origin.git'
+  await until('the server of repositories answers', async () => (await process.executeCommand(`git ls-remote ${origin}`)).exitCode === 0)
+  return origin
+}
+
 group('git', (check) => {
   check('repository', { needs: 'git' }, async (t) => {
     const s = await t.sandbox
     const { git, process } = s
-    await process.executeCommand('git init -q --bare -b main origin.git')
-    await git.clone('origin.git', 'r')
+    const origin = await gitServer(process)
+    await git.clone(origin, 'r')
     await s.fs.uploadFile(Buffer.from('one\n'), 'r/a.txt')
     let status = await git.status('r')
     assert.deepEqual([status.currentBranch, status.fileStatus.map((f) => [f.name, f.staging, f.worktree])], ['main', [['a.txt', 'Untracked', 'Untracked']]])
@@ -593,7 +615,7 @@ group('git', (check) => {
     assert.deepEqual((await git.remotes('n')).remotes.map((r) => r.name), ['up'])
     await git.dangerouslyAuthenticate('someone', 'secret', 'example.com')
   })
-  check('language server', { limit: 90 }, async (t) => {
+  check('language server', { limit: 180 }, async (t) => {
     const s = await t.sandbox
     const dir = `${await s.getWorkDir()}/lsp`
     await s.fs.createFolder('lsp', '755')
