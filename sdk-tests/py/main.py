@@ -84,7 +84,7 @@ async def collect(items) -> list:
     return list(items)
 
 
-async def until(what: str, test, seconds: float = 30):
+async def until(what: str, test, seconds: float = 60):
     end = time.monotonic() + seconds
     while True:
         got = await do(test())
@@ -317,7 +317,7 @@ async def _(t):
     assert s.public is False
 
 
-@check("sandbox", "network", limit=120)
+@check("sandbox", "network", limit=180)
 async def _(t):
     s = await t.sandbox()
 
@@ -446,7 +446,7 @@ async def _(t):
 # -- lifecycle
 
 
-@check("lifecycle", "stop and start", limit=90)
+@check("lifecycle", "stop and start", limit=180)
 async def _(t):
     s = await t.sandbox()
     await t.run("echo kept > kept.txt")
@@ -464,7 +464,7 @@ async def _(t):
     await do(s.start())
 
 
-@check("lifecycle", "pause", limit=90)
+@check("lifecycle", "pause", limit=180)
 async def _(t):
     s = await t.sandbox()
 
@@ -477,7 +477,7 @@ async def _(t):
     return await can("pause", pause)
 
 
-@check("lifecycle", "fork", limit=90)
+@check("lifecycle", "fork", limit=180)
 async def _(t):
     s = await t.sandbox()
     await t.run("echo shared > shared.txt")
@@ -491,7 +491,7 @@ async def _(t):
     return await can("fork", fork)
 
 
-@check("lifecycle", "snapshot of a sandbox", limit=120)
+@check("lifecycle", "snapshot of a sandbox", limit=180)
 async def _(t):
     s = await t.sandbox()
     await t.run("echo snapped > snapped.txt")
@@ -515,7 +515,7 @@ async def _(t):
     return await can("sandbox-snapshot", snapshot)
 
 
-@check("lifecycle", "archive", limit=120)
+@check("lifecycle", "archive", limit=180)
 async def _(t):
     s = await t.create()
     await t.run("echo archived > archived.txt", s)
@@ -598,7 +598,7 @@ async def _(t):
     await do(s.delete())
 
 
-@check("exec", "charts", limit=120, needs="charts")
+@check("exec", "charts", limit=180, needs="charts")
 async def _(t):
     p = (await t.sandbox()).process
     r = await do(p.code_run("\n".join([
@@ -685,7 +685,7 @@ async def _(t):
     assert await do(ci.list_contexts()) == []
 
 
-@check("exec", "terminal", limit=90)
+@check("exec", "terminal", limit=180)
 async def _(t):
     p = (await t.sandbox()).process
     seen = bytearray()
@@ -752,7 +752,7 @@ async def _(t):
     await refused([404], "DaytonaNotFoundError", lambda: f.download_file("many/none"))
 
 
-@check("files", "100 MiB streamed", limit=120)
+@check("files", "100 MiB streamed", limit=180)
 async def _(t):
     f = (await t.sandbox()).fs
     block, blocks = secrets.token_bytes(1 << 20), 100
@@ -914,7 +914,7 @@ async def _(t):
 # -- previews
 
 
-@check("previews", "plain, signed and expired", limit=90)
+@check("previews", "plain, signed and expired", limit=180)
 async def _(t):
     s = await t.sandbox()
     await do(s.process.create_session("web"))
@@ -947,7 +947,7 @@ async def _(t):
 # -- volumes and secrets
 
 
-@check("volumes", "shared by two sandboxes", limit=120)
+@check("volumes", "shared by two sandboxes", limit=180)
 async def _(t):
     async def run():
         volume = client().volume
@@ -1016,7 +1016,7 @@ async def _(t):
 # -- snapshots
 
 
-@check("snapshots", "from an image", limit=150)
+@check("snapshots", "from an image", limit=300)
 async def _(t):
     async def run():
         snapshot = client().snapshot
@@ -1050,7 +1050,7 @@ async def plain_storage() -> bool:
     return (await do(client()._object_storage_api.get_push_access())).storage_url.startswith("http:")
 
 
-@check("snapshots", "declarative build", limit=170)
+@check("snapshots", "declarative build", limit=300)
 async def _(t):
     image = Image.base(options.image)
     if "build" in lacks or await plain_storage():
@@ -1062,7 +1062,7 @@ async def _(t):
 
     async def run():
         logs: list[str] = []
-        s = await t.create(CreateSandboxFromImageParams(image=image, resources=Resources(cpu=1, memory=1, disk=3)), timeout=150, on_snapshot_create_logs=logs.append)
+        s = await t.create(CreateSandboxFromImageParams(image=image, resources=Resources(cpu=1, memory=1, disk=3)), timeout=250, on_snapshot_create_logs=logs.append)
         assert (await t.run('cat /opt/one.txt /opt/context/deep/file; echo " $BUILT"', s)).strip() == f"one {run_id}{run_id} yes"
         assert "".join(logs).strip(), "there is no log"
         assert "FROM" in s.build_info.dockerfile_content
@@ -1071,7 +1071,7 @@ async def _(t):
         name = unique("built")
         made["snapshots"].append(name)
         logs.clear()
-        built = await away(client().snapshot.create, CreateSnapshotParams(name=name, image=Image.base(options.image).run_commands(f"echo of {name}")), on_logs=logs.append, timeout=150)
+        built = await away(client().snapshot.create, CreateSnapshotParams(name=name, image=Image.base(options.image).run_commands(f"echo of {name}")), on_logs=logs.append, timeout=250)
         assert state(built) == "active" and "".join(logs).strip()
         await refused([], [], lambda: t.create(CreateSandboxFromImageParams(image=Image.base(options.image).run_commands("exit 3")), timeout=60))
 
@@ -1115,7 +1115,7 @@ async def _(t):
     assert await upload() == await upload()
 
 
-@check("snapshots", "warm pools", limit=90)
+@check("snapshots", "warm pools", limit=180)
 async def _(t):
     async def run():
         pools = client().warm_pool
@@ -1156,7 +1156,7 @@ def desktop_calls(cu):
     ]
 
 
-@check("desktop", "every method", limit=90)
+@check("desktop", "every method", limit=180)
 async def _(t):
     cu = (await t.sandbox()).computer_use
     there = True
@@ -1186,7 +1186,7 @@ async def _(t):
     return None if there else "has no desktop; all was refused in the SDK's words"
 
 
-@check("desktop", "with a desktop", limit=170)
+@check("desktop", "with a desktop", limit=300)
 async def _(t):
     if not options.desktop:
         return "no --desktop snapshot"

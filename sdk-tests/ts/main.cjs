@@ -25,7 +25,7 @@ const daytona = () => (client ??= new Daytona())
 const made = { snapshots: [], volumes: [], secrets: [], pools: [] }
 
 const sleep = (ms) => new Promise((r) => setTimeout(r, ms))
-async function until(what, test, seconds = 30) {
+async function until(what, test, seconds = 60) {
   for (const end = Date.now() + seconds * 1000; ; await sleep(100)) {
     const got = await test()
     if (got) return got
@@ -168,7 +168,7 @@ group('sandbox', (check) => {
       return new Date(s.lastActivityAt) >= before
     })
   })
-  check('network', { limit: 120 }, async (t) => {
+  check('network', { limit: 180 }, async (t) => {
     const s = await t.sandbox
     const alone = async (x) => {
       const r = await x.process.executeCommand(`python3 -c "import socket; socket.create_connection(('1.1.1.1', 53), 5)" 2>/dev/null && echo out || echo in`, undefined, undefined, 20)
@@ -275,7 +275,7 @@ group('sandbox', (check) => {
 const pick = (o, ...keys) => Object.fromEntries(keys.map((k) => [k, o[k]]))
 
 group('lifecycle', (check) => {
-  check('stop and start', { limit: 90 }, async (t) => {
+  check('stop and start', { limit: 180 }, async (t) => {
     const s = await t.sandbox
     await s.process.executeCommand('echo kept > kept.txt')
     await s.stop(60)
@@ -292,7 +292,7 @@ group('lifecycle', (check) => {
     assert.equal(s.state, 'stopped')
     await s.start()
   })
-  check('pause', { limit: 90 }, async (t) => {
+  check('pause', { limit: 180 }, async (t) => {
     const s = await t.sandbox
     return can('pause', async () => {
       await s.pause(60)
@@ -301,7 +301,7 @@ group('lifecycle', (check) => {
       assert.equal(s.state, 'started')
     })
   })
-  check('fork', { limit: 90 }, async (t) => {
+  check('fork', { limit: 180 }, async (t) => {
     const s = await t.sandbox
     await s.process.executeCommand('echo shared > shared.txt')
     return can('fork', async () => {
@@ -315,7 +315,7 @@ group('lifecycle', (check) => {
       }
     })
   })
-  check('snapshot of a sandbox', { limit: 90 }, async (t) => {
+  check('snapshot of a sandbox', { limit: 180 }, async (t) => {
     const s = await t.sandbox
     await s.process.executeCommand('echo snapped > snapped.txt')
     return can('sandbox-snapshot', async () => {
@@ -337,7 +337,7 @@ group('lifecycle', (check) => {
       await child.delete()
     })
   })
-  check('archive', { limit: 120 }, async (t) => {
+  check('archive', { limit: 180 }, async (t) => {
     const s = await t.create({})
     await s.process.executeCommand('echo archived > archived.txt')
     await s.stop()
@@ -405,7 +405,7 @@ group('exec', (check) => {
     assert.equal((await s.process.codeRun('console.log(6 * 7)')).result.trim(), '42')
     await s.delete()
   })
-  check('charts', { limit: 120, needs: 'charts' }, async (t) => {
+  check('charts', { limit: 180, needs: 'charts' }, async (t) => {
     const { process } = await t.sandbox
     const r = await process.codeRun(
       ['import matplotlib.pyplot as plt', 'plt.plot([1, 2, 3], [2, 4, 8])', 'plt.title("growth")', 'plt.xlabel("x")', 'plt.show()',
@@ -515,7 +515,7 @@ group('files', (check) => {
     assert.equal(got[2].errorDetails.statusCode, 404)
     await refused([404], 'DaytonaNotFoundError', () => f.downloadFile('many/none'))
   })
-  check('100 MiB streamed', { limit: 120 }, async (t) => {
+  check('100 MiB streamed', { limit: 180 }, async (t) => {
     const { fs: f } = await t.sandbox
     const block = crypto.randomBytes(1 << 20), blocks = 100
     const sum = crypto.createHash('sha256')
@@ -639,7 +639,7 @@ group('git', (check) => {
 })
 
 group('previews', (check) => {
-  check('plain, signed and expired', { limit: 90 }, async (t) => {
+  check('plain, signed and expired', { limit: 180 }, async (t) => {
     const s = await t.sandbox
     await s.process.createSession('web')
     await s.process.executeSessionCommand('web', { command: 'mkdir -p /tmp/web && cd /tmp/web && echo "it works" > index.html && exec python3 -m http.server 8123', runAsync: true })
@@ -662,7 +662,7 @@ group('previews', (check) => {
 })
 
 group('volumes', (check) => {
-  check('shared by two sandboxes', { limit: 120 }, async (t) => {
+  check('shared by two sandboxes', { limit: 180 }, async (t) => {
     return can('volumes', async () => {
       const { volume } = daytona()
       const name = unique('volume')
@@ -703,7 +703,7 @@ group('volumes', (check) => {
 })
 
 group('snapshots', (check) => {
-  check('from an image', { limit: 150 }, async (t) => {
+  check('from an image', { limit: 300 }, async (t) => {
     const { snapshot } = daytona()
     return can('images', async () => {
       const name = unique('image')
@@ -728,7 +728,7 @@ group('snapshots', (check) => {
     await refused([404], 'DaytonaNotFoundError', () => daytona().snapshot.get(unique('none')))
     await refused([400], 'DaytonaValidationError', () => daytona().snapshot.create({ name: unique('latest'), image: 'debian:latest' }))
   })
-  check('declarative build', { limit: 170 }, async (t) => {
+  check('declarative build', { limit: 300 }, async (t) => {
     fs.mkdirSync(path.join(tmp, 'context', 'deep'), { recursive: true })
     fs.writeFileSync(path.join(tmp, 'context', 'deep', 'file'), id)
     fs.writeFileSync(path.join(tmp, 'one.txt'), `one ${id}`)
@@ -736,7 +736,7 @@ group('snapshots', (check) => {
       .runCommands(`echo built ${id} && cat /opt/one.txt`).env({ BUILT: 'yes' }).workdir('/opt').entrypoint(['sleep', 'infinity'])
     return can('build', async () => {
       let logs = ''
-      const s = await t.create({ image, resources: { cpu: 1, memory: 1, disk: 3 } }, { timeout: 150, onSnapshotCreateLogs: (l) => (logs += l) })
+      const s = await t.create({ image, resources: { cpu: 1, memory: 1, disk: 3 } }, { timeout: 250, onSnapshotCreateLogs: (l) => (logs += l) })
       assert.equal((await s.process.executeCommand('cat /opt/one.txt /opt/context/deep/file; echo " $BUILT"')).result.trim(), `one ${id}${id} yes`)
       assert.ok(logs.trim().length > 0, 'there is no log')
       assert.ok(s.buildInfo && s.buildInfo.dockerfileContent.includes('FROM'))
@@ -745,7 +745,7 @@ group('snapshots', (check) => {
       const name = unique('built')
       made.snapshots.push(name)
       logs = ''
-      const built = await daytona().snapshot.create({ name, image: Image.base(values.image).runCommands(`echo of ${name}`) }, { timeout: 150, onLogs: (l) => (logs += l) })
+      const built = await daytona().snapshot.create({ name, image: Image.base(values.image).runCommands(`echo of ${name}`) }, { timeout: 250, onLogs: (l) => (logs += l) })
       assert.equal(built.state, 'active')
       assert.ok(logs.trim().length > 0, 'there is no log of the snapshot')
       const failed = await refused([], [], () => t.create({ image: Image.base(values.image).runCommands('exit 3') }, { timeout: 60 }))
@@ -764,7 +764,7 @@ group('snapshots', (check) => {
     const storage = new ObjectStorage({ endpointUrl: a.storageUrl, accessKeyId: a.accessKey, secretAccessKey: a.secret, sessionToken: a.sessionToken, bucketName: a.bucket, region: a.region })
     assert.equal(await storage.upload(path.join(tmp, 'upload'), a.organizationId, 'upload'), await storage.upload(path.join(tmp, 'upload'), a.organizationId, 'upload'))
   })
-  check('warm pools', { limit: 90 }, async () => {
+  check('warm pools', { limit: 180 }, async () => {
     if (!newer) return
     const { warmPool } = daytona()
     return can('warm-pools', async () => {
@@ -803,7 +803,7 @@ group('desktop', (check) => {
     () => cu.screenshot.takeCompressedRegion(square, { format: 'png' }),
     () => cu.display.getInfo(), () => cu.display.getWindows(), () => cu.recording.list(),
   ]
-  check('every method', { limit: 90 }, async (t) => {
+  check('every method', { limit: 180 }, async (t) => {
     const { computerUse: cu } = await t.sandbox
     const there = await cu.start().then(() => true, () => false)
     const a11y = [() => cu.accessibility.getTree({ scope: 'all', maxDepth: 1 }), () => cu.accessibility.findNodes({ scope: 'all', role: 'window' }), () => cu.accessibility.focusNode('none'),
@@ -816,7 +816,7 @@ group('desktop', (check) => {
     await cu.stop().catch((e) => assert.ok(e instanceof DaytonaError))
     return there ? undefined : 'has no desktop; all was refused in the SDK\'s words'
   })
-  check('with a desktop', { limit: 170 }, async (t) => {
+  check('with a desktop', { limit: 300 }, async (t) => {
     if (!values.desktop) return 'no --desktop snapshot'
     const { computerUse: cu } = await t.create({ snapshot: values.desktop })
     assert.ok((await cu.start()).status)
