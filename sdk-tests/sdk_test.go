@@ -150,14 +150,21 @@ func withLimits(t *testing.T) server {
 }
 
 // serve runs a server with TLS and returns the URL of its API and the key of its
-// first user.
+// first user. Its toolboxes are without: the synchronous Python SDK reads and
+// writes a terminal's connection in two threads at once, which breaks TLS
+// connections of CPython 3.11 every now and then.
 func serve(t *testing.T, c multitenant.Config) (url, key string) {
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
+	listen := func() (net.Listener, string) {
+		l, err := net.Listen("tcp", "127.0.0.1:0")
+		if err != nil {
+			t.Fatal(err)
+		}
+		_, port, _ := net.SplitHostPort(l.Addr().String())
+		return l, "localhost:" + port
 	}
-	_, port, _ := net.SplitHostPort(l.Addr().String())
-	c.URL, c.Dir = "https://localhost:"+port, filepath.Join(t.TempDir(), "server")
+	l, host := listen()
+	plain, plainHost := listen()
+	c.URL, c.Proxy.ToolboxURL, c.Dir = "https://"+host, "http://"+plainHost, filepath.Join(t.TempDir(), "server")
 	ctx, stop := context.WithCancel(context.Background())
 	s, err := multitenant.New(ctx, c)
 	if err != nil {
@@ -168,6 +175,7 @@ func serve(t *testing.T, c multitenant.Config) (url, key string) {
 	go func() { ended <- s.Run(ctx) }()
 	h := &http.Server{Handler: s, TLSConfig: &tls.Config{Certificates: []tls.Certificate{authority.certificate}}, ErrorLog: stdlog.New(io.Discard, "", 0)}
 	go h.ServeTLS(l, "", "")
+	go h.Serve(plain)
 	t.Cleanup(func() {
 		h.Close()
 		stop()
