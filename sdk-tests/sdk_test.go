@@ -1,5 +1,6 @@
 // Package sdktests runs programs that use a server through the official SDKs, in
-// ways that their users do: ts/main.cjs and py/main.py. The programs know nothing
+// ways that their users do: ts/main.cjs and py/main.py, with sandboxes of the local
+// engine and of a Docker engine. The programs know nothing
 // of this module, only where the API is and the key; each of their checks is a
 // subtest here. They fail as well when a public method of an SDK is called by no
 // check, unless uncovered.json says why.
@@ -354,8 +355,9 @@ func start(ctx context.Context, t *testing.T, command []string, env ...string) *
 	return cmd
 }
 
-// TestPrograms runs every program against a server with each backend, all at
-// once; or against the one that DAYTONA_TEST_API_URL says.
+// TestPrograms runs every program against a server with each backend, those of a
+// backend at once; or against the one that DAYTONA_TEST_API_URL says. DAYTONA_TEST_ONLY,
+// a regular expression, chooses checks.
 func TestPrograms(t *testing.T) {
 	if url := os.Getenv("DAYTONA_TEST_API_URL"); url != "" {
 		runAll(t, server{
