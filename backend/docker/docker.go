@@ -187,7 +187,9 @@ type backend struct {
 	api   *client.Client
 	tag   string // see tagOf
 	agent string // the agent's binary, on this machine
-	can   limits
+	// agentFrom is where it was found, and where others may be beside it.
+	agentFrom string
+	can       limits
 
 	// Where the engine is: on this machine, as far as can be told, or else at
 	// these addresses; desktop says that it is in a virtual machine.
@@ -336,6 +338,7 @@ func (b *backend) loadAgent(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	b.agentFrom = path
 	if b.agent, err = lifecycle.KeepFile(path, b.Dir("agent")); err != nil {
 		return fmt.Errorf("copy %s: %w", path, err)
 	}

@@ -457,6 +457,89 @@ func TestHostileSubpath(t *testing.T) {
 	}
 }
 
+// TestVolumeS3: a bucket is mounted for as long as the container lives, whole and
+// in part, and nothing is left of it on this machine.
+func TestVolumeS3(t *testing.T) {
+	server := s3test.Start(t)
+	c := openDocker(t)
+	volumes, err := c.Volumes()
+	if err != nil {
+		t.Fatal(err)
+	}
+	where := server.Location
+	where.Prefix = "team"
+	if _, err := volumes.CreateVolume(t.Context(), daytona.VolumeSpec{Name: "bucket", Kind: daytona.VolumeS3, S3: &where, Quota: 1}); !errors.Is(err, daytona.ErrUnsupported) && !errors.Is(err, daytona.ErrInvalid) {
+		t.Errorf("with a quota: %v", err)
+	}
+	v, err := volumes.CreateVolume(t.Context(), daytona.VolumeSpec{Name: "bucket", Kind: daytona.VolumeS3, S3: &where})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if v.Kind != daytona.VolumeS3 {
+		t.Errorf("%+v", v)
+	}
+	create := func(m ...daytona.VolumeMount) daytona.Sandbox {
+		t.Helper()
+		sb, err := c.Create(t.Context(), daytona.Spec{Volumes: m, Persistent: true})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return sb
+	}
+	a := create(daytona.VolumeMount{Volume: "bucket", MountPath: "/b"})
+	inside(t, a, "mkdir -p /b/d/deep && echo one > /b/f && echo two > /b/d/deep/g")
+	if data, err := os.ReadFile(filepath.Join(server.Dir, "team", "d", "deep", "g")); string(data) != "two\n" {
+		t.Errorf("the object is %q, %v", data, err)
+	}
+	b := create(daytona.VolumeMount{Volume: v.ID, MountPath: "/ro", ReadOnly: true}, daytona.VolumeMount{Volume: "bucket", MountPath: "/sub", Subpath: "d/deep"})
+	if got := inside(t, b, "cat /ro/f /sub/g; touch /ro/x 2>/dev/null || echo refused; echo new > /sub/new; ls -A /sub"); got != "one\ntwo\nrefused\ng\nnew" {
+		t.Errorf("the other sandbox sees %q", got)
+	}
+	// The next run of a container mounts it anew.
+	if err := a.Stop(t.Context(), nil); err != nil {
+		t.Fatal(err)
+	}
+	if err := a.Start(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if got := inside(t, a, "cat /b/f /b/d/deep/new"); got != "one\nnew" {
+		t.Errorf("after a restart: %q", got)
+	}
+	if mounts, err := os.ReadFile("/proc/self/mounts"); err != nil || strings.Contains(string(mounts), "s3:bucket") {
+		t.Errorf("it is mounted on this machine, too: %v", err)
+	}
+	if err := volumes.DeleteVolume(t.Context(), "bucket"); !errors.Is(err, daytona.ErrConflict) {
+		t.Errorf("a volume in use: %v", err)
+	}
+	for _, sb := range []daytona.Sandbox{a, b} {
+		if err := sb.Delete(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+	}
+	// The programs that have served it end.
+	for left := true; left; time.Sleep(10 * time.Millisecond) {
+		left = false
+		all, err := filepath.Glob("/proc/[0-9]*/fd/4")
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, f := range all {
+			if to, err := os.Readlink(f); err == nil && strings.Contains(to, v.ID+".spool") {
+				left = true
+			}
+		}
+		if t.Context().Err() != nil {
+			t.Fatal("a program is left")
+		}
+	}
+	if err := volumes.DeleteVolume(t.Context(), "bucket"); err != nil {
+		t.Error(err)
+	}
+	if data, err := os.ReadFile(filepath.Join(server.Dir, "team", "f")); string(data) != "one\n" {
+		t.Errorf("the bucket after the volume was deleted: %q, %v", data, err)
+	}
+}
+
 // TestPauseBusy: processes that keep starting others, with little CPU, are hard to
 // freeze; runc gives up, and is asked again.
 func TestPauseBusy(t *testing.T) {

@@ -5,6 +5,7 @@ package docker
 import (
 	"archive/tar"
 	"bytes"
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -34,8 +35,8 @@ import (
 // volumeLabel is that of volumes that users have made, and says which one.
 const volumeLabel = "io.github.daytona-go.volume"
 
-// A volume is one of the engine's, and a record in the state directory
-// (volumes/<id>.json) that is written when it is ready and removed first: what
+// A volume is one of the engine's, or a bucket (see bucket.go), and a record in
+// the state directory (volumes/<id>.json) that is written when it is ready: what
 // the engine has besides is of a process that was killed.
 
 const (
@@ -61,7 +62,9 @@ func (b *backend) CreateVolume(ctx context.Context, spec daytona.VolumeSpec) (_ 
 		return daytona.Volume{}, &daytona.Error{Kind: daytona.KindUnsupported, Op: createVolumeOp, Field: field, Value: value, Message: why}
 	}
 	if spec.Kind == daytona.VolumeS3 {
-		return refuse("Kind", spec.Kind, "the engine's volumes are directories of its machine: it mounts no buckets")
+		if why := b.refuseBuckets(); why != "" {
+			return refuse("Kind", spec.Kind, why)
+		}
 	}
 	if spec.Quota != 0 {
 		return refuse("Quota", spec.Quota, "the engine gives its volumes no limit that holds")
@@ -77,28 +80,26 @@ func (b *backend) CreateVolume(ctx context.Context, spec daytona.VolumeSpec) (_ 
 	if v, err := b.GetVolume(ctx, spec.Name); err == nil {
 		return daytona.Volume{}, &daytona.Error{Kind: daytona.KindConflict, Op: createVolumeOp, Field: "Name", Value: spec.Name, Message: "volume " + v.ID + " has this name"}
 	}
-	v := daytona.Volume{ID: lifecycle.NewID(), Name: spec.Name, Kind: daytona.VolumeDirectory, CreatedAt: time.Now().UTC()}
+	v := daytona.Volume{ID: lifecycle.NewID(), Name: spec.Name, Kind: cmp.Or(spec.Kind, daytona.VolumeDirectory), CreatedAt: time.Now().UTC()}
 	defer func() {
 		if err != nil {
 			uncut, cancel := uncut(ctx)
 			defer cancel()
-			_ = b.removeVolume(uncut, v.ID)
+			_ = b.removeVolume(uncut, v)
 			err = b.explain(createVolumeOp, v.Name, err)
 		}
 	}()
 	uncut, cancel := uncut(ctx)
 	defer cancel()
-	if _, err := b.api.VolumeCreate(uncut, client.VolumeCreateOptions{Name: b.volumeName(v.ID), Driver: "local",
-		Labels: map[string]string{stateLabel: b.tag, dirLabel: b.Root, volumeLabel: v.ID}}); err != nil {
-		return daytona.Volume{}, err
-	}
-	if err := failpoint.Fail("docker/volume-create/made"); err != nil {
-		return daytona.Volume{}, err
-	}
-	if err := b.openVolume(uncut, v.ID); err != nil {
-		return daytona.Volume{}, err
-	}
-	if err := failpoint.Fail("docker/volume-create/opened"); err != nil {
+	if v.Kind == daytona.VolumeS3 {
+		data, err := json.Marshal(spec.S3)
+		if err == nil {
+			err = replaceFile(b.bucketFile(v.ID), data)
+		}
+		if err != nil {
+			return daytona.Volume{}, err
+		}
+	} else if err := b.makeVolume(uncut, v.ID); err != nil {
 		return daytona.Volume{}, err
 	}
 	data, err := json.Marshal(v)
@@ -106,6 +107,21 @@ func (b *backend) CreateVolume(ctx context.Context, spec daytona.VolumeSpec) (_ 
 		return daytona.Volume{}, err
 	}
 	return v, replaceFile(b.volumeFile(v.ID), data)
+}
+
+// makeVolume makes one of the engine's volumes.
+func (b *backend) makeVolume(ctx context.Context, id string) error {
+	if _, err := b.api.VolumeCreate(ctx, client.VolumeCreateOptions{Name: b.volumeName(id), Driver: "local",
+		Labels: map[string]string{stateLabel: b.tag, dirLabel: b.Root, volumeLabel: id}}); err != nil {
+		return err
+	}
+	if err := failpoint.Fail("docker/volume-create/made"); err != nil {
+		return err
+	}
+	if err := b.openVolume(ctx, id); err != nil {
+		return err
+	}
+	return failpoint.Fail("docker/volume-create/opened")
 }
 
 // newPrefix begins the names of files that are being written.
@@ -284,15 +300,18 @@ func (b *backend) DeleteVolume(ctx context.Context, idOrName string) error {
 	uncut, cancel := uncut(ctx)
 	defer cancel()
 	// The engine first: it may yet say that a container has it.
-	if err := b.removeVolume(uncut, v.ID); err != nil {
+	if err := b.removeVolume(uncut, v); err != nil {
 		return b.explain(deleteVolumeOp, v.Name, err)
 	}
 	failpoint.Kill("docker/volume-delete/removed")
 	return lifecycle.KernelError(deleteVolumeOp, v.Name, os.Remove(b.volumeFile(v.ID)))
 }
 
-func (b *backend) removeVolume(ctx context.Context, id string) error {
-	_, err := b.api.VolumeRemove(ctx, b.volumeName(id), client.VolumeRemoveOptions{})
+func (b *backend) removeVolume(ctx context.Context, v daytona.Volume) error {
+	if v.Kind == daytona.VolumeS3 {
+		return b.removeBucket(v.ID)
+	}
+	_, err := b.api.VolumeRemove(ctx, b.volumeName(v.ID), client.VolumeRemoveOptions{})
 	if errdefs.IsNotFound(err) {
 		return nil
 	}
@@ -311,17 +330,27 @@ func (b *backend) reapVolumes(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	// Files that were being written.
+	// Files that were being written, and buckets whose record was not yet, or is no more.
 	entries, err := os.ReadDir(b.Dir("volumes"))
 	if err != nil {
 		return err
 	}
+	there := map[string]bool{}
 	for _, e := range entries {
 		if strings.HasPrefix(e.Name(), newPrefix) {
 			os.Remove(filepath.Join(b.Dir("volumes"), e.Name()))
 		}
+		id, suffix, _ := strings.Cut(e.Name(), ".")
+		if !lifecycle.ValidID(id) || suffix != bucketSuffix[1:] && suffix != spoolSuffix[1:] {
+			continue
+		}
+		there[id] = true
+		if _, err := os.Stat(b.volumeFile(id)); errors.Is(err, fs.ErrNotExist) {
+			if err := b.removeBucket(id); err != nil {
+				return err
+			}
+		}
 	}
-	there := map[string]bool{}
 	for _, v := range all.Items {
 		id := v.Labels[volumeLabel]
 		there[id] = true
@@ -381,7 +410,7 @@ func (b *backend) useVolumes(r *record) {
 }
 
 // places, in a sandbox's directory, has a directory for each of its volumes that
-// is mounted with a Subpath. There the engine finds what to mount while it starts
+// is in a bucket or mounted with a Subpath. There the engine finds what to mount while it starts
 // the container, and nothing at other times.
 const places = "volumes"
 
@@ -389,11 +418,16 @@ func (b *backend) place(r *record, i int) string {
 	return filepath.Join(b.File(r.ID, places), strconv.Itoa(i))
 }
 
+// placed reports whether a volume is mounted by way of its place.
+func (b *backend) placed(r *record, i int) bool {
+	return r.Volumes[i].Subpath != "" || b.isBucket(r.Own.Volumes[i])
+}
+
 // mountsOf are the mounts of a sandbox's volumes.
 func (b *backend) mountsOf(r *record) []mount.Mount {
 	var all []mount.Mount
 	for i, m := range r.Volumes {
-		if m.Subpath == "" {
+		if !b.placed(r, i) {
 			all = append(all, b.volumeMount(r.Own.Volumes[i], m.MountPath, m.ReadOnly))
 			continue
 		}
@@ -410,7 +444,7 @@ func (b *backend) makePlaces(r *record) error {
 			return &daytona.Error{Kind: daytona.KindNotFound, Op: lifecycle.StartOp, Field: fmt.Sprintf("Volumes[%d].Volume", i), Value: m.Volume,
 				Message: "the volume is not here (any more)"}
 		}
-		if m.Subpath == "" {
+		if !b.placed(r, i) {
 			continue
 		}
 		if err := os.MkdirAll(b.place(r, i), 0o700); err != nil {
@@ -426,11 +460,15 @@ func (b *backend) makePlaces(r *record) error {
 // the container has its own.
 func (b *backend) fillPlaces(ctx context.Context, r *record) (clear func(), err error) {
 	b.clearPlaces(r) // of a start that was killed
-	for i, m := range r.Volumes {
-		if m.Subpath == "" {
+	for i := range r.Volumes {
+		if !b.placed(r, i) {
 			continue
 		}
-		if err := b.fillPlace(ctx, r, i); err != nil {
+		fill := b.fillPlace
+		if b.isBucket(r.Own.Volumes[i]) {
+			fill = b.fillBucket
+		}
+		if err := fill(ctx, r, i); err != nil {
 			b.clearPlaces(r)
 			return nil, err
 		}

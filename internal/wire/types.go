@@ -140,6 +140,11 @@ const (
 type AccountProvider struct {
 	Name        string `json:"name" required:"true"`
 	DisplayName string `json:"displayName" required:"true"`
+	// Provider and Linked are newer than both public specs; clients of the latest
+	// releases demand them. Provider is Name, Linked whether the user has an
+	// identity of it.
+	Provider string `json:"provider" required:"true"`
+	Linked   bool   `json:"linked" required:"true"`
 }
 
 type AdminCreateOrganization struct {
@@ -572,19 +577,23 @@ type Organization struct {
 	Suspended bool   `json:"suspended" required:"true"`
 	// SuspendedAt and the two after it are null of an organization that is not
 	// suspended, whatever the specs say: clients have always been sent that.
-	SuspendedAt                         *string        `json:"suspendedAt" required:"true" nullable:"true"`
-	SuspensionReason                    *string        `json:"suspensionReason" required:"true" nullable:"true"`
-	SuspendedUntil                      *string        `json:"suspendedUntil" required:"true" nullable:"true"`
-	SuspensionCleanupGracePeriodHours   float64        `json:"suspensionCleanupGracePeriodHours" required:"true"`
-	MaxCPUPerSandbox                    float64        `json:"maxCpuPerSandbox" required:"true"`
-	MaxMemoryPerSandbox                 float64        `json:"maxMemoryPerSandbox" required:"true"`
-	MaxDiskPerSandbox                   float64        `json:"maxDiskPerSandbox" required:"true"`
-	SecretQuota                         float64        `json:"secretQuota" required:"true"`
-	MaxSecretsPerSandbox                float64        `json:"maxSecretsPerSandbox" required:"true"`
-	SnapshotDeactivationTimeoutMinutes  float64        `json:"snapshotDeactivationTimeoutMinutes" required:"true"`
-	SandboxLimitedNetworkEgress         bool           `json:"sandboxLimitedNetworkEgress" required:"true"`
-	PreviewWarningEnabled               bool           `json:"previewWarningEnabled" required:"true"`
-	SSOEnabled                          bool           `json:"ssoEnabled" required:"true"`
+	SuspendedAt                        *string `json:"suspendedAt" required:"true" nullable:"true"`
+	SuspensionReason                   *string `json:"suspensionReason" required:"true" nullable:"true"`
+	SuspendedUntil                     *string `json:"suspendedUntil" required:"true" nullable:"true"`
+	SuspensionCleanupGracePeriodHours  float64 `json:"suspensionCleanupGracePeriodHours" required:"true"`
+	MaxCPUPerSandbox                   float64 `json:"maxCpuPerSandbox" required:"true"`
+	MaxMemoryPerSandbox                float64 `json:"maxMemoryPerSandbox" required:"true"`
+	MaxDiskPerSandbox                  float64 `json:"maxDiskPerSandbox" required:"true"`
+	SecretQuota                        float64 `json:"secretQuota" required:"true"`
+	MaxSecretsPerSandbox               float64 `json:"maxSecretsPerSandbox" required:"true"`
+	SnapshotDeactivationTimeoutMinutes float64 `json:"snapshotDeactivationTimeoutMinutes" required:"true"`
+	SandboxLimitedNetworkEgress        bool    `json:"sandboxLimitedNetworkEgress" required:"true"`
+	PreviewWarningEnabled              bool    `json:"previewWarningEnabled" required:"true"`
+	SSOEnabled                         bool    `json:"ssoEnabled" required:"true"`
+	// SCIMEnabled and DefaultQueueTimeout are newer than both public specs; clients
+	// of the latest releases demand them.
+	SCIMEnabled                         bool           `json:"scimEnabled" required:"true"`
+	DefaultQueueTimeout                 *int           `json:"defaultQueueTimeout" required:"true" nullable:"true"` // minutes
 	DefaultRegionID                     *string        `json:"defaultRegionId,omitempty"`
 	AuthenticatedRateLimit              *float64       `json:"authenticatedRateLimit" required:"true" nullable:"true"`
 	SandboxCreateRateLimit              *float64       `json:"sandboxCreateRateLimit" required:"true" nullable:"true"`

@@ -67,7 +67,7 @@ class Surface:
 groups: dict[str, list] = {}
 
 
-def check(group: str, name: str, limit: float = 60, needs: str | None = None):
+def check(group: str, name: str, limit: float = 120, needs: str | None = None):
     """Declares a check. Those of a group share a sandbox and run one after the other."""
 
     def declare(run):
@@ -130,7 +130,7 @@ def main(surface: Surface, start, end) -> int:
     work = {g: checks for g, checks in work.items() if checks}
 
     async def together() -> None:
-        free = asyncio.Semaphore(5)
+        free = asyncio.Semaphore(6)
 
         async def one(g: str, checks: list) -> None:
             async with free:
@@ -138,7 +138,7 @@ def main(surface: Surface, start, end) -> int:
 
         asyncio.get_running_loop().set_default_executor(concurrent.futures.ThreadPoolExecutor(64))
         await asyncio.gather(*(one(g, checks) for g, checks in work.items()))
-        await _one("cleanup", 60, _apart(end))
+        await _one("cleanup", 120, _apart(end))
         if only is None:
             await _one("coverage", 10, covered)
 

@@ -66,7 +66,7 @@ function group(name, declare) {
   groups.push(g)
   declare((check, ...rest) => {
     const [o, run] = rest.length > 1 ? rest : [{}, rest[0]]
-    g.checks.push({ name: `${name}/${check}`, limit: 60, ...o, run })
+    g.checks.push({ name: `${name}/${check}`, limit: 120, ...o, run })
   })
 }
 
@@ -122,11 +122,11 @@ async function main({ surface, generation, start, end }) {
     }
   })
   await Promise.all(
-    Array.from({ length: 5 }, async () => {
+    Array.from({ length: 6 }, async () => {
       for (let next; (next = work.shift()); ) await next()
     }),
   )
-  await one('cleanup', 60, end)
+  await one('cleanup', 120, end)
   if (!only) {
     const reasons = JSON.parse(fs.readFileSync(path.join(__dirname, '..', 'uncovered.json'), 'utf8'))[generation] || {}
     const excused = Object.keys(reasons).filter((m) => reasons[m].why && (!reasons[m].lacks || lacks.has(reasons[m].lacks)))
