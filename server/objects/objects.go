@@ -68,8 +68,11 @@ type Config struct {
 	Bucket string
 	// External is used in the place of Store.
 	External *External
-	Now      func() time.Time
-	Log      *slog.Logger
+	// Active refuses organizations that may not push, with the reason. Defaults
+	// to nobody.
+	Active func(ctx context.Context, organizationID string) error
+	Now    func() time.Time
+	Log    *slog.Logger
 }
 
 // Service gives out credentials.
@@ -190,6 +193,11 @@ func accessKey() string { return "DT" + rand.Text() }
 func (s *Service) PushAccess(ctx context.Context, organizationID string) (*Access, error) {
 	if organizationID == "" || strings.ContainsAny(organizationID, "/*?${}\"") {
 		return nil, &daytona.Error{Kind: daytona.KindInvalid, Message: "Invalid organization"}
+	}
+	if s.Active != nil {
+		if err := s.Active(ctx, organizationID); err != nil {
+			return nil, err
+		}
 	}
 	if s.External != nil {
 		return s.assume(ctx, organizationID)

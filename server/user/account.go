@@ -2,6 +2,7 @@ package user
 
 import (
 	"context"
+	"strings"
 	"time"
 
 	"github.com/google/uuid"
@@ -109,6 +110,44 @@ func (s *Service) ByAccount(ctx context.Context, provider, providerUserID string
 		return "", &daytona.Error{Kind: daytona.KindNotFound, Message: "This account is linked to no user"}
 	}
 	return a.UserID, err
+}
+
+// CreateFor makes a user of an account of an identity provider. The first of
+// names that may be shown is theirs. They have no address: nobody has said that
+// one is theirs but the provider.
+func (s *Service) CreateFor(ctx context.Context, a Account, names ...string) (string, error) {
+	name := "User"
+	for _, n := range names {
+		if n = plain(n); strings.TrimSpace(n) != "" {
+			name = n
+			break
+		}
+	}
+	var id string
+	err := s.db.Tx(ctx, func(ctx context.Context) error {
+		u, _, err := s.Create(ctx, NewUser{Name: name})
+		if err != nil {
+			return err
+		}
+		id, a.UserID, a.CreatedAt = u.ID, u.ID, s.now().UTC()
+		_, err = s.db.All(ctx).NewInsert().Model(&a).Exec(ctx)
+		if store.IsUnique(err) {
+			return &daytona.Error{Kind: daytona.KindConflict, Message: "This account is linked to a user already"}
+		}
+		return err
+	})
+	return id, err
+}
+
+// ByEmail returns the id of the user who has an address, in any case: of
+// several, the first.
+func (s *Service) ByEmail(ctx context.Context, email string) (string, error) {
+	u := &User{}
+	err := s.db.All(ctx).NewSelect().Model(u).Where("email <> '' AND LOWER(email) = LOWER(?)", email).Order("created_at", "id").Limit(1).Scan(ctx)
+	if store.IsNone(err) {
+		return "", &daytona.Error{Kind: daytona.KindNotFound, Message: "Nobody has this address"}
+	}
+	return u.ID, err
 }
 
 // Unlink takes an account from a user.
