@@ -162,10 +162,10 @@ type ObjectsConfig struct {
 
 // SandboxTelemetryConfig is what is kept of what sandboxes use and say.
 type SandboxTelemetryConfig struct {
-	// RetentionHours is how long it is kept. Defaults to 72.
+	// RetentionHours is how long it is kept. Defaults to 24.
 	RetentionHours int `yaml:"retentionHours"`
 	// Interval is how often the runner in this process measures what sandboxes
-	// use, in milliseconds. Defaults to 30,000; negative is never.
+	// use, in milliseconds. Defaults to 60,000; negative is never.
 	Interval int `yaml:"interval"`
 }
 
@@ -260,8 +260,8 @@ func (c *Config) Normalize() error {
 		}
 		c.SSH.URL = u.Hostname() + ":" + port
 	}
-	whole(&c.SandboxTelemetry.RetentionHours, 72)
-	whole(&c.SandboxTelemetry.Interval, 30_000)
+	whole(&c.SandboxTelemetry.RetentionHours, 24)
+	whole(&c.SandboxTelemetry.Interval, 60_000)
 	if h := c.SandboxTelemetry.RetentionHours; h < 1 || h > 24*366 {
 		return wrong("sandboxTelemetry.retentionHours", h, "must be 1 to 8784")
 	}

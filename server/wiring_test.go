@@ -11,6 +11,7 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -173,7 +174,7 @@ func TestQuotaTogether(t *testing.T) {
 			const room, together = 3, 50
 			u := database(t)
 			s := start(t, daytonatest.Client(t), func(c *server.Config) {
-				c.Database, c.Defaults.EnforceQuotas = u, true
+				c.Database, c.Defaults.EnforceQuotas, c.Admin.Password = u, true, ssoPassword
 				c.Defaults.TotalCPU, c.Defaults.TotalMemory, c.Defaults.TotalDisk = room, 1000, 1000
 			})
 			s.awaitRunner(t)
@@ -197,6 +198,16 @@ func TestQuotaTogether(t *testing.T) {
 			if len(made) != room {
 				t.Fatalf("%d were made", len(made))
 			}
+			var sb wire.Sandbox
+			s.must(t, "GET", "/sandbox/"+made[0], "", &sb)
+			v := s.visitor(t)
+			done := v.begin()
+			v.send("email", "admin@localhost", "password", ssoPassword)
+			var usage wire.OrganizationUsageOverview
+			if status := s.as(t, done(), "GET", "/organizations/"+sb.OrganizationID+"/usage", "", &usage); status != http.StatusOK || len(usage.RegionUsage) != 1 ||
+				usage.RegionUsage[0].CurrentCPUUsage != room || usage.RegionUsage[0].TotalCPUQuota != room {
+				t.Errorf("%d %+v", status, usage)
+			}
 			// What is deleted makes room for one, not for two.
 			s.must(t, "DELETE", "/sandbox/"+made[0], "", nil)
 			for {
@@ -207,6 +218,38 @@ func TestQuotaTogether(t *testing.T) {
 			}
 			if status, text := s.call(t, "POST", "/sandbox", `{"name":"more"}`, nil); status != http.StatusBadRequest {
 				t.Errorf("%d %s", status, text)
+			}
+		})
+	}
+}
+
+// Of many organizations that one user makes at once, ten are made.
+func TestOrganizationsTogether(t *testing.T) {
+	for name, database := range map[string]func(testing.TB) string{"sqlite": storetest.SQLite, "postgres": storetest.Postgres} {
+		t.Run(name, func(t *testing.T) {
+			u := database(t)
+			s := start(t, nil, func(c *server.Config) { c.Database, c.Admin.Password = u, ssoPassword })
+			v := s.visitor(t)
+			done := v.begin()
+			v.send("email", "admin@localhost", "password", ssoPassword)
+			user := &running{URL: s.URL, Key: done()}
+			var made, refused atomic.Int32
+			var wg sync.WaitGroup
+			for i := range 25 {
+				wg.Go(func() {
+					switch status, text, err := user.try(t, "POST", "/organizations", fmt.Sprintf(`{"name":"o%d","defaultRegionId":"us"}`, i)); {
+					case err == nil && status == http.StatusCreated:
+						made.Add(1)
+					case err == nil && status == http.StatusForbidden && strings.Contains(text, "maximum number of created organizations"):
+						refused.Add(1)
+					default:
+						t.Errorf("%d %s %v", status, text, err)
+					}
+				})
+			}
+			wg.Wait()
+			if made.Load() != 10 || refused.Load() != 15 {
+				t.Errorf("%d were made and %d refused", made.Load(), refused.Load())
 			}
 		})
 	}

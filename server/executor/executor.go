@@ -84,7 +84,7 @@ type Config struct {
 	// thinks (30 s), and how long it may let a question for jobs wait (30 s).
 	Health, Report, Poll time.Duration
 	// Measure is how often the server is told what sandboxes use. Defaults to
-	// 30 s; negative is never.
+	// a minute; negative is never.
 	Measure time.Duration
 	// Reap is how long the server must not have known a sandbox of ours before
 	// it is deleted. Defaults to two minutes.
@@ -155,7 +155,7 @@ func New(c Config) (*Executor, error) {
 	c.Parallel, c.Heavy = cmp.Or(c.Parallel, 32), cmp.Or(c.Heavy, 4)
 	c.Health, c.Report = cmp.Or(c.Health, 10*time.Second), cmp.Or(c.Report, 30*time.Second)
 	c.Poll, c.Grace = min(cmp.Or(c.Poll, 30*time.Second), time.Minute), cmp.Or(c.Grace, 30*time.Second)
-	c.Reap, c.Measure = cmp.Or(c.Reap, 2*time.Minute), cmp.Or(c.Measure, 30*time.Second)
+	c.Reap, c.Measure = cmp.Or(c.Reap, 2*time.Minute), cmp.Or(c.Measure, time.Minute)
 	if c.Log == nil {
 		c.Log = slog.Default()
 	}

@@ -57,9 +57,9 @@ const HeaderSandboxToken = "Sandbox-Auth-Token"
 
 // received is what a request has.
 type received struct {
-	logs   []Log
-	spans  []Span
-	points []Point
+	logs    []Log
+	spans   []Span
+	samples []Sample
 }
 
 // ServeHTTP takes logs, spans and metrics, by OTLP over HTTP in protobuf.
@@ -285,6 +285,11 @@ func (s *Service) decode(ctx context.Context, signal string, body []byte, owner 
 		if err := proto.Unmarshal(body, &m); err != nil {
 			return all, 0, bad(err)
 		}
+		type when struct {
+			sandbox string
+			at      int64
+		}
+		places := map[when]int{}
 		for _, r := range m.ResourceMetrics {
 			if err := of(r.Resource); err != nil {
 				return all, 0, err
@@ -309,7 +314,14 @@ func (s *Service) decode(ctx context.Context, signal string, body []byte, owner 
 						if !take(int64(p.TimeUnixNano)) {
 							continue
 						}
-						all.points = append(all.points, Point{ID: id(), OrganizationID: o.OrganizationID, SandboxID: o.SandboxID, At: int64(p.TimeUnixNano), Name: cut(x.Name, 255), Value: v})
+						key := when{o.SandboxID, int64(p.TimeUnixNano)}
+						n, ok := places[key]
+						if !ok {
+							n = len(all.samples)
+							places[key] = n
+							all.samples = append(all.samples, Sample{ID: id(), OrganizationID: o.OrganizationID, SandboxID: o.SandboxID, At: key.at, Measured: map[string]float64{}})
+						}
+						all.samples[n].Measured[cut(x.Name, 255)] = v
 					}
 				}
 			}
@@ -341,7 +353,7 @@ func (s *Service) keep(ctx context.Context, all received) error {
 				return err
 			}
 		}
-		for rows := range slices.Chunk(all.points, batch) {
+		for rows := range slices.Chunk(all.samples, batch) {
 			if _, err := s.DB.All(ctx).NewInsert().Model(&rows).Exec(ctx); err != nil {
 				return err
 			}

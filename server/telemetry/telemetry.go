@@ -9,6 +9,8 @@ import (
 	"crypto/rand"
 	"fmt"
 	"log/slog"
+	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -38,11 +40,11 @@ type Sources interface {
 type Config struct {
 	DB      *store.DB
 	Sources Sources
-	// Retention is how long records are kept. Defaults to three days.
+	// Retention is how long records are kept. Defaults to a day.
 	Retention time.Duration
-	// Logs, Spans and Points are how many of each are kept of a sandbox, the
-	// newest. They default to 10,000, 10,000 and 100,000.
-	Logs, Spans, Points int
+	// Logs, Spans and Samples are how many of each are kept of a sandbox, the
+	// newest. They default to 10,000. A sample is all that was measured at once.
+	Logs, Spans, Samples int
 	// Rate and Burst are how many records a second a sandbox may send, and how
 	// many at once. They default to 50 and 5,000.
 	Rate  float64
@@ -62,12 +64,12 @@ type Service struct {
 // New returns a Service.
 func New(c Config) *Service {
 	if c.Retention == 0 {
-		c.Retention = 3 * 24 * time.Hour
+		c.Retention = 24 * time.Hour
 	}
 	for _, d := range []struct {
 		v *int
 		d int
-	}{{&c.Logs, 10_000}, {&c.Spans, 10_000}, {&c.Points, 100_000}, {&c.Burst, 5_000}} {
+	}{{&c.Logs, 10_000}, {&c.Spans, 10_000}, {&c.Samples, 10_000}, {&c.Burst, 5_000}} {
 		if *d.v == 0 {
 			*d.v = d.d
 		}
@@ -128,7 +130,7 @@ func (s *Service) kinds() []struct {
 	return []struct {
 		model any
 		most  int
-	}{{(*Log)(nil), s.Logs}, {(*Span)(nil), s.Spans}, {(*Point)(nil), s.Points}}
+	}{{(*Log)(nil), s.Logs}, {(*Span)(nil), s.Spans}, {(*Sample)(nil), s.Samples}}
 }
 
 // Sweep deletes what is too old at a time, and of each sandbox what is more
@@ -205,16 +207,22 @@ type Span struct {
 	Message        string            `bun:"message,notnull"`
 }
 
+// Sample is what was measured at a time.
+type Sample struct {
+	bun.BaseModel `bun:"table:telemetry_samples,alias:sample"`
+
+	ID             string             `bun:"id,pk"`
+	OrganizationID string             `bun:"organization_id,notnull"`
+	SandboxID      string             `bun:"sandbox_id,notnull"`
+	At             int64              `bun:"at,notnull"`
+	Measured       map[string]float64 `bun:"measured,notnull"`
+}
+
 // Point is a value of a metric.
 type Point struct {
-	bun.BaseModel `bun:"table:telemetry_points,alias:point"`
-
-	ID             string  `bun:"id,pk"`
-	OrganizationID string  `bun:"organization_id,notnull"`
-	SandboxID      string  `bun:"sandbox_id,notnull"`
-	At             int64   `bun:"at,notnull"`
-	Name           string  `bun:"name,notnull"`
-	Value          float64 `bun:"value,notnull"`
+	At    int64
+	Name  string
+	Value float64
 }
 
 // Window says which records of a sandbox to return.
@@ -359,10 +367,18 @@ func (s *Service) PointsOf(ctx context.Context, w Window, names []string) ([]Poi
 	if len(names) > 100 {
 		return nil, invalid("there may be 100 metricNames, not %d", len(names))
 	}
-	all := []Point{}
-	q := s.in(ctx, w, &all).Column("at", "name", "value")
-	if len(names) > 0 {
-		q = q.Where("name IN (?)", bun.List(names))
+	var samples []Sample
+	if err := s.in(ctx, w, &samples).Column("at", "measured").Order("at DESC", "id DESC").Limit(int64(s.Samples)).Scan(ctx); err != nil {
+		return nil, err
 	}
-	return all, q.Order("name", "at", "id").Limit(int64(s.Points)).Scan(ctx)
+	all := []Point{}
+	for _, x := range slices.Backward(samples) {
+		for name, v := range x.Measured {
+			if len(names) == 0 || slices.Contains(names, name) {
+				all = append(all, Point{x.At, name, v})
+			}
+		}
+	}
+	slices.SortStableFunc(all, func(a, b Point) int { return strings.Compare(a.Name, b.Name) })
+	return all, nil
 }

@@ -41,6 +41,9 @@ type PendingAccount struct {
 	ExpiresAt      time.Time `bun:"expires_at,notnull"`
 }
 
+// maxPending is how many accounts a user is asked about, the newest.
+const maxPending = 20
+
 // Pend asks a user whether an account is theirs. ID and CreatedAt are set;
 // ExpiresAt defaults to a week from now.
 func (s *Service) Pend(ctx context.Context, a PendingAccount) (*PendingAccount, error) {
@@ -50,6 +53,12 @@ func (s *Service) Pend(ctx context.Context, a PendingAccount) (*PendingAccount, 
 	}
 	_, err := s.db.All(ctx).NewInsert().Model(&a).On("CONFLICT (user_id, provider, provider_user_id) DO UPDATE").
 		Set("expires_at = EXCLUDED.expires_at").Exec(ctx)
+	if err != nil {
+		return nil, err
+	}
+	// A provider could ask for ever.
+	newest := s.db.All(ctx).NewSelect().Model((*PendingAccount)(nil)).Column("id").Where("user_id = ?", a.UserID).Order("created_at DESC", "id").Limit(maxPending)
+	_, err = s.db.All(ctx).NewDelete().Model((*PendingAccount)(nil)).Where("user_id = ? AND id NOT IN (?)", a.UserID, newest).Exec(ctx)
 	return &a, err
 }
 

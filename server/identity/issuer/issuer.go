@@ -9,6 +9,7 @@
 package issuer
 
 import (
+	"cmp"
 	"context"
 	"crypto/hkdf"
 	"crypto/rand"
@@ -122,6 +123,7 @@ type Issuer struct {
 	pages    http.Handler
 	hashing  chan struct{}
 	box      *seal.Box
+	sso      *http.Client
 }
 
 // New returns an issuer.
@@ -191,6 +193,13 @@ func New(c Config) (*Issuer, error) {
 	}
 	if i.box, err = newBox(c.Secret); err != nil {
 		return nil, err
+	}
+	if c.SSO != nil {
+		if c.HTTP == nil {
+			return nil, bad("HTTP", nil, "is required with SSO")
+		}
+		i.sso = new(*c.HTTP)
+		i.sso.Transport = short{cmp.Or(c.HTTP.Transport, http.DefaultTransport)}
 	}
 	crypto, err := derive(c.Secret, "codes")
 	if err != nil {

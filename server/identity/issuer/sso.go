@@ -6,6 +6,7 @@ import (
 	"encoding/hex"
 	"encoding/json"
 	"html/template"
+	"io"
 	"net/http"
 	"net/url"
 	"slices"
@@ -67,10 +68,27 @@ func newBox(secret []byte) (*seal.Box, error) {
 	return seal.New(hex.EncodeToString(key[:]))
 }
 
+// maxAnswer is the longest answer of a provider that is read, in bytes.
+const maxAnswer = 1 << 20
+
+// short is a way to providers whose answers end.
+type short struct{ http.RoundTripper }
+
+func (s short) RoundTrip(r *http.Request) (*http.Response, error) {
+	w, err := s.RoundTripper.RoundTrip(r)
+	if err == nil {
+		w.Body = struct {
+			io.Reader
+			io.Closer
+		}{io.LimitReader(w.Body, maxAnswer), w.Body}
+	}
+	return w, err
+}
+
 // party is this server as a client of a provider.
 func (i *Issuer) party(ctx context.Context, p *Provider, nonce string) (rp.RelyingParty, error) {
 	return rp.NewRelyingPartyOIDC(ctx, p.IssuerURL, p.ClientID, p.ClientSecret, i.config.URL+"/sso/callback", p.Scopes,
-		rp.WithHTTPClient(i.config.HTTP), rp.WithSigningAlgsFromDiscovery(), rp.WithVerifierOpts(rp.WithNonce(func(context.Context) string { return nonce })))
+		rp.WithHTTPClient(i.sso), rp.WithSigningAlgsFromDiscovery(), rp.WithVerifierOpts(rp.WithNonce(func(context.Context) string { return nonce })))
 }
 
 // beginSSO sends a browser to the provider of an address. It reports false if

@@ -38,19 +38,19 @@ CREATE INDEX telemetry_spans_sandbox ON telemetry_spans (sandbox_id, at);
 CREATE INDEX telemetry_spans_trace ON telemetry_spans (sandbox_id, trace_id);
 CREATE INDEX telemetry_spans_at ON telemetry_spans (at);
 
-CREATE TABLE telemetry_points (
+-- What was measured at one time, by the names of metrics: there are many.
+CREATE TABLE telemetry_samples (
     id              TEXT PRIMARY KEY,
     organization_id TEXT NOT NULL,
     sandbox_id      TEXT NOT NULL,
     at              BIGINT NOT NULL,
-    name            TEXT NOT NULL,
-    value           DOUBLE PRECISION NOT NULL
+    measured        TEXT NOT NULL
 );
 
-CREATE INDEX telemetry_points_sandbox ON telemetry_points (sandbox_id, at);
-CREATE INDEX telemetry_points_at ON telemetry_points (at);
+CREATE INDEX telemetry_samples_sandbox ON telemetry_samples (sandbox_id, at);
+CREATE INDEX telemetry_samples_at ON telemetry_samples (at);
 
 -- +goose Down
-DROP TABLE telemetry_points;
+DROP TABLE telemetry_samples;
 DROP TABLE telemetry_spans;
 DROP TABLE telemetry_logs;
