@@ -171,14 +171,30 @@ type adapter struct{ api *API }
 func (a *adapter) Handle(op *huma.Operation, handler func(huma.Context)) {
 	route := a.api.routes[op.OperationID]
 	a.api.mux.Method(op.Method, op.Path, a.api.guard(route, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		if r.Body != nil {
+		if r.Body != nil && r.Body != http.NoBody {
 			c := http.NewResponseController(w)
 			c.SetReadDeadline(time.Now().Add(a.api.config.BodyTimeout)) // an answer that can't have one has none
 			defer c.SetReadDeadline(time.Time{})
-			r.Body = http.MaxBytesReader(w, r.Body, a.api.config.MaxBody)
+			r.Body = http.MaxBytesReader(w, timedBody{r.Body, c}, a.api.config.MaxBody)
 		}
 		handler(&humaContext{op: op, r: r, w: w})
 	})))
+}
+
+// timedBody has a deadline until it has arrived. After that net/http reads on, to
+// see whether the client goes: what it took for the client's end would end all
+// later requests of the connection as well.
+type timedBody struct {
+	io.ReadCloser
+	c *http.ResponseController
+}
+
+func (b timedBody) Read(p []byte) (int, error) {
+	n, err := b.ReadCloser.Read(p)
+	if err == io.EOF {
+		b.c.SetReadDeadline(time.Time{})
+	}
+	return n, err
 }
 
 func (a *adapter) ServeHTTP(w http.ResponseWriter, r *http.Request) { a.api.mux.ServeHTTP(w, r) }

@@ -68,6 +68,9 @@ type Config struct {
 	Bucket string
 	// External is used in the place of Store.
 	External *External
+	// ParcelUsed says whether anybody needs what runners have put here under a
+	// reference; see [Service.Parcel]. Defaults to everything being needed.
+	ParcelUsed func(ctx context.Context, ref string) (bool, error)
 	// Active refuses organizations that may not push, with the reason. Defaults
 	// to nobody.
 	Active func(ctx context.Context, organizationID string) error
