@@ -5,6 +5,7 @@ import (
 	"errors"
 	"io"
 	"net/url"
+	"slices"
 	"time"
 
 	"go.opentelemetry.io/otel/attribute"
@@ -22,6 +23,7 @@ import (
 	"github.com/daytona-go/daytona/server/secret"
 	"github.com/daytona-go/daytona/server/snapshot"
 	"github.com/daytona-go/daytona/server/sshgateway"
+	"github.com/daytona-go/daytona/server/telemetry"
 	"github.com/daytona-go/daytona/server/volume"
 )
 
@@ -92,10 +94,31 @@ func (r runnerContents) RunnerSnapshots(ctx context.Context, runnerID string) ([
 
 type personalQuota struct{ s *Server }
 
+func (p personalQuota) Together(ctx context.Context, f func(ctx context.Context) error) error {
+	return p.s.organizations.Together(ctx, f)
+}
+
+// SetPersonalQuota sets the limits of an organization, and its totals in its
+// default region.
 func (p personalQuota) SetPersonalQuota(ctx context.Context, organizationID string, q wire.CreateOrganizationQuota) error {
-	for _, total := range []*float64{q.TotalCPUQuota, q.TotalMemoryQuota, q.TotalDiskQuota, q.TotalGPUQuota} {
-		if total != nil {
-			return &daytona.Error{Kind: daytona.KindInvalid, Message: "personalOrganizationQuota must not have totals: those are set for each region"}
+	totals := []*float64{q.TotalCPUQuota, q.TotalMemoryQuota, q.TotalDiskQuota, q.TotalGPUQuota}
+	if slices.ContainsFunc(totals, func(v *float64) bool { return v != nil }) {
+		region, err := p.s.organizations.DefaultRegion(ctx, organizationID)
+		if err != nil {
+			return err
+		}
+		if err := p.s.quotas.Prepare(ctx, organizationID, region); err != nil {
+			return err
+		}
+		err = p.s.quotas.UpdateRegionQuota(ctx, organizationID, region, p.s.quotas.DefaultClass(), func(r *quota.Region) {
+			for i, to := range []*float64{&r.CPU, &r.Memory, &r.Disk, &r.GPU} {
+				if totals[i] != nil {
+					*to = *totals[i]
+				}
+			}
+		})
+		if err != nil {
+			return err
 		}
 	}
 	return p.s.quotas.SetLimits(ctx, organizationID, func(l *quota.Limits) {
@@ -461,6 +484,33 @@ func (x sandboxSecrets) Resolve(ctx context.Context, organizationID, sandboxID s
 	return out, err
 }
 
+// telemetrySources knows who may say what of a sandbox.
+type telemetrySources struct{ s *Server }
+
+func (t telemetrySources) BySandboxToken(ctx context.Context, token string) (telemetry.Owner, error) {
+	sb, err := t.s.sandboxes.ByToken(ctx, token)
+	if err != nil {
+		return telemetry.Owner{}, err
+	}
+	return telemetry.Owner{SandboxID: sb.ID, OrganizationID: sb.OrganizationID}, nil
+}
+
+func (t telemetrySources) ByRunnerKey(ctx context.Context, key string) (string, error) {
+	id, _, err := t.s.runners.RunnerByKey(ctx, key)
+	return id, err
+}
+
+func (t telemetrySources) OnRunner(ctx context.Context, runnerID, sandboxID string) (telemetry.Owner, error) {
+	l, err := t.s.sandboxes.Locate(ctx, sandboxID)
+	if err == nil && l.RunnerID != runnerID {
+		err = &daytona.Error{Kind: daytona.KindNotFound, Subject: sandboxID, Message: "the runner does not have this sandbox"}
+	}
+	if err != nil {
+		return telemetry.Owner{}, err
+	}
+	return telemetry.Owner{SandboxID: l.ID, OrganizationID: l.OrganizationID}, nil
+}
+
 // imageCredentials is who may pull an image for an organization.
 func (s *Server) imageCredentials(ctx context.Context, organizationID, image string) (*snapshot.Registry, error) {
 	c, err := s.registries.Credentials(ctx, organizationID, image)
@@ -575,58 +625,76 @@ func (s *Server) touch(sandboxID string) {
 
 func (s *Server) sandboxEvent(ctx context.Context, e sandbox.Event) error {
 	sb := e.Sandbox
-	v, err := api.SandboxOf(ctx, s.sandboxes, sb)
-	if err != nil {
-		return err
-	}
-	var payload any = v
 	hook := map[string]any{"id": sb.ID, "createdAt": wire.Stamp(sb.CreatedAt)}
+	var with func(v wire.Sandbox) any
 	switch e.Name {
 	case "sandbox.state.updated":
-		payload = map[string]any{"sandbox": v, "oldState": e.Old, "newState": e.New}
+		with = func(v wire.Sandbox) any { return map[string]any{"sandbox": v, "oldState": e.Old, "newState": e.New} }
 		hook = map[string]any{"id": sb.ID, "oldState": e.Old, "newState": e.New, "updatedAt": wire.Stamp(sb.UpdatedAt)}
 	case "sandbox.desired-state.updated":
-		payload = map[string]any{"sandbox": v, "oldDesiredState": e.Old, "newDesiredState": e.New}
+		with = func(v wire.Sandbox) any {
+			return map[string]any{"sandbox": v, "oldDesiredState": e.Old, "newDesiredState": e.New}
+		}
 		hook = nil
 	default:
+		with = func(v wire.Sandbox) any { return v }
 		hook["state"] = string(sb.Shown())
 		hook["class"] = sb.Class
 	}
-	return s.tell(ctx, sb.OrganizationID, e.Name, payload, hook)
+	return s.tell(ctx, sb.OrganizationID, e.Name, hook, func() (any, error) {
+		v, err := api.SandboxOf(ctx, s.sandboxes, sb)
+		return with(v), err
+	})
 }
 
 func (s *Server) snapshotEvent(ctx context.Context, e snapshot.Event) error {
-	v := api.SnapshotWire(&e.Snapshot)
-	var payload any = v
 	hook := map[string]any{"id": e.Snapshot.ID, "name": e.Snapshot.Name, "createdAt": wire.Stamp(e.Snapshot.CreatedAt)}
 	if e.Name == "snapshot.state.updated" {
-		payload = map[string]any{"snapshot": v, "oldState": e.Old, "newState": e.Snapshot.State}
 		hook = map[string]any{"id": e.Snapshot.ID, "name": e.Snapshot.Name, "oldState": e.Old, "newState": e.Snapshot.State, "updatedAt": wire.Stamp(e.Snapshot.UpdatedAt)}
 	} else if e.Name == "snapshot.removed" {
-		payload = e.Snapshot.ID
 		hook = map[string]any{"id": e.Snapshot.ID, "name": e.Snapshot.Name, "removedAt": wire.Stamp(time.Now())}
 	}
-	return s.tell(ctx, e.Snapshot.OrganizationID, e.Name, payload, hook)
+	return s.tell(ctx, e.Snapshot.OrganizationID, e.Name, hook, func() (any, error) {
+		switch e.Name {
+		case "snapshot.state.updated":
+			return map[string]any{"snapshot": api.SnapshotWire(&e.Snapshot), "oldState": e.Old, "newState": e.Snapshot.State}, nil
+		case "snapshot.removed":
+			return e.Snapshot.ID, nil
+		}
+		return api.SnapshotWire(&e.Snapshot), nil
+	})
 }
 
 func (s *Server) volumeEvent(ctx context.Context, e volume.Event) error {
-	v := api.VolumeWire(&e.Volume)
-	var payload any = v
 	hook := map[string]any{"id": e.Volume.ID, "name": e.Volume.Name, "createdAt": wire.Stamp(e.Volume.CreatedAt)}
 	switch e.Name {
 	case "volume.state.updated":
-		payload = map[string]any{"volume": v, "oldState": e.Old, "newState": e.Volume.State}
 		hook = map[string]any{"id": e.Volume.ID, "name": e.Volume.Name, "oldState": e.Old, "newState": e.Volume.State, "updatedAt": wire.Stamp(e.Volume.UpdatedAt)}
 	case "volume.lastUsedAt.updated":
 		hook = nil
 	}
-	return s.tell(ctx, e.Volume.OrganizationID, e.Name, payload, hook)
+	return s.tell(ctx, e.Volume.OrganizationID, e.Name, hook, func() (any, error) {
+		if e.Name == "volume.state.updated" {
+			return map[string]any{"volume": api.VolumeWire(&e.Volume), "oldState": e.Old, "newState": e.Volume.State}, nil
+		}
+		return api.VolumeWire(&e.Volume), nil
+	})
 }
 
-// tell tells clients of an event, and webhooks, where they are for it.
-func (s *Server) tell(ctx context.Context, organizationID, name string, payload any, hook map[string]any) error {
-	if err := s.events.Publish(ctx, organizationID, name, payload); err != nil || hook == nil {
-		return err
+// tell tells clients of an event, and webhooks, where they are for it. payload
+// is made only if somebody listens.
+func (s *Server) tell(ctx context.Context, organizationID, name string, hook map[string]any, payload func() (any, error)) error {
+	if s.events.Listening(ctx, organizationID) {
+		v, err := payload()
+		if err != nil {
+			return err
+		}
+		if err := s.events.Publish(ctx, organizationID, name, v); err != nil {
+			return err
+		}
+	}
+	if hook == nil {
+		return nil
 	}
 	return s.webhooks.Send(ctx, organizationID, name, "", hook)
 }

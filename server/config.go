@@ -61,6 +61,8 @@ type Config struct {
 	// references of images that users may write, such as "python:3.12": on a
 	// machine that reaches no registry it is all there is. Defaults to none.
 	Images map[string]string `yaml:"images"`
+	// SandboxTelemetry is what is kept of what sandboxes use and say.
+	SandboxTelemetry SandboxTelemetryConfig `yaml:"sandboxTelemetry"`
 	// Unenforced are limits that the backend of the runner in this process can't
 	// enforce here and that are left out, in place of refusing sandboxes: "cpu",
 	// "memory", "disk". Defaults to none.
@@ -179,6 +181,15 @@ type ObjectsConfig struct {
 	Bucket      string `yaml:"bucket"` // Defaults to "daytona"
 	AccountID   string `yaml:"accountId"`
 	RoleName    string `yaml:"roleName"`
+}
+
+// SandboxTelemetryConfig is what is kept of what sandboxes use and say.
+type SandboxTelemetryConfig struct {
+	// RetentionHours is how long it is kept. Defaults to 24.
+	RetentionHours int `yaml:"retentionHours"`
+	// Interval is how often the runner in this process measures what sandboxes
+	// use, in milliseconds. Defaults to 60,000; negative is never.
+	Interval int `yaml:"interval"`
 }
 
 // LimitsConfig are the rate limits by name: anonymous, failed-auth,
@@ -310,6 +321,11 @@ func (c *Config) Normalize() error {
 			return wrong("ssh.listen", c.SSH.Listen, `must be an address with a port, such as ":2222"`)
 		}
 		c.SSH.URL = u.Hostname() + ":" + port
+	}
+	whole(&c.SandboxTelemetry.RetentionHours, 24)
+	whole(&c.SandboxTelemetry.Interval, 60_000)
+	if h := c.SandboxTelemetry.RetentionHours; h < 1 || h > 24*366 {
+		return wrong("sandboxTelemetry.retentionHours", h, "must be 1 to 8784")
 	}
 	def(&c.Objects.Bucket, "daytona")
 	def(&c.Objects.Region, "us-east-1")

@@ -65,6 +65,7 @@ import (
 	"github.com/daytona-go/daytona/server/snapshot"
 	"github.com/daytona-go/daytona/server/sshgateway"
 	"github.com/daytona-go/daytona/server/store"
+	"github.com/daytona-go/daytona/server/telemetry"
 	"github.com/daytona-go/daytona/server/user"
 	"github.com/daytona-go/daytona/server/volume"
 	"github.com/daytona-go/daytona/server/webhook"
@@ -102,6 +103,7 @@ type Server struct {
 	snapshots     *snapshot.Service
 	volumes       *volume.Service
 	sandboxes     *sandbox.Service
+	telemetry     *telemetry.Service
 	dialer        *executor.Dialer
 	executor      *executor.Executor // nil without a Client
 	runnerID      string
@@ -296,9 +298,11 @@ func (s *Server) buildPeople(ctx context.Context) error {
 			s.keys.DeleteForOrganization, s.regions.DeleteAll, s.quotas.DeleteAll,
 			func(ctx context.Context, id string) error { return s.secrets.DeleteAll(ctx, id) },
 			func(ctx context.Context, id string) error { return s.webhooks.DeleteAll(ctx, id) },
+			func(ctx context.Context, id string) error { return s.telemetry.DeleteAll(ctx, id) },
 			func(ctx context.Context, id string) error { return s.objects.Revoke(ctx, id) },
 			func(ctx context.Context, id string) error { return s.registries.Revoke(ctx, id) },
 		},
+		Suspending: s.revokePush,
 		// Somebody whom nobody has verified is somebody the operator has let in.
 		SkipEmailVerification: c.OIDC.Issuer == "",
 		LimitedEgress:         d.LimitNetworkEgress, PersonalRegion: d.RegionID, Log: c.Log,
@@ -319,6 +323,7 @@ func (s *Server) buildPeople(ctx context.Context) error {
 		var err error
 		s.issuer, err = issuer.New(issuer.Config{
 			DB: s.db, Users: s.users, URL: c.URL + issuerPath, Audience: c.OIDC.Audience, Secret: s.derive("issuer"), Address: s.address, Log: c.Log,
+			SSO: ssoLogin{s}, HTTP: s.outbound.Client(10 * time.Second),
 			Clients: []issuer.Client{{
 				ID: c.OIDC.ClientID, Name: "Daytona",
 				RedirectURIs: []string{
@@ -373,7 +378,7 @@ func (s *Server) buildSandboxes(ctx context.Context) error {
 	s.runners = runner.NewService(s.db, &runner.Options{
 		Log: c.Log, Regions: runnerRegions{s}, Sandboxes: lazySandboxes{s}, Sealer: s.box, Silence: c.Runners.Silence, LostAfter: c.Runners.LostAfter,
 	})
-	o := objects.Config{DB: s.db, Key: s.derive("objects"), URL: c.URL, Bucket: c.Objects.Bucket, ParcelUsed: s.parcelUsed, Log: c.Log}
+	o := objects.Config{DB: s.db, Key: s.derive("objects"), URL: c.URL, Bucket: c.Objects.Bucket, Active: s.organizations.Active, ParcelUsed: s.parcelUsed, Log: c.Log}
 	if x := c.Objects; x.Endpoint != "" {
 		o.External = &objects.External{Endpoint: x.Endpoint, Region: x.Region, AccessKey: x.AccessKey, SecretKey: x.SecretKey, Bucket: x.Bucket, STS: x.STSEndpoint}
 		if x.AccountID != "" && x.RoleName != "" {
@@ -395,7 +400,7 @@ func (s *Server) buildSandboxes(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	s.registries = registry.New(registry.Config{DB: s.db, Sealer: s.box, Check: s.outbound.Check, Host: u.Host})
+	s.registries = registry.New(registry.Config{DB: s.db, Sealer: s.box, Check: s.outbound.Check, Host: u.Host, Active: s.organizations.Active})
 	s.dialer = &executor.Dialer{Locate: s.locate, Local: func(id string) *executor.Executor {
 		if s.executor != nil && s.executor.ID() == id {
 			return s.executor
@@ -440,6 +445,7 @@ func (s *Server) buildSandboxes(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	s.telemetry = telemetry.New(telemetry.Config{DB: s.db, Sources: telemetrySources{s}, Retention: time.Duration(c.SandboxTelemetry.RetentionHours) * time.Hour, Log: c.Log})
 	s.jobs.OnDone("SANDBOX", s.sandboxJobDone)
 	s.jobs.OnDone("BACKUP", s.sandboxJobDone)
 	s.jobs.OnDone("SNAPSHOT", s.snapshotJobDone)
@@ -569,6 +575,13 @@ func (s *Server) buildAPI() {
 		},
 		BuildLog: s.buildLog,
 	})
+	api.RegisterTelemetry(s.api, s.telemetry, func(ctx context.Context, organizationID, idOrName string) (string, error) {
+		sb, err := s.sandboxes.Get(ctx, organizationID, idOrName)
+		if err != nil {
+			return "", err
+		}
+		return sb.ID, nil
+	})
 	api.RegisterPreview(s.api, proxySandboxes{s.sandboxes, s})
 	api.RegisterToolbox(s.api, s.proxy)
 	s.handler = s.routes()
@@ -593,7 +606,8 @@ func (s *Server) buildRunner(ctx context.Context) error {
 	}
 	s.runnerID = r.ID
 	s.executor, err = executor.New(executor.Config{
-		Client: c.Client, URL: c.URL + "/api", Key: key, Transport: executor.InProcess(s), Tracer: s.tracer, Dir: filepath.Join(c.Dir, "runner"), Contexts: s.objects,
+		Client: c.Client, URL: c.URL + "/api", Key: key, Transport: executor.InProcess(s), Tracer: s.tracer,
+		Measure: time.Duration(c.SandboxTelemetry.Interval) * time.Millisecond, Dir: filepath.Join(c.Dir, "runner"), Contexts: s.objects,
 		Images: c.Images, Move: c.Objects.Endpoint != "", Unenforced: c.Unenforced, Version: c.Version, Capacity: daytona.Resources{CPU: d.RunnerCPU, Memory: d.RunnerMemory, Disk: d.RunnerDisk}, Log: c.Log.With("runner", r.ID),
 	})
 	return err
@@ -619,6 +633,7 @@ func (s *Server) Run(ctx context.Context) error {
 	run("API keys", s.keys.Run)
 	run("users", s.users.Run)
 	run("organizations", s.organizations.Run)
+	run("suspension", s.suspend)
 	run("audit", s.audit.Run)
 	run("webhooks", s.webhooks.Run)
 	run("jobs", s.jobs.Run)
@@ -627,6 +642,7 @@ func (s *Server) Run(ctx context.Context) error {
 	run("volumes", s.volumes.Run)
 	run("objects", s.objects.Run)
 	run("sandboxes", s.sandboxes.Run)
+	run("telemetry", s.telemetry.Run)
 	if s.issuer != nil {
 		run("issuer", s.issuer.Run)
 	}
@@ -706,6 +722,7 @@ func (s *Server) routes() http.Handler {
 	// bodies itself, a body may be of any length and must only keep coming.
 	part := func(name string, h http.Handler) http.Handler { return s.observer.Handler(name, patient(h)) }
 	proxied, stored, events := part("proxy", s.proxy), part("objects", s3), part("events", s.events)
+	collected := part("telemetry", s.telemetry)
 	rest := s.observer.Handler("api", s.api)
 	page := part("api", apiPage(s.api.OpenAPI()))
 	document := part("api", http.HandlerFunc(s.document))
@@ -743,6 +760,8 @@ func (s *Server) routes() http.Handler {
 			stored.ServeHTTP(w, whole)
 		case path == "/api/socket.io" || strings.HasPrefix(path, "/api/socket.io/"):
 			events.ServeHTTP(w, r)
+		case strings.HasPrefix(path, telemetry.Path+"/"):
+			collected.ServeHTTP(w, r)
 		case path == "/api-json":
 			document.ServeHTTP(w, r)
 		case path == "/api" && (r.Method == http.MethodGet || r.Method == http.MethodHead):

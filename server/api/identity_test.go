@@ -65,6 +65,8 @@ func (b byToken) Authenticate(ctx context.Context, bearer string) (*identity.Pri
 	return b.Authenticator.Authenticate(ctx, bearer)
 }
 
+func (d *desk) Together(ctx context.Context, f func(context.Context) error) error { return f(ctx) }
+
 func (d *desk) SetPersonalQuota(_ context.Context, organizationID string, q wire.CreateOrganizationQuota) error {
 	d.quota = fmt.Sprint(organizationID, " ", *q.TotalCPUQuota)
 	return nil

@@ -731,29 +731,6 @@ func (h *sandboxes) registerServices(a *API) {
 		}
 		return h.o.RegionQuota(ctx, sb.OrganizationID, sb.RegionID, sb.Class)
 	})
-	// What sandboxes send goes to the collector that their organization names;
-	// nothing of it is kept here.
-	telemetry := func(ctx context.Context, id string) error {
-		if _, err := h.s.Get(ctx, orgID(ctx), id); err != nil {
-			return err
-		}
-		return absent("Sandbox telemetry")
-	}
-	Handle(a, "getSandboxLogs", func(ctx context.Context, in *SandboxIDPath) (wire.PaginatedLogs, error) {
-		return wire.PaginatedLogs{}, telemetry(ctx, in.Sandbox)
-	})
-	Handle(a, "getSandboxTraces", func(ctx context.Context, in *SandboxIDPath) (wire.PaginatedTraces, error) {
-		return wire.PaginatedTraces{}, telemetry(ctx, in.Sandbox)
-	})
-	Handle(a, "getSandboxTraceSpans", func(ctx context.Context, in *struct {
-		SandboxIDPath
-		Trace string `path:"traceId"`
-	}) ([]wire.TraceSpan, error) {
-		return nil, telemetry(ctx, in.Sandbox)
-	})
-	Handle(a, "getSandboxMetrics", func(ctx context.Context, in *SandboxIDPath) (wire.MetricsResponse, error) {
-		return wire.MetricsResponse{}, telemetry(ctx, in.Sandbox)
-	})
 }
 
 func warmPool(p *sandbox.Pool) wire.WarmPool {

@@ -23,6 +23,8 @@ type Accounts interface {
 
 // PersonalQuota sets the quota of a personal organization.
 type PersonalQuota interface {
+	// Together runs f so that all it does with its context is done, or nothing.
+	Together(ctx context.Context, f func(ctx context.Context) error) error
 	SetPersonalQuota(ctx context.Context, organizationID string, q wire.CreateOrganizationQuota) error
 }
 
@@ -99,16 +101,23 @@ func RegisterAdminUsers(a *API, s *users.Service, quota PersonalQuota) {
 			return wire.User{}, &daytona.Error{Kind: daytona.KindUnsupported, Message: "personalOrganizationQuota can't be set here; set the quota of the organization"}
 		}
 		n := users.NewUser{ID: value(b.ID), Name: b.Name, Email: value(b.Email), EmailVerified: value(b.EmailVerified), Role: users.Role(value(b.Role)), DefaultRegionID: value(b.PersonalOrganizationDefaultRegionID)}
-		u, organizationID, err := s.Create(ctx, n)
-		if err != nil {
+		var u *users.User
+		create := func(ctx context.Context) error {
+			var organizationID string
+			var err error
+			if u, organizationID, err = s.Create(ctx, n); err != nil || b.PersonalOrganizationQuota == nil {
+				return err
+			}
+			return quota.SetPersonalQuota(ctx, organizationID, *b.PersonalOrganizationQuota)
+		}
+		together := create
+		if quota != nil {
+			together = func(ctx context.Context) error { return quota.Together(ctx, create) }
+		}
+		if err := together(ctx); err != nil {
 			return wire.User{}, err
 		}
 		Note(ctx, u.ID, map[string]any{"role": u.Role})
-		if b.PersonalOrganizationQuota != nil {
-			if err := quota.SetPersonalQuota(ctx, organizationID, *b.PersonalOrganizationQuota); err != nil {
-				return wire.User{}, err
-			}
-		}
 		return wireUser(u), nil
 	})
 	Handle(a, "adminListUsers", func(ctx context.Context, _ *struct{}) ([]wire.User, error) {

@@ -157,6 +157,19 @@ func (s *Server) Publish(ctx context.Context, organizationID, event string, payl
 	return s.config.DB.Publish(ctx, Topic, string(text))
 }
 
+// Listening reports whether anybody may be listening to an organization's
+// events, so that one for nobody need not be made. Other servers' clients are
+// not known here: of several servers it says yes. Whoever comes before the
+// transaction of ctx is committed, and so can't know of the event, is cut off
+// to look again.
+func (s *Server) Listening(ctx context.Context, organizationID string) bool {
+	if s.config.DB.Postgres() || s.anybody(organizationID) {
+		return true
+	}
+	store.After(ctx, func() { s.cutRoom(organizationID) })
+	return false
+}
+
 // Run passes events to the clients until ctx ends, and ends those whose right
 // has ended: names are the topics that tell of it, see package live.
 func (s *Server) Run(ctx context.Context, names ...string) {

@@ -386,3 +386,33 @@ func TestOfficialClient(t *testing.T) {
 		})
 	}
 }
+
+// Events are made if somebody listens; who comes between the question and the
+// commit, and so misses one, is cut off to look again.
+func TestListening(t *testing.T) {
+	db := storetest.Open(t, storetest.SQLite(t))
+	w := newWorld(t, db, nil)
+	if w.events.Listening(t.Context(), "org") {
+		t.Error("nobody listens")
+	}
+	var s *socket
+	if err := db.Tx(t.Context(), func(ctx context.Context) error {
+		if w.events.Listening(ctx, "org") {
+			t.Error("nobody listens yet")
+		}
+		s = w.connect("key", "")
+		return nil
+	}); err != nil {
+		t.Fatal(err)
+	}
+	if f := s.read(); f != "1" { // Engine.IO's close
+		t.Errorf("who missed an event goes on: %s", f)
+	}
+	w.connect("key", "")
+	if !w.events.Listening(t.Context(), "org") {
+		t.Error("somebody listens")
+	}
+	if w.events.Listening(t.Context(), "other-org") {
+		t.Error("nobody of the other organization listens")
+	}
+}

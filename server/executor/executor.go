@@ -91,6 +91,9 @@ type Config struct {
 	// is (10 s), how often what runs here is compared with what the server
 	// thinks (30 s), and how long it may let a question for jobs wait (30 s).
 	Health, Report, Poll time.Duration
+	// Measure is how often the server is told what sandboxes use. Defaults to
+	// a minute; negative is never.
+	Measure time.Duration
 	// Reap is how long the server must not have known a sandbox of ours before
 	// it is deleted. Defaults to two minutes.
 	Reap time.Duration
@@ -162,7 +165,7 @@ func New(c Config) (*Executor, error) {
 	c.Parallel, c.Heavy = cmp.Or(c.Parallel, 32), cmp.Or(c.Heavy, 4)
 	c.Health, c.Report = cmp.Or(c.Health, 10*time.Second), cmp.Or(c.Report, 30*time.Second)
 	c.Poll, c.Grace = min(cmp.Or(c.Poll, 30*time.Second), time.Minute), cmp.Or(c.Grace, 30*time.Second)
-	c.Reap = cmp.Or(c.Reap, 2*time.Minute)
+	c.Reap, c.Measure = cmp.Or(c.Reap, 2*time.Minute), cmp.Or(c.Measure, time.Minute)
 	if c.Log == nil {
 		c.Log = slog.Default()
 	}
@@ -202,6 +205,7 @@ func (e *Executor) Run(ctx context.Context) error {
 	var loops sync.WaitGroup
 	loops.Go(func() { e.healthLoop(ctx) })
 	loops.Go(func() { e.reportLoop(ctx) })
+	loops.Go(func() { e.measureLoop(ctx) })
 	loops.Go(func() { e.pollLoop(ctx, jobs) })
 	loops.Wait()
 	over := make(chan struct{})

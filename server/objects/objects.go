@@ -71,8 +71,11 @@ type Config struct {
 	// ParcelUsed says whether anybody needs what runners have put here under a
 	// reference; see [Service.Parcel]. Defaults to everything being needed.
 	ParcelUsed func(ctx context.Context, ref string) (bool, error)
-	Now        func() time.Time
-	Log        *slog.Logger
+	// Active refuses organizations that may not push, with the reason. Defaults
+	// to nobody.
+	Active func(ctx context.Context, organizationID string) error
+	Now    func() time.Time
+	Log    *slog.Logger
 }
 
 // Service gives out credentials.
@@ -193,6 +196,11 @@ func accessKey() string { return "DT" + rand.Text() }
 func (s *Service) PushAccess(ctx context.Context, organizationID string) (*Access, error) {
 	if organizationID == "" || strings.ContainsAny(organizationID, "/*?${}\"") {
 		return nil, &daytona.Error{Kind: daytona.KindInvalid, Message: "Invalid organization"}
+	}
+	if s.Active != nil {
+		if err := s.Active(ctx, organizationID); err != nil {
+			return nil, err
+		}
 	}
 	if s.External != nil {
 		return s.assume(ctx, organizationID)

@@ -115,6 +115,9 @@ type Config struct {
 	// Deleting is asked before an organization is deleted, in the transaction
 	// that deletes it: an error refuses. Defaults to nobody.
 	Deleting []func(ctx context.Context, organizationID string) error
+	// Suspending is called in the transaction that suspends an organization: an
+	// error refuses. Defaults to nothing.
+	Suspending func(ctx context.Context, organizationID string) error
 	// SkipEmailVerification lets users act whose address nobody has verified.
 	SkipEmailVerification bool
 	// LimitedEgress is the default of new organizations.
@@ -293,6 +296,12 @@ func (s *Service) Create(ctx context.Context, n NewOrganization) (*Organization,
 		o.Suspended, o.SuspendedAt, o.SuspensionReason = true, &at, reasonVerify
 	}
 	err = s.db.Tx(ctx, func(ctx context.Context) error {
+		if s.db.Postgres() {
+			// Of two that one user makes at once, the second must see the first.
+			if _, err := s.db.All(ctx).NewRaw("SELECT pg_advisory_xact_lock(hashtextextended(?, 21))", n.UserID).Exec(ctx); err != nil {
+				return err
+			}
+		}
 		q := s.db.All(ctx).NewSelect().Model((*Organization)(nil)).Where("created_by = ? AND personal = ?", n.UserID, n.Personal)
 		count, err := q.Count(ctx)
 		if err != nil {
@@ -382,12 +391,17 @@ func (s *Service) Delete(ctx context.Context, id string) error {
 
 // change applies f to an organization and stores what it has made of it.
 func (s *Service) change(ctx context.Context, id string, f func(o *Organization) error) error {
+	return s.changeIn(ctx, id, func(_ context.Context, o *Organization) error { return f(o) })
+}
+
+// changeIn is change for an f that does more in the same transaction.
+func (s *Service) changeIn(ctx context.Context, id string, f func(ctx context.Context, o *Organization) error) error {
 	return s.db.Tx(ctx, func(ctx context.Context) error {
 		o, err := s.lock(ctx, id)
 		if err != nil {
 			return err
 		}
-		if err := f(o); err != nil {
+		if err := f(ctx, o); err != nil {
 			return err
 		}
 		o.UpdatedAt = store.Now()
@@ -452,7 +466,7 @@ func (s *Service) Suspend(ctx context.Context, id string, x Suspension) error {
 	if x.GraceHours != nil && (*x.GraceHours < 0 || *x.GraceHours > maxHours) {
 		return invalid("suspensionCleanupGracePeriodHours must not be less than 0 or more than %d", maxHours)
 	}
-	return s.change(ctx, id, func(o *Organization) error {
+	return s.changeIn(ctx, id, func(ctx context.Context, o *Organization) error {
 		o.Suspended, o.SuspendedAt, o.SuspensionReason, o.SuspendedUntil = true, new(store.Now()), x.Reason, nil
 		if !x.Until.IsZero() {
 			o.SuspendedUntil = new(x.Until.UTC())
@@ -461,7 +475,10 @@ func (s *Service) Suspend(ctx context.Context, id string, x Suspension) error {
 		if x.GraceHours != nil {
 			o.GraceHours = *x.GraceHours
 		}
-		return nil
+		if s.config.Suspending == nil {
+			return nil
+		}
+		return s.config.Suspending(ctx, id)
 	})
 }
 
@@ -495,8 +512,8 @@ func (s *Service) Active(ctx context.Context, id string) error {
 	return nil
 }
 
-// Overdue returns the organizations whose suspension has lasted longer than
-// its grace: what runs there is to be stopped. It is for those who do so, and
+// Overdue returns the organizations whose suspension has lasted as long as its
+// grace: what runs there is to be stopped. It is for those who do so, and
 // looks across organizations.
 func (s *Service) Overdue(ctx context.Context) ([]string, error) {
 	var all []Organization
@@ -506,7 +523,7 @@ func (s *Service) Overdue(ctx context.Context) ([]string, error) {
 	var ids []string
 	at := store.Now()
 	for _, o := range all {
-		if o.suspended(at) && o.SuspendedAt != nil && o.SuspendedAt.Add(time.Duration(o.GraceHours)*time.Hour).Before(at) {
+		if o.suspended(at) && o.SuspendedAt != nil && !o.SuspendedAt.Add(time.Duration(o.GraceHours)*time.Hour).After(at) {
 			ids = append(ids, o.ID)
 		}
 	}

@@ -2,7 +2,9 @@ package organization
 
 import (
 	"context"
+	"database/sql"
 	"encoding/json"
+	"errors"
 	"io"
 	"net/http"
 	"regexp"
@@ -179,6 +181,68 @@ func (s *Service) Provider(ctx context.Context, organizationID, id string) (*Pro
 		return nil, notFound("Identity provider with ID %s not found", id)
 	}
 	return p, err
+}
+
+// SpeaksFor reports whether a provider may say whose an address is.
+func (p *Provider) SpeaksFor(email string) bool {
+	at := strings.LastIndexByte(email, '@')
+	return at > 0 && (p.AllowAnyDomain || slices.Contains(p.EmailDomains, strings.ToLower(email[at+1:])))
+}
+
+// logins selects the providers by which people may log in, of all
+// organizations: who logs in is in none yet.
+func (s *Service) logins(ctx context.Context, to any) *bun.SelectQuery {
+	return s.db.All(ctx).NewSelect().Model(to).Where("provider.enabled = ?", true).
+		Where("EXISTS (SELECT 1 FROM organizations AS o WHERE o.id = provider.organization_id AND o.sso_enabled = ?)", true)
+}
+
+// ProviderFor returns the provider by which somebody with an address logs in:
+// of several that name its domain, the first. [daytona.ErrNotFound] if none
+// does; one that speaks for every address is nobody's by address.
+func (s *Service) ProviderFor(ctx context.Context, email string) (*Provider, error) {
+	of := strings.ToLower(email[strings.LastIndexByte(email, '@')+1:])
+	p := &Provider{}
+	err := error(sql.ErrNoRows)
+	if domain.MatchString(of) {
+		err = s.logins(ctx, p).Where(`provider.email_domains LIKE ? ESCAPE '\'`, `%"`+store.Escape(of)+`"%`).OrderExpr("created_at, id").Limit(1).Scan(ctx)
+	}
+	if store.IsNone(err) {
+		return nil, notFound("No identity provider for %s", of)
+	}
+	return p, err
+}
+
+// LoginProvider returns a provider if people may log in by it.
+func (s *Service) LoginProvider(ctx context.Context, id string) (*Provider, error) {
+	p := &Provider{}
+	err := s.logins(ctx, p).Where("provider.id = ?", id).Scan(ctx)
+	if store.IsNone(err) {
+		return nil, notFound("Identity provider with ID %s not found", id)
+	}
+	return p, err
+}
+
+// JoinBy makes a user who has logged in by a provider a member of its
+// organization, with its default roles, unless they are one.
+func (s *Service) JoinBy(ctx context.Context, p *Provider, userID string) error {
+	return s.db.Tx(ctx, func(ctx context.Context) error {
+		if _, err := s.lock(ctx, p.OrganizationID); err != nil {
+			return err
+		}
+		if _, err := s.member(ctx, p.OrganizationID, userID); !errors.Is(err, daytona.ErrNotFound) {
+			return err
+		}
+		// Roles that have been deleted since are not there to be given.
+		roles, err := s.rolesOf(ctx, p.OrganizationID, p.DefaultRoleIDs)
+		if err != nil {
+			return err
+		}
+		ids := []string{}
+		for _, r := range roles {
+			ids = append(ids, r.ID)
+		}
+		return s.addMember(ctx, p.OrganizationID, userID, identity.Member, ids)
+	})
 }
 
 // ClientSecret returns what the server proves itself to a provider with.

@@ -78,7 +78,10 @@ type Config struct {
 	// Host is that of the registry of this server, as images name it, with its
 	// port. Defaults to none.
 	Host string
-	Now  func() time.Time
+	// Active refuses organizations that may not push, with the reason. Defaults
+	// to nobody.
+	Active func(ctx context.Context, organizationID string) error
+	Now    func() time.Time
 }
 
 // Service has the rules of registries.
@@ -385,6 +388,11 @@ func (s *Service) PushAccess(ctx context.Context, organizationID string) (*PushA
 	if s.Host == "" {
 		return nil, &daytona.Error{Kind: daytona.KindUnavailable, Message: "No registry is configured to push images to"}
 	}
+	if s.Active != nil {
+		if err := s.Active(ctx, organizationID); err != nil {
+			return nil, err
+		}
+	}
 	r, secret, err := s.robot(ctx, organizationID, true, pushValid)
 	if err != nil {
 		return nil, err
@@ -396,6 +404,12 @@ func (s *Service) PushAccess(ctx context.Context, organizationID string) (*PushA
 // has.
 func (s *Service) Revoke(ctx context.Context, organizationID string) error {
 	_, err := s.db.In(ctx, organizationID).Delete((*robot)(nil)).Exec(ctx)
+	return err
+}
+
+// RevokePush ends those to push alone: what runners fetch goes on.
+func (s *Service) RevokePush(ctx context.Context, organizationID string) error {
+	_, err := s.db.In(ctx, organizationID).Delete((*robot)(nil)).Where("push = ?", true).Exec(ctx)
 	return err
 }
 

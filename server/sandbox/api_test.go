@@ -380,8 +380,6 @@ func TestRouteErrors(t *testing.T) {
 		{"a", "GET", "/sandbox/one/parent", "", 404, ""},
 		{"a", "GET", "/sandbox/one/build-logs-url", "", 404, ""},
 		{"a", "GET", "/sandbox/one/build-logs", "", 404, ""},
-		{"a", "GET", "/sandbox/" + sb.ID + "/telemetry/logs?from=x&to=y", "", 503, "Sandbox telemetry is not configured"},
-		{"b", "GET", "/sandbox/" + sb.ID + "/telemetry/metrics", "", 404, ""},
 		{"a", "GET", "/sandbox?labels=x", "", 400, ""},
 		{"a", "GET", "/sandbox?labels=%5B%5D", "", 400, ""},
 		{"a", "GET", "/sandbox?cursor=x", "", 400, "Invalid cursor"},

@@ -2,6 +2,7 @@ package user
 
 import (
 	"context"
+	"strings"
 	"time"
 
 	"github.com/google/uuid"
@@ -40,6 +41,9 @@ type PendingAccount struct {
 	ExpiresAt      time.Time `bun:"expires_at,notnull"`
 }
 
+// maxPending is how many accounts a user is asked about, the newest.
+const maxPending = 20
+
 // Pend asks a user whether an account is theirs. ID and CreatedAt are set;
 // ExpiresAt defaults to a week from now.
 func (s *Service) Pend(ctx context.Context, a PendingAccount) (*PendingAccount, error) {
@@ -49,6 +53,12 @@ func (s *Service) Pend(ctx context.Context, a PendingAccount) (*PendingAccount, 
 	}
 	_, err := s.db.All(ctx).NewInsert().Model(&a).On("CONFLICT (user_id, provider, provider_user_id) DO UPDATE").
 		Set("expires_at = EXCLUDED.expires_at").Exec(ctx)
+	if err != nil {
+		return nil, err
+	}
+	// A provider could ask for ever.
+	newest := s.db.All(ctx).NewSelect().Model((*PendingAccount)(nil)).Column("id").Where("user_id = ?", a.UserID).Order("created_at DESC", "id").Limit(maxPending)
+	_, err = s.db.All(ctx).NewDelete().Model((*PendingAccount)(nil)).Where("user_id = ? AND id NOT IN (?)", a.UserID, newest).Exec(ctx)
 	return &a, err
 }
 
@@ -109,6 +119,44 @@ func (s *Service) ByAccount(ctx context.Context, provider, providerUserID string
 		return "", &daytona.Error{Kind: daytona.KindNotFound, Message: "This account is linked to no user"}
 	}
 	return a.UserID, err
+}
+
+// CreateFor makes a user of an account of an identity provider. The first of
+// names that may be shown is theirs. They have no address: nobody has said that
+// one is theirs but the provider.
+func (s *Service) CreateFor(ctx context.Context, a Account, names ...string) (string, error) {
+	name := "User"
+	for _, n := range names {
+		if n = plain(n); strings.TrimSpace(n) != "" {
+			name = n
+			break
+		}
+	}
+	var id string
+	err := s.db.Tx(ctx, func(ctx context.Context) error {
+		u, _, err := s.Create(ctx, NewUser{Name: name})
+		if err != nil {
+			return err
+		}
+		id, a.UserID, a.CreatedAt = u.ID, u.ID, s.now().UTC()
+		_, err = s.db.All(ctx).NewInsert().Model(&a).Exec(ctx)
+		if store.IsUnique(err) {
+			return &daytona.Error{Kind: daytona.KindConflict, Message: "This account is linked to a user already"}
+		}
+		return err
+	})
+	return id, err
+}
+
+// ByEmail returns the id of the user who has an address, in any case: of
+// several, the first.
+func (s *Service) ByEmail(ctx context.Context, email string) (string, error) {
+	u := &User{}
+	err := s.db.All(ctx).NewSelect().Model(u).Where("email <> '' AND LOWER(email) = LOWER(?)", email).Order("created_at", "id").Limit(1).Scan(ctx)
+	if store.IsNone(err) {
+		return "", &daytona.Error{Kind: daytona.KindNotFound, Message: "Nobody has this address"}
+	}
+	return u.ID, err
 }
 
 // Unlink takes an account from a user.

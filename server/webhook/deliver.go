@@ -56,16 +56,33 @@ func (s *Service) Run(ctx context.Context) error {
 	defer stop()
 	t := time.NewTimer(poll)
 	defer t.Stop()
+	var wg sync.WaitGroup
+	defer wg.Wait()
+	ended := make(chan string)
+	busy := map[string]int{} // attempts that are made, by organization
+	running := 0
 	var swept time.Time
 	for {
-		for {
-			n, err := s.deliver(ctx)
+		next := poll
+		for running < s.config.Workers {
+			d, due, err := s.claim(ctx, full(busy, s.perOrganization()))
 			if err != nil && ctx.Err() == nil {
 				s.config.Log.Error("webhooks can't be delivered", "err", err)
 			}
-			if n == 0 || err != nil {
+			if next = due; d == nil {
 				break
 			}
+			running++
+			busy[d.OrganizationID]++
+			wg.Go(func() {
+				if err := s.attempt(ctx, d); err != nil && ctx.Err() == nil {
+					s.config.Log.Error("a webhook can't be delivered", "message", d.MessageID, "err", err)
+				}
+				select {
+				case ended <- d.OrganizationID:
+				case <-ctx.Done():
+				}
+			})
 		}
 		if time.Since(swept) > time.Hour {
 			swept = time.Now()
@@ -73,58 +90,76 @@ func (s *Service) Run(ctx context.Context) error {
 				s.config.Log.Error("old webhook messages can't be deleted", "err", err)
 			}
 		}
-		t.Reset(s.wait(ctx))
+		t.Reset(next)
 		select {
 		case <-ctx.Done():
 			return ctx.Err()
+		case organizationID := <-ended:
+			running--
+			if busy[organizationID]--; busy[organizationID] == 0 {
+				delete(busy, organizationID)
+			}
 		case <-woken:
 		case <-t.C:
 		}
 	}
 }
 
-// wait returns the time until something is due.
-func (s *Service) wait(ctx context.Context) time.Duration {
-	first := &delivery{}
-	if err := s.db.All(ctx).NewSelect().Model(first).Where("state = ?", pending).OrderExpr("next_at").Limit(1).Scan(ctx); err != nil {
-		return poll
+// perOrganization is how many attempts are made for one organization at a time:
+// endpoints that don't answer hold up their own.
+func (s *Service) perOrganization() int { return max(1, s.config.Workers/8) }
+
+// full are the organizations that have as many attempts as they may.
+func full(busy map[string]int, most int) []string {
+	var ids []string
+	for id, n := range busy {
+		if n >= most {
+			ids = append(ids, id)
+		}
 	}
-	return min(max(time.Until(first.NextAt), time.Millisecond), poll)
+	return ids
 }
 
-// deliver makes an attempt for some of what is due, and returns for how many.
-func (s *Service) deliver(ctx context.Context) (int, error) {
-	var due []delivery
-	// It delivers for all organizations.
-	err := s.db.All(ctx).NewSelect().Model(&due).Where("state = ? AND next_at <= ?", pending, store.Now()).OrderExpr("next_at").Limit(int64(s.config.Workers)).Scan(ctx)
-	if err != nil {
-		return 0, err
+// claim returns a delivery that is due, of none of some organizations, which
+// nobody else makes now; nil, and when to ask again, if there is none.
+func (s *Service) claim(ctx context.Context, not []string) (*delivery, time.Duration, error) {
+	for {
+		d := &delivery{}
+		// It delivers for all organizations.
+		q := s.db.All(ctx).NewSelect().Model(d).Where("state = ?", pending).OrderExpr("next_at").Limit(1)
+		if len(not) > 0 {
+			q = q.Where("organization_id NOT IN (?)", bun.List(not))
+		}
+		if err := q.Scan(ctx); store.IsNone(err) {
+			return nil, poll, nil
+		} else if err != nil {
+			return nil, poll, err
+		}
+		if wait := d.NextAt.Sub(store.Now()); wait > 0 {
+			return nil, min(max(wait, time.Millisecond), poll), nil
+		}
+		claimed := store.Now().Add(s.config.Timeout + 30*time.Second)
+		err := store.Changed(s.db.In(ctx, d.OrganizationID).Update((*delivery)(nil)).Set("next_at = ?, attempts = attempts + 1", claimed).
+			Where("message_id = ? AND endpoint_id = ? AND state = ? AND attempts = ?", d.MessageID, d.EndpointID, pending, d.Attempts).Exec(ctx))
+		if errors.Is(err, daytona.ErrConflict) {
+			continue // another server has it
+		} else if err != nil {
+			return nil, poll, err
+		}
+		d.NextAt = claimed
+		return d, 0, nil
 	}
-	var wg sync.WaitGroup
-	errs := make([]error, len(due))
-	for i := range due {
-		wg.Go(func() { errs[i] = s.attempt(ctx, &due[i]) })
-	}
-	wg.Wait()
-	return len(due), errors.Join(errs...)
 }
 
-// attempt tries to deliver a message, if nobody else does.
+// attempt tries to make a delivery that has been claimed.
 func (s *Service) attempt(ctx context.Context, d *delivery) error {
-	claimed := store.Now().Add(s.config.Timeout + 30*time.Second)
-	err := store.Changed(s.db.In(ctx, d.OrganizationID).Update((*delivery)(nil)).Set("next_at = ?, attempts = attempts + 1", claimed).
-		Where("message_id = ? AND endpoint_id = ? AND state = ? AND attempts = ?", d.MessageID, d.EndpointID, pending, d.Attempts).Exec(ctx))
-	if errors.Is(err, daytona.ErrConflict) {
-		return nil
-	} else if err != nil {
-		return err
-	}
+	claimed := d.NextAt
 	d.Attempts++
 	m, e := &Message{}, &Endpoint{}
 	if err := s.db.In(ctx, d.OrganizationID).Select(m).Where("id = ?", d.MessageID).Scan(ctx); err != nil {
 		return err
 	}
-	err = s.db.In(ctx, d.OrganizationID).Select(e).Where("id = ?", d.EndpointID).Scan(ctx)
+	err := s.db.In(ctx, d.OrganizationID).Select(e).Where("id = ?", d.EndpointID).Scan(ctx)
 	if store.IsNone(err) || err == nil && e.Disabled {
 		return s.settle(ctx, d, failed, claimed)
 	} else if err != nil {

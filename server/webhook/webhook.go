@@ -70,7 +70,8 @@ type Config struct {
 	Schedule []time.Duration
 	// Timeout is for one attempt. Defaults to 15 s.
 	Timeout time.Duration
-	// Workers is how many attempts are made at a time. Defaults to 8.
+	// Workers is how many attempts are made at a time, an eighth of them for one
+	// organization. Defaults to 32.
 	Workers int
 	// Retention is how long messages are kept. Defaults to 30 days.
 	Retention time.Duration
@@ -93,7 +94,7 @@ func New(db *store.DB, c Config) *Service {
 		c.Timeout = 15 * time.Second
 	}
 	if c.Workers == 0 {
-		c.Workers = 8
+		c.Workers = 32
 	}
 	if c.Retention == 0 {
 		c.Retention = 30 * 24 * time.Hour

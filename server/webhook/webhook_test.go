@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"io"
 	"log/slog"
 	"net/http"
@@ -238,6 +239,47 @@ func TestGuarded(t *testing.T) {
 		t.Error("it was reached")
 	default:
 	}
+}
+
+// Endpoints that don't answer hold up those of their own organization alone.
+func TestSlowEndpoint(t *testing.T) {
+	storetest.Each(t, func(t *testing.T, db *store.DB) {
+		ctx := t.Context()
+		release := make(chan struct{})
+		slow := httptest.NewServer(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
+			select {
+			case <-release:
+			case <-r.Context().Done():
+			}
+		}))
+		defer slow.Close()
+		defer close(release)
+		fast, got := receiver(t, 200)
+		box, err := seal.New("a key of some bytes")
+		if err != nil {
+			t.Fatal(err)
+		}
+		g, err := outbound.New(outbound.Config{Allow: []string{"127.0.0.1"}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		s := webhook.New(db, webhook.Config{Outbound: g, Box: box, Log: slog.New(slog.DiscardHandler), Timeout: time.Hour})
+		for organization, url := range map[string]string{"a": slow.URL, "b": fast} {
+			if _, _, err := s.CreateEndpoint(ctx, organization, webhook.Change{URL: &url}); err != nil {
+				t.Fatal(err)
+			}
+		}
+		for i := range 40 { // more than are made at a time
+			if err := s.Send(ctx, "a", webhook.SandboxCreated, fmt.Sprint(i), nil); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if err := s.Send(ctx, "b", webhook.SandboxCreated, "", nil); err != nil {
+			t.Fatal(err)
+		}
+		run(t, s)
+		next(t, got)
+	})
 }
 
 func TestOff(t *testing.T) {

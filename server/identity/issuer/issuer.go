@@ -1,13 +1,15 @@
 // Package issuer is the OIDC provider that is built in, so that a server alone
 // has users who can log in: in a browser (authorization code with PKCE), and
 // from a terminal with the help of a browser elsewhere (device code). Users
-// prove who they are with an address and a password.
+// prove who they are with an address and a password, or by the OIDC provider
+// of their organization.
 //
 // The protocol is that of zitadel/oidc; what is here is what it stores, the
 // pages, and what ties a login to the browser that began it.
 package issuer
 
 import (
+	"cmp"
 	"context"
 	"crypto/hkdf"
 	"crypto/rand"
@@ -29,6 +31,7 @@ import (
 	"github.com/rs/cors"
 
 	"github.com/daytona-go/daytona"
+	"github.com/daytona-go/daytona/server/seal"
 	"github.com/daytona-go/daytona/server/store"
 )
 
@@ -63,6 +66,10 @@ type Config struct {
 	// Audience is for whom access tokens are: the API.
 	Audience string
 	Clients  []Client
+	// SSO logs users in by the providers of their organizations, which HTTP is
+	// the way to. Defaults to none: users have passwords.
+	SSO  SSO
+	HTTP *http.Client
 	// Secret protects the signing keys in the database; at least 32 bytes. Who
 	// has another one can't use them, and makes new ones.
 	Secret []byte
@@ -115,6 +122,8 @@ type Issuer struct {
 	origins  *http.CrossOriginProtection
 	pages    http.Handler
 	hashing  chan struct{}
+	box      *seal.Box
+	sso      *http.Client
 }
 
 // New returns an issuer.
@@ -181,6 +190,16 @@ func New(c Config) (*Issuer, error) {
 	}
 	if i.keys, err = newKeyring(c); err != nil {
 		return nil, err
+	}
+	if i.box, err = newBox(c.Secret); err != nil {
+		return nil, err
+	}
+	if c.SSO != nil {
+		if c.HTTP == nil {
+			return nil, bad("HTTP", nil, "is required with SSO")
+		}
+		i.sso = new(*c.HTTP)
+		i.sso.Transport = short{cmp.Or(c.HTTP.Transport, http.DefaultTransport)}
 	}
 	crypto, err := derive(c.Secret, "codes")
 	if err != nil {

@@ -68,6 +68,7 @@ func (i *Issuer) routes() http.Handler {
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /login", func(w http.ResponseWriter, r *http.Request) { i.getLogin(w, r, page) })
 	mux.HandleFunc("POST /login", func(w http.ResponseWriter, r *http.Request) { i.postLogin(w, r, page) })
+	mux.HandleFunc("GET /sso/callback", func(w http.ResponseWriter, r *http.Request) { i.endSSO(w, r, page) })
 	mux.HandleFunc("GET /device", func(w http.ResponseWriter, r *http.Request) { i.getDevice(w, r, page) })
 	mux.HandleFunc("POST /device", func(w http.ResponseWriter, r *http.Request) { i.postDevice(w, r, page) })
 	mux.HandleFunc("GET /signed-out", func(w http.ResponseWriter, r *http.Request) {
@@ -126,7 +127,7 @@ type view struct {
 	// Login asks for an address and a password, for a Request or a Device's
 	// user code; Code asks for a user code, Confirm whether Client may log in
 	// with one.
-	Login, Code, Confirm                         bool
+	Login, Code, Confirm, SSO                    bool
 	Request, UserCode, Client, Email, CSRF, Self string
 	Nonce                                        string
 }
@@ -165,7 +166,7 @@ func (i *Issuer) broken(w http.ResponseWriter, page *template.Template, err erro
 // getLogin shows the form, unless the browser is logged in already.
 func (i *Issuer) getLogin(w http.ResponseWriter, r *http.Request, page *template.Template) {
 	cookie := i.cookie(r, browserCookie)
-	v := view{Title: "Log in", Login: true, Self: i.prefix + "/login"}
+	v := view{Title: "Log in", Login: true, SSO: i.config.SSO != nil, Self: i.prefix + "/login"}
 	if code := r.FormValue("user_code"); code != "" {
 		if cookie == "" {
 			cookie = random()
@@ -225,6 +226,19 @@ func (i *Issuer) postLogin(w http.ResponseWriter, r *http.Request, page *templat
 		tooMany(w)
 		return
 	}
+	again := func(problem string) {
+		v := view{Title: "Log in", Login: true, SSO: i.config.SSO != nil, Self: i.prefix + "/login", Error: problem, Email: email, UserCode: code, CSRF: csrf(cookie)}
+		if q != nil {
+			v.Request, v.Client = q.ID, i.clients[q.ClientID].Name
+		}
+		i.show(w, page, http.StatusUnauthorized, v)
+	}
+	if i.config.SSO != nil && r.PostFormValue("sso") != "" {
+		if !i.beginSSO(w, r, page, cookie, q, code, email) {
+			again("No organization has a login for this address.")
+		}
+		return
+	}
 	userID, err := i.login(ctx, email, r.PostFormValue("password"))
 	if err != nil {
 		i.broken(w, page, err)
@@ -232,17 +246,20 @@ func (i *Issuer) postLogin(w http.ResponseWriter, r *http.Request, page *templat
 	}
 	if userID == "" {
 		i.log.Info("login refused", "address", where)
-		v := view{Title: "Log in", Login: true, Self: i.prefix + "/login", Error: "The address or the password is wrong.", Email: email, UserCode: code, CSRF: csrf(cookie)}
-		if q != nil {
-			v.Request, v.Client = q.ID, i.clients[q.ClientID].Name
-		}
-		i.show(w, page, http.StatusUnauthorized, v)
+		again("The address or the password is wrong.")
 		return
 	}
+	i.finish(w, r, page, cookie, q, code, userID)
+}
+
+// finish goes on with a login, or a device's, as a user who has proved who they
+// are.
+func (i *Issuer) finish(w http.ResponseWriter, r *http.Request, page *template.Template, cookie string, q *request, code, userID string) {
+	ctx, where := r.Context(), i.where(r)
 	// Nothing that the browser had before stands for the user: whoever put it
 	// there knows it.
 	fresh, login, now := random(), random(), i.now().UTC()
-	err = i.db.Tx(ctx, func(ctx context.Context) error {
+	err := i.db.Tx(ctx, func(ctx context.Context) error {
 		if old := i.cookie(r, sessionCookie); old != "" {
 			if _, err := i.db.All(ctx).NewDelete().Model((*session)(nil)).Where("hash = ?", digest(old)).Exec(ctx); err != nil {
 				return err
