@@ -301,7 +301,7 @@ func (s *Service) runner(ctx context.Context, id string) (Runner, error) {
 	if errors.Is(err, daytona.ErrNotFound) {
 		return Runner{ID: id, lost: true, gone: true}, nil
 	}
-	r.lost = !r.Usable && s.now().Sub(r.SeenAt) > s.config.LostAfter
+	r.lost = !r.Usable && s.now().Sub(s.watch.Since(r.SeenAt)) > s.config.LostAfter
 	return r, err
 }
 
