@@ -68,8 +68,12 @@ import (
 	"github.com/daytona-go/daytona/server/webhook"
 )
 
-// issuerPath is where the built-in OIDC provider is, below the server's URL.
-const issuerPath = "/oidc"
+const (
+	// issuerPath is where the built-in OIDC provider is, below the server's URL.
+	issuerPath = "/oidc"
+	// runnerPath is where the runner of this process is, below Config.PeerURL.
+	runnerPath = "/runner"
+)
 
 // Server is the service. It is an http.Handler for all of it but SSH.
 type Server struct {
@@ -531,8 +535,12 @@ func (s *Server) buildRunner(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	peer := ""
+	if c.PeerURL != "" {
+		peer = c.PeerURL + runnerPath
+	}
 	s.executor, err = executor.New(executor.Config{
-		Client: c.Client, URL: c.URL + "/api", Key: key, Transport: executor.InProcess(s.api), Dir: filepath.Join(c.Dir, "runner"), Contexts: s.objects,
+		ProxyURL: peer, Client: c.Client, URL: c.URL + "/api", Key: key, Transport: executor.InProcess(s.api), Dir: filepath.Join(c.Dir, "runner"), Contexts: s.objects,
 		Images: c.Images, Unenforced: c.Unenforced, Version: c.Version, Capacity: daytona.Resources{CPU: d.RunnerCPU, Memory: d.RunnerMemory, Disk: d.RunnerDisk}, Log: c.Log.With("runner", r.ID),
 	})
 	return err
@@ -603,6 +611,7 @@ func (s *Server) routes() http.Handler {
 		s.closers = append(s.closers, h.Close)
 		images = h
 	}
+	own := http.StripPrefix(runnerPath, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { s.executor.Handler().ServeHTTP(w, r) }))
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		path := r.URL.Path
 		switch {
@@ -624,6 +633,8 @@ func (s *Server) routes() http.Handler {
 			s.api.ServeHTTP(w, r)
 		case s.issuer != nil && (path == issuerPath || strings.HasPrefix(path, issuerPath+"/")):
 			s.issuer.ServeHTTP(w, r)
+		case s.executor != nil && s.config.PeerURL != "" && strings.HasPrefix(path, runnerPath+"/"):
+			own.ServeHTTP(w, r)
 		case images != nil && (path == "/v2" || strings.HasPrefix(path, "/v2/")):
 			images.ServeHTTP(w, r)
 		case path == "/":

@@ -73,7 +73,8 @@ type world struct {
 	pg      *process // nil with SQLite
 
 	over  atomic.Bool
-	tally sync.Map // of what came of what
+	done  atomic.Int64 // what was acknowledged, beside reading
+	tally sync.Map     // of what came of what
 	mu    sync.Mutex
 	boxes []*box
 	kept  []*snapshot
@@ -196,8 +197,11 @@ func (w *world) play() {
 		victims = append(victims, "PostgreSQL", "all")
 	}
 	began := time.Now()
-	for n := 0; n < 3*len(victims) || time.Since(began) < *historiesTime; n++ {
-		time.Sleep(time.Duration(r.IntN(1500)) * time.Millisecond)
+	for n := 0; n < 2*len(victims) || time.Since(began) < *historiesTime; n++ {
+		// As much is done before the next on a machine that is slow.
+		for enough := w.done.Load() + 20 + r.Int64N(100); w.done.Load() < enough; {
+			time.Sleep(time.Duration(r.IntN(20)) * time.Millisecond)
+		}
 		victim := victims[n%len(victims)]
 		w.kills[victim]++
 		is := func(v string) bool { return victim == v || victim == "all" }
@@ -262,6 +266,9 @@ func (p *player) call(b *box, what, method, path string, in, out any) answer {
 		if a.outcome == unsent {
 			time.Sleep(10 * time.Millisecond)
 			continue
+		}
+		if a.outcome == done && what != "get" {
+			p.w.done.Add(1)
 		}
 		key := fmt.Sprintf("%s %s", what, map[outcome]string{done: "done", refused: "refused", unknown: "unknown"}[a.outcome])
 		n, _ := p.w.tally.LoadOrStore(key, new(atomic.Int64))

@@ -250,7 +250,7 @@ func newServer(t testing.TB, c map[string]any) (p *process, api *client) {
 	listen := freePort(t)
 	url := "http://localhost" + listen[strings.LastIndex(listen, ":"):]
 	all := map[string]any{
-		"listen": listen, "url": url, "dir": filepath.Join(dir, "server"), "encryptionKey": "of-all-servers-of-the-test",
+		"listen": listen, "url": url, "peerUrl": url, "dir": filepath.Join(dir, "server"), "encryptionKey": "of-all-servers-of-the-test",
 		"admin": map[string]any{"key": adminKey}, "unenforced": []string{"disk"},
 		"defaults": map[string]any{"runnerCpu": 100, "runnerMemory": 1000, "runnerDisk": 10_000},
 	}
