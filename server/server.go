@@ -320,8 +320,14 @@ func (s *Server) buildPeople(ctx context.Context) error {
 // they are.
 func (s *Server) buildSandboxes(ctx context.Context) error {
 	c := s.config
-	s.jobs = job.NewService(s.db, &job.Options{Log: c.Log, Sealer: s.box})
-	s.runners = runner.NewService(s.db, &runner.Options{Log: c.Log, Regions: runnerRegions{s}, Sandboxes: lazySandboxes{s}, Sealer: s.box})
+	name, err := os.Hostname()
+	if err != nil {
+		return err
+	}
+	// Whoever looks into the database sees which server does what one does for all.
+	name += "/" + rand.Text()
+	s.jobs = job.NewService(s.db, &job.Options{Name: name, Log: c.Log, Sealer: s.box})
+	s.runners = runner.NewService(s.db, &runner.Options{Name: name, Log: c.Log, Regions: runnerRegions{s}, Sandboxes: lazySandboxes{s}, Sealer: s.box})
 	o := objects.Config{DB: s.db, Key: s.derive("objects"), URL: c.URL, Bucket: c.Objects.Bucket, Log: c.Log}
 	if x := c.Objects; x.Endpoint != "" {
 		o.External = &objects.External{Endpoint: x.Endpoint, Region: x.Region, AccessKey: x.AccessKey, SecretKey: x.SecretKey, Bucket: x.Bucket, STS: x.STSEndpoint}
@@ -329,13 +335,11 @@ func (s *Server) buildSandboxes(ctx context.Context) error {
 			o.External.Role = "arn:aws:iam::" + x.AccountID + ":role/" + x.RoleName
 		}
 	} else {
-		var err error
 		if o.Store, err = objects.OpenStore(filepath.Join(c.Dir, "objects")); err != nil {
 			return err
 		}
 		s.closers = append(s.closers, o.Store.Close)
 	}
-	var err error
 	if s.objects, err = objects.New(o); err != nil {
 		return err
 	}
@@ -373,7 +377,7 @@ func (s *Server) buildSandboxes(ctx context.Context) error {
 		Event: s.volumeEvent, Log: c.Log,
 	})
 	s.sandboxes, err = sandbox.New(sandbox.Config{
-		DB: s.db, Key: s.derive("sandbox"),
+		DB: s.db, Key: s.derive("sandbox"), Holder: name,
 		Deps: sandbox.Deps{
 			Jobs: sandboxJobs{s}, Runners: sandboxRunners{s.runners}, Snapshots: sandboxSnapshots{s}, Regions: sandboxRegions{s}, Quotas: sandboxQuotas{s.quotas},
 			Organizations: sandboxOrganizations{s}, Volumes: sandboxVolumes{s}, Secrets: sandboxSecrets{s.secrets},

@@ -41,9 +41,10 @@ func TestHistories(t *testing.T) {
 		name string
 		// apart has the runner as a process of its own.
 		postgres, apart bool
+		servers         int
 	}{
-		{name: "SQLite"},
-		{name: "PostgreSQL", postgres: true, apart: true},
+		{name: "SQLite", servers: 1},
+		{name: "PostgreSQL", postgres: true, apart: true, servers: 2},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			t.Parallel()
@@ -52,7 +53,7 @@ func TestHistories(t *testing.T) {
 				seed = rand.Uint64()
 			}
 			t.Logf("-histories.seed=%d", seed)
-			w := newWorld(t, seed, c.postgres, c.apart)
+			w := newWorld(t, seed, c.postgres, c.apart, c.servers)
 			w.play()
 			w.settle()
 			w.check()
@@ -67,8 +68,9 @@ type world struct {
 	seed    uint64
 	backend string
 	db      string
-	client  *client
-	server  *process
+	client  *client // of the first server
+	servers []*process
+	clients []*client
 	runner  *process // nil if it is in the server
 	pg      *process // nil with SQLite
 
@@ -110,7 +112,7 @@ const gone = "gone"
 
 func one[K comparable](v K) map[K]bool { return map[K]bool{v: true} }
 
-func newWorld(t *testing.T, seed uint64, postgres, apart bool) *world {
+func newWorld(t *testing.T, seed uint64, postgres, apart bool, servers int) *world {
 	w := &world{t: t, seed: seed, backend: "local://" + backendDir(t), seen: map[string]int{}, kills: map[string]int{}}
 	c := map[string]any{"backend": w.backend}
 	if postgres {
@@ -125,8 +127,12 @@ func newWorld(t *testing.T, seed uint64, postgres, apart bool) *world {
 	if apart {
 		c["backend"] = "none"
 	}
-	w.server, w.client = newServer(t, c)
-	up(t, w.server, w.client)
+	for range servers {
+		s, client := newServer(t, c)
+		w.servers, w.clients = append(w.servers, s), append(w.clients, client)
+		up(t, s, client)
+	}
+	w.client = w.clients[0]
 	if apart {
 		w.runner = newRunner(t, w.client, w.backend)
 		w.runner.start(t)
@@ -210,10 +216,10 @@ func (w *world) play() {
 		}
 		if victim == "PostgreSQL" && r.IntN(2) == 0 {
 			time.Sleep(time.Duration(r.IntN(300)) * time.Millisecond)
-			w.server.kill(false) // while its database is away
+			w.servers[r.IntN(len(w.servers))].kill(false) // while its database is away
 		}
 		if is("server") {
-			w.server.kill(false)
+			w.servers[r.IntN(len(w.servers))].kill(false)
 		}
 		if is("runner") && w.runner != nil {
 			w.runner.kill(false)
@@ -241,7 +247,9 @@ func (w *world) raise() {
 	if w.runner != nil && !w.runner.runs() {
 		w.runner.start(w.t)
 	}
-	up(w.t, w.server, w.client)
+	for i, s := range w.servers {
+		up(w.t, s, w.clients[i])
+	}
 }
 
 // player is one client, which works with sandboxes of its own, one request
@@ -262,7 +270,11 @@ func (p *player) name(kind string) string {
 // call calls until somebody answers, and keeps count of what came of it.
 func (p *player) call(b *box, what, method, path string, in, out any) answer {
 	for {
-		a := p.w.client.call(context.Background(), method, path, in, out)
+		client := p.w.client
+		if p.rand != nil {
+			client = p.w.clients[p.rand.IntN(len(p.w.clients))]
+		}
+		a := client.call(context.Background(), method, path, in, out)
 		if a.outcome == unsent {
 			time.Sleep(10 * time.Millisecond)
 			continue

@@ -199,11 +199,23 @@ func TestReplicas(t *testing.T) {
 			return all
 		}
 		lasts := map[string]time.Duration{"sandbox": 30 * time.Second, "runner-sweep": 30 * time.Second, "job-sweep": 45 * time.Second}
-		servers[0].kill(false)
+		// Who leads tells its machine.
+		var leader string
+		if err := d.All(t.Context()).NewRaw("SELECT holder FROM leases WHERE name = 'sandbox'").Scan(t.Context(), &leader); err != nil {
+			t.Fatal(err)
+		}
+		k := 0
+		if strings.HasPrefix(leader, "machine-1/") {
+			k = 1
+		} else if !strings.HasPrefix(leader, "machine-0/") {
+			t.Fatalf("nobody leads: %q", leader)
+		}
+		dead, other := clients[k], clients[1-k]
+		servers[k].kill(false)
 		killed := time.Now()
 		served := 0
 		for _, id := range first {
-			if got := b.call(t.Context(), "POST", "/toolbox/"+id+"/process/execute", map[string]any{"command": "kill -0 $(cat pid)"}, nil); got.outcome == done {
+			if got := other.call(t.Context(), "POST", "/toolbox/"+id+"/process/execute", map[string]any{"command": "kill -0 $(cat pid)"}, nil); got.outcome == done {
 				served++
 			}
 		}
@@ -221,18 +233,18 @@ func TestReplicas(t *testing.T) {
 			}
 			return true, ""
 		})
-		up(t, servers[0], a)
+		up(t, servers[k], dead)
 		awaitRunner(t, a, 2)
 		for _, id := range first {
 			var one, two int
 			until(t, "the runner is not back", func() (bool, string) {
-				got := a.call(t.Context(), "POST", "/toolbox/"+id+"/process/execute", map[string]any{"command": "true"}, nil)
+				got := dead.call(t.Context(), "POST", "/toolbox/"+id+"/process/execute", map[string]any{"command": "true"}, nil)
 				return got.outcome == done, got.String()
 			})
-			text := run(t, a, id, "kill -0 $(cat pid) && cat count")
+			text := run(t, dead, id, "kill -0 $(cat pid) && cat count")
 			fmt.Sscan(text, &one)
 			until(t, "what ran when the server was killed does not run any more", func() (bool, string) {
-				text := run(t, b, id, "cat count")
+				text := run(t, other, id, "cat count")
 				fmt.Sscan(text, &two)
 				return two > one && one > 0, text
 			})
