@@ -203,7 +203,7 @@ func (w *world) play() {
 		victims = append(victims, "PostgreSQL", "all")
 	}
 	began := time.Now()
-	for n := 0; n < 2*len(victims) || time.Since(began) < *historiesTime; n++ {
+	for n := 0; n < max(4, 2*len(victims)) || time.Since(began) < *historiesTime; n++ {
 		// As much is done before the next on a machine that is slow.
 		for enough := w.done.Load() + 20 + r.Int64N(100); w.done.Load() < enough; {
 			time.Sleep(time.Duration(r.IntN(20)) * time.Millisecond)
