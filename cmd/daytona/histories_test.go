@@ -37,6 +37,7 @@ var (
 // have gone on.
 func TestHistories(t *testing.T) {
 	needRoot(t)
+	t.Parallel()
 	for _, c := range []struct {
 		name string
 		// apart has the runner as a process of its own.
@@ -318,7 +319,7 @@ func (p *player) call(b *box, what, method, path string, in, out any) answer {
 // expected are refusals that have their reason in the sandbox's state.
 var expected = []string{
 	"not in a startable state", "not in a stoppable state", "Sandbox is not started", "Sandbox is not stopped", "must be started", "active forks",
-	"No available runners", "can not become", "can only be decreased", "is not started", "No resource changes", "is not in a ready state",
+	"No available runners", "can not become", "can only be decreased", "is not started", "start it first", "No resource changes", "is not in a ready state",
 }
 
 // apply makes an answer's consequences known.
