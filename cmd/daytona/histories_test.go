@@ -81,6 +81,7 @@ type world struct {
 	mu    sync.Mutex
 	boxes []*box
 	kept  []*snapshot
+	disks []*snapshot    // volumes
 	seen  map[string]int // faults by what they are, so that one is not told of a thousand times
 	kills map[string]int
 }
@@ -102,9 +103,10 @@ type box struct {
 	history      []string
 }
 
+// snapshot is what is known of a snapshot, or of a volume.
 type snapshot struct {
 	name   string
-	may    map[string]bool // "active", "gone"
+	may    map[string]bool // "active", or "ready", and "gone"
 	marks  map[string]bool
 	states []string
 }
@@ -261,6 +263,7 @@ type player struct {
 	n     int
 	named int
 	kept  *snapshot
+	disk  *snapshot
 }
 
 func (p *player) name(kind string) string {
@@ -527,8 +530,10 @@ func (p *player) act(b *box) {
 		v := 100 + p.rand.IntN(1000)
 		a := p.call(b, "autostop", "POST", path+"/autostop/"+strconv.Itoa(v), nil, nil)
 		b.stop = possible(a, b.stop, v)
-	case n < 50:
+	case n < 46:
 		p.look(b)
+	case n < 50:
+		p.volume()
 	case n < 62:
 		p.call(b, "stop", "POST", path+"/stop", nil, nil).apply(b, "stopped")
 	case n < 76:
@@ -583,6 +588,44 @@ func (p *player) act(b *box) {
 	}
 }
 
+// volume makes a volume, or deletes the one that the client has made.
+func (p *player) volume() {
+	if p.disk == nil {
+		v := &snapshot{name: p.name("volume"), may: one(gone)}
+		a := p.call(nil, "create volume", "POST", "/api/volumes", map[string]any{"name": v.name}, nil)
+		switch a.outcome {
+		case done:
+			v.may = one("ready")
+		case unknown:
+			v.may["ready"] = true
+		default:
+			return
+		}
+		p.disk = v
+		p.w.mu.Lock()
+		defer p.w.mu.Unlock()
+		p.w.disks = append(p.w.disks, v)
+		return
+	}
+	var v struct{ ID, State string }
+	a := p.call(nil, "get volume", "GET", "/api/volumes/by-name/"+p.disk.name, nil, &v)
+	switch {
+	case a.status == 404 && !p.disk.may[gone]:
+		p.w.fault(nil, "the volume %s is not there: %v", p.disk.name, p.disk.states)
+	case a.outcome == done && v.State != "ready":
+		return
+	case a.outcome == done:
+		a = p.call(nil, "delete volume", "DELETE", "/api/volumes/"+v.ID, nil, nil)
+		p.disk.states = append(p.disk.states, fmt.Sprint(v.State, a))
+		if a.outcome == done {
+			p.disk.may = one(gone)
+		} else if a.outcome == unknown {
+			p.disk.may[gone] = true
+		}
+	}
+	p.disk = nil
+}
+
 // forget deletes the snapshot that the client has made.
 func (p *player) forget() {
 	var s struct{ ID, State string }
@@ -617,6 +660,7 @@ func (w *world) rows(t *testing.T) (rest bool, why string) {
 			OR state = 'archiving' OR state IN ('error', 'build_failed') AND desired_state = 'destroyed'`,
 		"SELECT 'left ' || sandbox_id FROM sandbox_leftovers",
 		"SELECT 'snapshot ' || name || ' ' || state FROM snapshots WHERE state NOT IN ('active', 'inactive', 'error')",
+		"SELECT 'volume ' || name || ' ' || state FROM volumes WHERE state NOT IN ('ready', 'deleted', 'error')",
 	} {
 		var some []string
 		if err := db.All(t.Context()).NewRaw(q).Scan(t.Context(), &some); err != nil {
@@ -715,6 +759,13 @@ func (w *world) check() {
 		a := w.client.call(t.Context(), "GET", "/api/snapshots/"+s.name, nil, &v)
 		if a.status == 404 && !s.may[gone] || a.outcome == done && !s.may[v.State] {
 			w.fault(nil, "the snapshot %s is %q and should be one of %v: %v %v", s.name, v.State, keys(s.may), a, s.states)
+		}
+	}
+	for _, s := range w.disks {
+		var v struct{ State string }
+		a := w.client.call(t.Context(), "GET", "/api/volumes/by-name/"+s.name, nil, &v)
+		if a.status == 404 && !s.may[gone] || a.outcome == done && !s.may[v.State] {
+			w.fault(nil, "the volume %s is %q and should be one of %v: %v %v", s.name, v.State, keys(s.may), a, s.states)
 		}
 	}
 	w.checkFiles(listed)

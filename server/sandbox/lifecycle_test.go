@@ -891,3 +891,40 @@ func TestBackupThatNobodyWaitsFor(t *testing.T) {
 		}
 	})
 }
+
+// A backup that is ready when its sandbox has been destroyed is not kept.
+func TestBackupOfWhatIsDestroyed(t *testing.T) {
+	storetest.Each(t, func(t *testing.T, db *store.DB) {
+		w := newWorld(t, db, func(c *sandbox.Config) { c.Wait = time.Millisecond; c.BackupEvery = -1 })
+		w.setRunner("r1", func(r *sandbox.Runner) {
+			r.Capabilities = slices.DeleteFunc(r.Capabilities, func(c sandbox.Capability) bool { return c == sandbox.CanMove })
+		})
+		ctx := t.Context()
+		sb := w.create(sandbox.Spec{})
+		w.settle()
+		if _, err := w.s.Stop(ctx, "a", sb.ID, false); err != nil {
+			t.Fatal(err)
+		}
+		w.settle()
+		w.auto = false
+		if _, err := w.s.Archive(ctx, "a", sb.ID); err != nil {
+			t.Fatal(err)
+		}
+		backup, payload := w.last("CREATE_BACKUP")
+		if _, err := w.s.Delete(ctx, "a", sb.ID); err != nil {
+			t.Fatal(err)
+		}
+		destroy, _ := w.last("DESTROY_SANDBOX")
+		for _, j := range []fakeJob{destroy, backup} {
+			if err := w.finish(j.ID, ""); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if got := w.get(sb.ID); got.State != sandbox.Destroyed || got.BackupRef != "" {
+			t.Error(got.State, got.BackupRef)
+		}
+		if jobs := w.open(); len(jobs) != 1 || jobs[0].Type != "REMOVE_SNAPSHOT" || jobs[0].Resource != payload["snapshot"] {
+			t.Errorf("%s stays: %v", payload["snapshot"], jobs)
+		}
+	})
+}

@@ -664,6 +664,12 @@ func (s *Service) backupDone(ctx context.Context, j Job) error {
 		}
 	}
 	sb.Step.Backup = ""
+	if sb.State == Destroyed {
+		// It was destroyed while the backup was made.
+		if err := s.dropBackup(ctx, sb); err != nil {
+			return err
+		}
+	}
 	if err := s.advanceLater(ctx, sb); err != nil {
 		return err
 	}
