@@ -2,6 +2,7 @@ package daytona
 
 import (
 	"context"
+	"io"
 	"iter"
 	"regexp"
 	"time"
@@ -91,6 +92,19 @@ type Snapshotter interface {
 	// SetSnapshotActive activates or deactivates a snapshot. Create from an
 	// inactive one must give KindState. It must do nothing if it is so already.
 	SetSnapshotActive(ctx context.Context, idOrName string, active bool) (Snapshot, error)
+}
+
+// SnapshotMover carries snapshots to other machines.
+type SnapshotMover interface {
+	// ExportSnapshot writes a snapshot to w, in a form of the backend's own. The
+	// image that it was made over may be no more than named, if it can be had
+	// elsewhere. What was written before an error is of no use.
+	ExportSnapshot(ctx context.Context, idOrName string, w io.Writer) error
+	// ImportSnapshot makes a snapshot of what a backend of the same kind has
+	// exported, perhaps on another machine. It is active on success; on error
+	// nothing may be left. A taken name must give KindConflict, what is damaged or
+	// cut off KindInvalid.
+	ImportSnapshot(ctx context.Context, name string, r io.Reader) (Snapshot, error)
 }
 
 // From image names to what the wire takes for a snapshot's name.

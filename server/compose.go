@@ -382,8 +382,40 @@ func (v sandboxSnapshots) Captured(ctx context.Context, c sandbox.Capture, sizeG
 	return v.s.snapshots.Captured(ctx, snapshot.Capture{
 		OrganizationID: c.OrganizationID, Name: c.Name, SandboxID: c.SandboxID, RegionID: c.RegionID, RunnerID: c.RunnerID, Class: c.Class,
 		CPU: c.Resources.CPU, GPU: c.Resources.GPU, Memory: c.Resources.Memory, Disk: c.Resources.Disk, GPUType: c.GPUType,
-		Entrypoint: c.Entrypoint, Ref: c.Ref, SizeGB: sizeGB,
+		Entrypoint: c.Entrypoint, Ref: c.Ref, SizeGB: sizeGB, Parcelled: c.Parcelled,
 	})
+}
+
+// sandboxParcels is where runners put what other runners may need.
+type sandboxParcels struct{ s *Server }
+
+func (p sandboxParcels) Parcel(ctx context.Context, organizationID, ref string, write bool) (any, error) {
+	l, key, err := p.s.objects.Parcel(ctx, organizationID, ref, write)
+	if err != nil {
+		return nil, err
+	}
+	v := &wire.JobParcel{Key: key, S3: wire.JobS3Volume{
+		Endpoint: l.Endpoint, Region: l.Region, Bucket: l.Bucket, Prefix: l.Prefix, AccessKey: l.AccessKey, SecretKey: l.SecretKey, SessionToken: l.SessionToken,
+	}}
+	if write {
+		return v, nil
+	}
+	// What it was made over may have to be pulled.
+	all, err := p.s.registries.All(ctx, organizationID)
+	for _, c := range all {
+		v.Registries = append(v.Registries, wire.JobRegistry{URL: c.URL, Project: &c.Project, Username: &c.Username, Password: &c.Password})
+	}
+	return v, err
+}
+
+// parcelUsed reports whether anything needs what is in the object storage under
+// a reference.
+func (s *Server) parcelUsed(ctx context.Context, ref string) (bool, error) {
+	used, err := s.sandboxes.Backed(ctx, ref)
+	if err != nil || used {
+		return used, err
+	}
+	return s.snapshots.Uses(ctx, ref)
 }
 
 type sandboxVolumes struct{ s *Server }

@@ -6,6 +6,7 @@ import (
 	"net/netip"
 	"net/url"
 	"strings"
+	"time"
 
 	"github.com/daytona-go/daytona"
 )
@@ -65,6 +66,7 @@ type Config struct {
 	// "memory", "disk". Defaults to none.
 	Unenforced []string       `yaml:"unenforced"`
 	Services   ServicesConfig `yaml:"services"`
+	Runners    RunnersConfig  `yaml:"runners"`
 
 	// Client is what the runner in this process runs sandboxes on. The server
 	// does not close it. Defaults to none: runners are other processes.
@@ -174,6 +176,17 @@ type LimitConfig struct {
 	Limit int `yaml:"limit"`
 }
 
+// RunnersConfig says when a runner is taken to be away.
+type RunnersConfig struct {
+	// Silence is how long a runner may say nothing until it is unresponsive and
+	// gets no more sandboxes. Defaults to a minute.
+	Silence time.Duration `yaml:"silence"`
+	// LostAfter is after how long its sandboxes are taken to be lost: those that
+	// have a backup are made again elsewhere. Defaults to ten minutes, and is not
+	// less than Silence.
+	LostAfter time.Duration `yaml:"lostAfter"`
+}
+
 // ServicesConfig are the keys by which services outside of this process are
 // known. Defaults to none: nobody is.
 type ServicesConfig struct {
@@ -260,6 +273,18 @@ func (c *Config) Normalize() error {
 	}
 	def(&c.Objects.Bucket, "daytona")
 	def(&c.Objects.Region, "us-east-1")
+	if c.Runners.Silence == 0 {
+		c.Runners.Silence = time.Minute
+	}
+	if c.Runners.LostAfter == 0 {
+		c.Runners.LostAfter = max(10*time.Minute, c.Runners.Silence)
+	}
+	if c.Runners.Silence < 0 {
+		return wrong("runners.silence", c.Runners.Silence, "must not be negative")
+	}
+	if c.Runners.LostAfter < c.Runners.Silence {
+		return wrong("runners.lostAfter", c.Runners.LostAfter, "must not be less than runners.silence")
+	}
 	for name, l := range c.Limits {
 		switch name {
 		case "anonymous", "failed-auth", "authenticated", "sandbox-create", "sandbox-lifecycle":

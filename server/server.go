@@ -38,6 +38,7 @@ import (
 
 	"github.com/daytona-go/daytona"
 	internalobjects "github.com/daytona-go/daytona/internal/objects"
+	"github.com/daytona-go/daytona/internal/runnerkey"
 	"github.com/daytona-go/daytona/internal/wire"
 	"github.com/daytona-go/daytona/server/api"
 	"github.com/daytona-go/daytona/server/apikey"
@@ -132,6 +133,39 @@ func New(ctx context.Context, c Config) (*Server, error) {
 	return s, nil
 }
 
+// AddRunner makes a runner of the system's in a region, "" for the default one,
+// and returns the token that it joins with, which is shown this once. It is for
+// a server that need not run, or that does so in another process: it touches
+// the database and nothing else.
+func AddRunner(ctx context.Context, c Config, regionID, name string) (string, error) {
+	if err := c.Normalize(); err != nil {
+		return "", err
+	}
+	s := &Server{config: c, stop: func() {}}
+	token, err := s.addRunner(ctx, regionID, name)
+	return token, errors.Join(err, s.Close())
+}
+
+func (s *Server) addRunner(ctx context.Context, regionID, name string) (string, error) {
+	if err := s.open(ctx); err != nil {
+		return "", err
+	}
+	d := s.config.Defaults
+	s.regions = region.New(s.db, region.Config{})
+	if err := s.regions.Bootstrap(ctx, d.RegionID, d.RegionName, d.EnforceQuotas); err != nil {
+		return "", err
+	}
+	runners := runner.NewService(s.db, &runner.Options{Log: s.config.Log, Regions: runnerRegions{s}, Sealer: s.box})
+	if regionID == "" {
+		regionID = d.RegionID
+	}
+	_, key, err := runners.AdminCreate(ctx, runner.New{RegionID: regionID, Name: name})
+	if err != nil {
+		return "", err
+	}
+	return runnerkey.Join{URL: s.config.URL + "/api", Key: key}.String(), nil
+}
+
 // AdminKey returns the API key of the first user, if New has made that user;
 // else "".
 func (s *Server) AdminKey() string { return s.adminKey }
@@ -193,7 +227,8 @@ func (s *Server) encryptionKey() (string, error) {
 	return key, nil
 }
 
-func (s *Server) build(ctx context.Context) error {
+// open opens what all else is in.
+func (s *Server) open(ctx context.Context) error {
 	c := s.config
 	if err := os.MkdirAll(c.Dir, 0o700); err != nil {
 		return &daytona.Error{Kind: daytona.KindUnavailable, Op: "make directory", Subject: c.Dir, Err: err}
@@ -209,7 +244,13 @@ func (s *Server) build(ctx context.Context) error {
 		return err
 	}
 	s.closers = append(s.closers, s.db.Close)
-	if err = s.db.Migrate(ctx); err != nil {
+	return s.db.Migrate(ctx)
+}
+
+func (s *Server) build(ctx context.Context) error {
+	c := s.config
+	err := s.open(ctx)
+	if err != nil {
 		return err
 	}
 	if s.outbound, err = outbound.New(outbound.Config{Allow: c.AllowedAddresses}); err != nil {
@@ -327,8 +368,10 @@ func (s *Server) buildSandboxes(ctx context.Context) error {
 	// Whoever looks into the database sees which server does what one does for all.
 	name += "/" + rand.Text()
 	s.jobs = job.NewService(s.db, &job.Options{Name: name, Log: c.Log, Sealer: s.box})
-	s.runners = runner.NewService(s.db, &runner.Options{Name: name, Log: c.Log, Regions: runnerRegions{s}, Sandboxes: lazySandboxes{s}, Sealer: s.box})
-	o := objects.Config{DB: s.db, Key: s.derive("objects"), URL: c.URL, Bucket: c.Objects.Bucket, Log: c.Log}
+	s.runners = runner.NewService(s.db, &runner.Options{
+		Name: name, Log: c.Log, Regions: runnerRegions{s}, Sandboxes: lazySandboxes{s}, Sealer: s.box, Silence: c.Runners.Silence, LostAfter: c.Runners.LostAfter,
+	})
+	o := objects.Config{DB: s.db, Key: s.derive("objects"), URL: c.URL, Bucket: c.Objects.Bucket, ParcelUsed: s.parcelUsed, Log: c.Log}
 	if x := c.Objects; x.Endpoint != "" {
 		o.External = &objects.External{Endpoint: x.Endpoint, Region: x.Region, AccessKey: x.AccessKey, SecretKey: x.SecretKey, Bucket: x.Bucket, STS: x.STSEndpoint}
 		if x.AccountID != "" && x.RoleName != "" {
@@ -358,6 +401,9 @@ func (s *Server) buildSandboxes(ctx context.Context) error {
 	s.snapshots = snapshot.New(snapshot.Config{
 		DB: s.db, Jobs: snapshotJobs{s}, Runners: snapshotRunners{s}, Organizations: snapshotOrganizations{s},
 		Credentials: s.imageCredentials, Contexts: s.objects.Contexts, CheckHost: s.checkRegistry,
+		Parcel: func(ctx context.Context, organizationID, ref string) (any, error) {
+			return sandboxParcels{s}.Parcel(ctx, organizationID, ref, false)
+		},
 		Needed:  func(ctx context.Context, ref string) (bool, error) { return s.sandboxes.Needed(ctx, ref) },
 		Event:   s.snapshotEvent,
 		Changed: nil, Default: c.Defaults.Snapshot, ProxyURL: c.Proxy.ToolboxURL, Log: c.Log,
@@ -380,10 +426,11 @@ func (s *Server) buildSandboxes(ctx context.Context) error {
 		DB: s.db, Key: s.derive("sandbox"), Holder: name,
 		Deps: sandbox.Deps{
 			Jobs: sandboxJobs{s}, Runners: sandboxRunners{s.runners}, Snapshots: sandboxSnapshots{s}, Regions: sandboxRegions{s}, Quotas: sandboxQuotas{s.quotas},
-			Organizations: sandboxOrganizations{s}, Volumes: sandboxVolumes{s}, Secrets: sandboxSecrets{s.secrets},
+			Organizations: sandboxOrganizations{s}, Volumes: sandboxVolumes{s}, Secrets: sandboxSecrets{s.secrets}, Parcels: sandboxParcels{s},
 		},
 		PreviewURL: c.Proxy.Protocol + "://{{PORT}}-{{sandboxId}}." + c.Proxy.Domain, ProxyURL: c.Proxy.ToolboxURL, ToolboxURL: c.Proxy.ToolboxURL + "/toolbox",
 		SSHGateway: c.SSH.URL, MaxAutoArchive: c.Defaults.MaxAutoArchive, DefaultSnapshot: c.Defaults.Snapshot,
+		LostAfter: c.Runners.LostAfter, Sweep: min(10*time.Second, c.Runners.LostAfter/2),
 		WakeOn: []string{snapshot.Topic, runner.TopicState}, Event: s.sandboxEvent, Log: c.Log,
 	})
 	if err != nil {
@@ -545,7 +592,7 @@ func (s *Server) buildRunner(ctx context.Context) error {
 	}
 	s.executor, err = executor.New(executor.Config{
 		ProxyURL: peer, Client: c.Client, URL: c.URL + "/api", Key: key, Transport: executor.InProcess(s.api), Dir: filepath.Join(c.Dir, "runner"), Contexts: s.objects,
-		Images: c.Images, Unenforced: c.Unenforced, Version: c.Version, Capacity: daytona.Resources{CPU: d.RunnerCPU, Memory: d.RunnerMemory, Disk: d.RunnerDisk}, Log: c.Log.With("runner", r.ID),
+		Images: c.Images, Move: c.Objects.Endpoint != "", Unenforced: c.Unenforced, Version: c.Version, Capacity: daytona.Resources{CPU: d.RunnerCPU, Memory: d.RunnerMemory, Disk: d.RunnerDisk}, Log: c.Log.With("runner", r.ID),
 	})
 	return err
 }
@@ -576,6 +623,7 @@ func (s *Server) Run(ctx context.Context) error {
 	run("runners", s.runners.Run)
 	run("snapshots", s.snapshots.Run)
 	run("volumes", s.volumes.Run)
+	run("objects", s.objects.Run)
 	run("sandboxes", s.sandboxes.Run)
 	if s.issuer != nil {
 		run("issuer", s.issuer.Run)

@@ -51,6 +51,7 @@ func main() {
 	run := flag.String("run", "", "name of the run, for the list of allowed skips")
 	allow := flag.String("allow", "", "file with the allowed skips; without it, all are")
 	totals := flag.String("totals", "", "file to append the sums to")
+	failures := flag.String("failures", "", "file to append the output of what failed to, a second time")
 	suites := flag.String("suites", "", "file to append to, or with -table to read, what the suites found out about backends")
 	doc := flag.String("table", "", "document to write the table of backends into, instead of all else")
 	check := flag.Bool("check", false, "do not write the table, but fail if it would change")
@@ -63,7 +64,7 @@ func main() {
 	} else if *doc != "" {
 		ok, err = writeTable(*doc, *suites, *check)
 	} else {
-		ok, err = report(os.Stdin, *run, *allow, *totals, *suites)
+		ok, err = report(os.Stdin, *run, *allow, *totals, *suites, *failures)
 	}
 	if err != nil {
 		fmt.Fprintln(os.Stderr, "report:", err)
@@ -74,7 +75,20 @@ func main() {
 	}
 }
 
-func report(in io.Reader, run, allowFile, totals, suitesFile string) (ok bool, err error) {
+func report(in io.Reader, run, allowFile, totals, suitesFile, failuresFile string) (ok bool, err error) {
+	failures := io.Discard
+	if failuresFile != "" {
+		f, err := os.OpenFile(failuresFile, os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o644)
+		if err != nil {
+			return false, err
+		}
+		defer f.Close()
+		failures = f
+	}
+	broke := func(format string, args ...any) {
+		fmt.Printf(format, args...)
+		fmt.Fprintf(failures, run+": "+format, args...)
+	}
 	var allowed []*allowance
 	if allowFile != "" {
 		if allowed, err = readAllowances(allowFile); err != nil {
@@ -105,7 +119,7 @@ func report(in io.Reader, run, allowFile, totals, suitesFile string) (ok bool, e
 		key := e.Package + "\x00" + e.Test
 		switch e.Action {
 		case "build-output":
-			fmt.Print(e.Output)
+			broke("%s", e.Output)
 		case "output":
 			if output[key] == nil {
 				output[key] = &strings.Builder{}
@@ -124,11 +138,11 @@ func report(in io.Reader, run, allowFile, totals, suitesFile string) (ok bool, e
 				fmt.Printf("%-5s %-45s %7.1fs\n", map[string]string{"pass": "ok", "fail": "FAIL", "skip": "-"}[e.Action], pkg, e.Elapsed)
 				if e.Action == "fail" {
 					broken = append(broken, pkg)
-					fmt.Print(indent(text))
+					broke("FAIL  %s\n%s", pkg, indent(text))
 					// A process that ends at once leaves tests without a verdict.
 					for key, b := range output {
 						if p, test, _ := strings.Cut(key, "\x00"); p == e.Package {
-							fmt.Printf("ENDED %s %s\n%s", pkg, test, indent(b.String()))
+							broke("ENDED %s %s\n%s", pkg, test, indent(b.String()))
 							delete(output, key)
 						}
 					}
@@ -141,7 +155,7 @@ func report(in io.Reader, run, allowFile, totals, suitesFile string) (ok bool, e
 				passed++
 			case "fail":
 				failed++
-				fmt.Printf("FAIL  %s %s (%.1fs)\n%s", pkg, e.Test, e.Elapsed, indent(text))
+				broke("FAIL  %s %s (%.1fs)\n%s", pkg, e.Test, e.Elapsed, indent(text))
 			case "skip":
 				skipped++
 				verdict := "skip "
@@ -164,7 +178,7 @@ func report(in io.Reader, run, allowFile, totals, suitesFile string) (ok bool, e
 		fmt.Printf("run %s: packages that failed: %s\n", run, strings.Join(broken, " "))
 	}
 	if len(forbidden) > 0 {
-		fmt.Printf("run %s: skipped although .ci/allowed-skips does not allow it:\n\t%s\n", run, strings.Join(forbidden, "\n\t"))
+		broke("skipped although .ci/allowed-skips does not allow it:\n\t%s\n", strings.Join(forbidden, "\n\t"))
 	}
 	for _, a := range allowed {
 		if slices.Contains(a.runs, run) && !a.used {

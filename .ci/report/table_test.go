@@ -57,7 +57,7 @@ func TestTable(t *testing.T) {
 		t.Helper()
 		file := filepath.Join(t.TempDir(), "suites")
 		for _, s := range streams {
-			if ok, err := report(strings.NewReader(s), "x", "", "", file); !ok || err != nil {
+			if ok, err := report(strings.NewReader(s), "x", "", "", file, ""); !ok || err != nil {
 				t.Fatal(ok, err)
 			}
 		}

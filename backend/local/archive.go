@@ -360,6 +360,9 @@ func (e *engine) sameImage(ctx context.Context, r *record) error {
 		st, err := os.Stat(dir)
 		return err == nil && st.IsDir()
 	}
+	if r.Own.Digest == digestLayers {
+		return nil // it is among its layers
+	}
 	if strings.HasPrefix(r.Own.Digest, "sha256:") {
 		if img, err := e.images.Get(ctx, r.Own.Digest); err == nil {
 			r.Own.Lowers = layerDirs(img)

@@ -281,3 +281,83 @@ func TestSandboxImages(t *testing.T) {
 		})
 	}
 }
+
+// TestSnapshotElsewhereOverImage exchanges snapshots that were made over an
+// image: one of a registry is pulled again, one of this machine is in the snapshot.
+func TestSnapshotElsewhereOverImage(t *testing.T) {
+	if _, err := exec.LookPath("go"); err != nil {
+		t.Skip("no Go toolchain to build the image's program with")
+	}
+	ctx := t.Context()
+	must := func(t *testing.T, err error) {
+		t.Helper()
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	img := smallImage(t)
+	server := httptest.NewServer(registry.New())
+	defer server.Close()
+	ref := strings.TrimPrefix(server.URL, "http://") + "/small:1"
+	tag, err := name.ParseReference(ref)
+	must(t, err)
+	must(t, remote.Write(tag, img))
+	dir := t.TempDir()
+	path, err := layout.Write(dir, empty.Index)
+	must(t, err)
+	must(t, path.AppendImage(img))
+	open := func() (daytona.SnapshotMover, *daytona.Client) {
+		c, err := daytona.Open(ctx, "local://"+t.TempDir())
+		must(t, err)
+		t.Cleanup(func() { must(t, c.Close()) })
+		m, ok := daytona.As[daytona.SnapshotMover](c.Backend())
+		if !ok {
+			t.Skip("what a sandbox's files belong to means nothing on another machine")
+		}
+		return m, c
+	}
+	a, ca := open()
+	b, cb := open()
+	for kind, ref := range map[string]string{"registry": ref, "layout": "oci:" + dir} {
+		sb, err := ca.Create(ctx, daytona.Spec{Image: ref, User: "0", Network: daytona.NetworkPolicy{Block: true}})
+		must(t, err)
+		must(t, sb.FileSystem().WriteFile(ctx, "/kept", []byte(kind), 0o644))
+		_, err = ca.CreateSnapshot(ctx, daytona.SnapshotSpec{Name: kind, Sandbox: sb.ID()})
+		must(t, err)
+		var out, again bytes.Buffer
+		must(t, a.ExportSnapshot(ctx, kind, &out))
+		must(t, sb.Delete(ctx))
+		size := out.Len()
+		if small := size < 1<<20; small != (kind == "registry") {
+			t.Errorf("%s: %d bytes", kind, size)
+		}
+		if kind == "layout" {
+			must(t, os.RemoveAll(dir))
+		}
+		_, err = b.ImportSnapshot(ctx, kind, &out)
+		must(t, err)
+		check := func(c *daytona.Client, snapshot string) daytona.Sandbox {
+			sb, err := c.Create(ctx, daytona.Spec{Snapshot: snapshot, User: "0", Network: daytona.NetworkPolicy{Block: true}})
+			must(t, err)
+			if data, err := sb.FileSystem().ReadFile(ctx, "/kept"); err != nil || string(data) != kind {
+				t.Errorf("%s: %q %v", kind, data, err)
+			}
+			if out, err := sb.Process().Command(ctx, "hello", "version").Output(); err != nil || len(out) == 0 {
+				t.Errorf("%s: the image's program: %q, %v", kind, out, err)
+			}
+			if _, err := sb.FileSystem().Stat(ctx, "/old"); daytona.KindOf(err) != daytona.KindNotFound {
+				t.Errorf("%s: what the image has removed: %v", kind, err)
+			}
+			return sb
+		}
+		there := check(cb, kind)
+		// And back, of a sandbox that never had the image itself.
+		_, err = cb.CreateSnapshot(ctx, daytona.SnapshotSpec{Name: kind + "-back", Sandbox: there.ID()})
+		must(t, err)
+		must(t, there.Delete(ctx))
+		must(t, b.ExportSnapshot(ctx, kind+"-back", &again))
+		_, err = a.ImportSnapshot(ctx, kind+"-back", &again)
+		must(t, err)
+		must(t, check(ca, kind+"-back").Delete(ctx))
+	}
+}

@@ -168,7 +168,7 @@ func New(ctx context.Context, opts *Options) (daytona.Backend, error) {
 type keeper = lifecycle.Keeper[own]
 
 // engine implements daytona.Backend and the optional VolumeManager, Updater,
-// NetworkPolicer, Pauser, Resizer, Forker, Snapshotter and Archiver.
+// NetworkPolicer, Pauser, Resizer, Forker, Snapshotter, SnapshotMover and Archiver.
 type engine struct {
 	*keeper
 	lifecycle.Volumes[own]

@@ -707,6 +707,7 @@ var _ interface {
 	daytona.Forker
 	daytona.Resizer
 	daytona.Snapshotter
+	daytona.SnapshotMover
 	daytona.Archiver
 } = (*engine)(nil)
 
@@ -724,7 +725,7 @@ func (e *engine) As(target any) bool {
 		if e.cgroups.canFreeze() != nil {
 			return false
 		}
-	case *daytona.Archiver:
+	case *daytona.Archiver, *daytona.SnapshotMover:
 		if e.canArchive() != "" {
 			return false
 		}

@@ -153,7 +153,7 @@ func pair(t *testing.T, dial func() (net.Conn, error), drain <-chan struct{}) *l
 	near, far := net.Pipe()
 	ended := make(chan error, 1)
 	go func() { ended <- link.Relay(far, dial, drain) }()
-	s, err := link.NewSession(near)
+	s, err := link.NewSession(late{near})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -166,6 +166,15 @@ func pair(t *testing.T, dial func() (net.Conn, error), drain <-chan struct{}) *l
 		}
 	})
 	return s
+}
+
+// late knows only a while after the other end that something was written.
+type late struct{ net.Conn }
+
+func (l late) Write(p []byte) (int, error) {
+	n, err := l.Conn.Write(p)
+	time.Sleep(time.Millisecond)
+	return n, err
 }
 
 func TestRelay(t *testing.T) {
@@ -260,20 +269,24 @@ func TestHostileRelay(t *testing.T) {
 func TestRelayDrains(t *testing.T) {
 	l := unix(t)
 	agent(t, l)
-	drain := make(chan struct{})
-	s := pair(t, func() (net.Conn, error) { return net.Dial("unix", l.Addr().String()) }, drain)
-	c, err := s.Dial(t.Context())
-	if err != nil {
-		t.Fatal(err)
-	}
-	close(drain)
-	if got, err := request(c, "x"); err != nil || got != "unix 1" {
-		t.Errorf("%q, %v", got, err)
-	}
-	select {
-	case <-s.Done():
-	case <-time.After(10 * time.Second):
-		t.Error("the relay does not end")
+	// Many times: the relay once ended before the near end knew that what it had
+	// written was sent.
+	for range 20 {
+		drain := make(chan struct{})
+		s := pair(t, func() (net.Conn, error) { return net.Dial("unix", l.Addr().String()) }, drain)
+		c, err := s.Dial(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		close(drain)
+		if got, err := request(c, "x"); err != nil || got != "unix 1" {
+			t.Fatalf("%q, %v", got, err)
+		}
+		select {
+		case <-s.Done():
+		case <-time.After(10 * time.Second):
+			t.Fatal("the relay does not end")
+		}
 	}
 }
 

@@ -26,6 +26,10 @@ const reasonLimit = 1 << 10
 // dialTimeout bounds how long the other end may take to connect.
 const dialTimeout = 30 * time.Second
 
+// lingerTimeout bounds how long a relay that ends waits for the near end to end
+// first, which may not have noticed yet that all it sent has arrived.
+const lingerTimeout = 5 * time.Second
+
 // window is how much of a connection may be under way, in bytes.
 const window = 1 << 20
 
@@ -48,15 +52,22 @@ func Relay(stream io.ReadWriteCloser, dial func() (net.Conn, error), drain <-cha
 	defer mux.Close()
 	var mu sync.Mutex
 	active, draining := 0, false
-	// done closes the stream once nobody needs it any more.
+	// done lets the near end close the stream once nobody needs it any more: it
+	// takes a write for lost if the session ends before it knows of its success.
 	done := func(change func()) {
 		mu.Lock()
 		change()
 		end := draining && active == 0
 		mu.Unlock()
-		if end {
-			mux.Close()
+		if !end {
+			return
 		}
+		late := time.AfterFunc(lingerTimeout, func() { mux.Close() })
+		defer late.Stop()
+		if mux.GoAway() == nil {
+			<-mux.CloseChan()
+		}
+		mux.Close()
 	}
 	go func() {
 		select {
@@ -105,15 +116,49 @@ func relay(c net.Conn, dial func() (net.Conn, error)) {
 }
 
 // Session is the near end of a stream whose far end is a [Relay].
-type Session struct{ mux *yamux.Session }
+type Session struct {
+	mux *yamux.Session
+
+	mu    sync.Mutex
+	open  int  // connections
+	ended bool // the relay takes no more
+}
 
 // NewSession begins a session over a stream, which it closes in the end.
 func NewSession(stream io.ReadWriteCloser) (*Session, error) {
-	mux, err := yamux.Client(&guarded{ReadWriteCloser: stream}, muxConfig())
+	s := &Session{}
+	s.mu.Lock()
+	defer s.mu.Unlock() // the relay may end before mux is there
+	mux, err := yamux.Client(&guarded{ReadWriteCloser: stream, goAway: func() { s.change(0, true) }}, muxConfig())
 	if err != nil {
 		return nil, err
 	}
-	return &Session{mux}, nil
+	s.mux = mux
+	return s, nil
+}
+
+// change counts connections, and ends the session after the last one if the
+// relay wants to end.
+func (s *Session) change(by int, ended bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.open += by
+	s.ended = s.ended || ended
+	if s.ended && s.open == 0 {
+		go s.mux.Close() // which waits for whoever reads, and that may be the caller
+	}
+}
+
+// connection is one that the session counts.
+type connection struct {
+	*yamux.Stream
+	closed sync.Once
+	s      *Session
+}
+
+func (c *connection) Close() error {
+	defer c.closed.Do(func() { c.s.change(-1, false) })
+	return c.Stream.Close()
 }
 
 // Done is closed when the session has ended: the stream broke, or Close.
@@ -127,13 +172,17 @@ func (s *Session) Dial(ctx context.Context) (net.Conn, error) {
 	ctx, cancel := context.WithTimeout(ctx, dialTimeout)
 	defer cancel()
 	type opened struct {
-		c   *yamux.Stream
+		c   *connection
 		err error
 	}
 	ch := make(chan opened, 1)
 	go func() {
+		s.change(1, false)
 		c, err := s.mux.OpenStream()
-		ch <- opened{c, err}
+		if err != nil {
+			s.change(-1, false)
+		}
+		ch <- opened{&connection{Stream: c, s: s}, err}
 	}()
 	var o opened
 	select {
@@ -182,6 +231,7 @@ func answer(c io.Reader) error {
 // each ping, and keep a queue of connections that nobody accepts.
 type guarded struct {
 	io.ReadWriteCloser
+	goAway func() // called when the far end wants to end
 	once   sync.Once
 	header [12]byte
 	have   int    // of the header
@@ -235,7 +285,10 @@ func (g *guarded) check() error {
 			return errViolation
 		}
 		return nil
-	case kind == typeWindow, kind == typeGoAway:
+	case kind == typeWindow:
+		return nil
+	case kind == typeGoAway:
+		g.goAway()
 		return nil
 	}
 	return errViolation

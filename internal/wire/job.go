@@ -52,7 +52,9 @@ type JobSandbox struct {
 	Snapshot string `json:"snapshot"`
 	// BackupRef, which is ours, says that Snapshot is a backup of the sandbox.
 	BackupRef string `json:"backupRef,omitempty"`
-	OSUser    string `json:"osUser"`
+	// Parcel, which is ours, is where the backup is, for any runner.
+	Parcel *JobParcel `json:"parcel,omitempty"`
+	OSUser string     `json:"osUser"`
 	// Quotas are cores, GiB, GiB and GPUs.
 	CPUQuota     float64           `json:"cpuQuota"`
 	MemoryQuota  float64           `json:"memoryQuota"`
@@ -98,12 +100,25 @@ type JobSnapshotSandbox struct {
 	Registry       *JobRegistry `json:"registry,omitempty"`
 	// Ref, which is ours, is the reference that the snapshot is to have.
 	Ref string `json:"ref,omitempty"`
+	// Parcel, which is ours, is where it is to go as well.
+	Parcel *JobParcel `json:"parcel,omitempty"`
 }
 
 // JobBackup is the payload of CREATE_BACKUP.
 type JobBackup struct {
 	Snapshot string       `json:"snapshot"`
 	Registry *JobRegistry `json:"registry,omitempty"`
+	// Parcel, which is ours, is where the backup is to go, in place of staying
+	// with the runner.
+	Parcel *JobParcel `json:"parcel,omitempty"`
+}
+
+// JobParcel is where in the object storage a snapshot is, or is to be, for other
+// runners, and who may pull the image that it was made over.
+type JobParcel struct {
+	S3         JobS3Volume   `json:"s3"`
+	Key        string        `json:"key"`
+	Registries []JobRegistry `json:"registries,omitempty"`
 }
 
 // JobSnapshot is the payload of BUILD_SNAPSHOT, PULL_SNAPSHOT and
@@ -122,7 +137,9 @@ type JobSnapshot struct {
 	DestinationRegistry    *JobRegistry  `json:"destinationRegistry,omitempty"`
 	DestinationRef         string        `json:"destinationRef,omitempty"`
 	NewTag                 string        `json:"newTag,omitempty"`
-	SandboxClass           string        `json:"sandboxClass,omitempty"`
+	// Parcel, which is ours, is where the snapshot is in place of an image.
+	Parcel       *JobParcel `json:"parcel,omitempty"`
+	SandboxClass string     `json:"sandboxClass,omitempty"`
 }
 
 // JobSnapshotResult is what came of a job about a snapshot.
@@ -133,6 +150,8 @@ type JobSnapshotResult struct {
 	SizeGB     float64  `json:"sizeGB"`
 	Entrypoint []string `json:"entrypoint,omitempty"`
 	Cmd        []string `json:"cmd,omitempty"`
+	// Parcelled, which is ours, says that it is in the object storage.
+	Parcelled bool `json:"parcelled,omitempty"`
 }
 
 // JobSandboxResult is what came of a job that started a sandbox.

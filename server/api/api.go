@@ -14,6 +14,7 @@ import (
 	"log/slog"
 	"net/http"
 	"net/netip"
+	"reflect"
 	"slices"
 	"strings"
 	"time"
@@ -207,37 +208,15 @@ type Text string
 // made, unless it is [None] or [Text]. A [daytona.Error] that h returns
 // becomes the answer for its kind.
 func Handle[I, O any](a *API, id string, h func(context.Context, *I) (O, error)) {
-	r := a.claim(id)
-	op := operation(r)
-	var zero O
-	switch any(zero).(type) {
-	case None:
-		huma.Register(a.huma, op, func(ctx context.Context, in *I) (*struct{}, error) {
-			_, err := h(ctx, in)
+	op := operation(a.claim(id))
+	documentAnswer(a.huma, &op, reflect.TypeFor[O]())
+	huma.Register(a.huma, op, func(ctx context.Context, in *I) (*answer, error) {
+		out, err := h(ctx, in)
+		if err != nil {
 			return nil, problem(err)
-		})
-	case Text:
-		type text struct {
-			Type string `header:"Content-Type"`
-			Body []byte
 		}
-		huma.Register(a.huma, op, func(ctx context.Context, in *I) (*text, error) {
-			out, err := h(ctx, in)
-			if err != nil {
-				return nil, problem(err)
-			}
-			return &text{"text/html; charset=utf-8", []byte(any(out).(Text))}, nil
-		})
-	default:
-		type body struct{ Body O }
-		huma.Register(a.huma, op, func(ctx context.Context, in *I) (*body, error) {
-			out, err := h(ctx, in)
-			if err != nil {
-				return nil, problem(err)
-			}
-			return &body{out}, nil
-		})
-	}
+		return &answer{func(c huma.Context) { writeAnswer(c, out) }}, nil
+	})
 }
 
 // Stream serves a route whose bodies are not JSON: logs, WebSockets, what is

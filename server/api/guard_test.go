@@ -76,6 +76,16 @@ func (known) Join(_ context.Context, p *identity.Principal, organizationID strin
 	return nil, &daytona.Error{Kind: daytona.KindForbidden, Message: "no member"}
 }
 
+// wait is for what takes longer than a body may take to arrive.
+func wait(ctx context.Context, d time.Duration) error {
+	select {
+	case <-time.After(d):
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
 // tiny serves a few routes of every kind, whose handlers say who they see.
 func tiny(t *testing.T, c api.Config) *httptest.Server {
 	t.Helper()
@@ -122,6 +132,10 @@ func tiny(t *testing.T, c api.Config) *httptest.Server {
 			return who{}, errors.New("pq: password authentication failed for user secret")
 		case "state":
 			return who{}, &daytona.Error{Kind: daytona.KindState, Message: "Sandbox is not stopped"}
+		case "waits":
+			if err := wait(ctx, time.Second); err != nil {
+				return who{}, err
+			}
 		case "teapot":
 			return who{}, api.Status(http.StatusTeapot, &daytona.Error{Kind: daytona.KindInvalid, Message: "short and stout"})
 		}
@@ -140,7 +154,12 @@ func tiny(t *testing.T, c api.Config) *httptest.Server {
 		Target bool   `json:"target"`
 		Labels int    `json:"labels"`
 	}
-	api.Handle(a, "createSandbox", func(_ context.Context, in *in) (echo, error) {
+	api.Handle(a, "createSandbox", func(ctx context.Context, in *in) (echo, error) {
+		if in.Body.Name == "waits" {
+			if err := wait(ctx, time.Second); err != nil {
+				return echo{}, err
+			}
+		}
 		return echo{in.Body.Name, in.Body.Target != nil, len(in.Body.Labels)}, nil
 	})
 	api.Handle(a, "listSandboxes", func(_ context.Context, in *struct {
@@ -482,6 +501,21 @@ func TestGuardSlowBody(t *testing.T) {
 	res.Body.Close()
 	if res.StatusCode < 400 {
 		t.Error(res.Status)
+	}
+}
+
+// TestGuardSlowAnswer is about a defect: an answer that took longer than a body
+// may take to arrive was cut off, and so were all later ones of the connection.
+// Every runner on another machine that had nothing to do came to that.
+func TestGuardSlowAnswer(t *testing.T) {
+	s := tiny(t, api.Config{BodyTimeout: 500 * time.Millisecond})
+	for range 2 {
+		if a := ask(t, s, "GET", "/api/sandbox/waits", "key", ""); a.status != 200 {
+			t.Errorf("without a body: %d %s", a.status, a.body)
+		}
+		if a := ask(t, s, "POST", "/api/sandbox", "key", `{"name":"waits"}`); a.status != 200 {
+			t.Errorf("with a body: %d %s", a.status, a.body)
+		}
 	}
 }
 

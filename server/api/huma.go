@@ -10,7 +10,9 @@ import (
 	"mime/multipart"
 	"net/http"
 	"net/url"
+	"reflect"
 	"regexp"
+	"strconv"
 	"strings"
 	"time"
 
@@ -59,6 +61,39 @@ func operation(r *Route) huma.Operation {
 		})
 	}
 	return op
+}
+
+// answer is what all operations give huma. The type is one for all of them, as
+// huma's code is compiled for each pair of types that there is, which takes long.
+type answer struct{ Body func(huma.Context) }
+
+// documentAnswer says of an operation what huma would from the type of its body.
+func documentAnswer(a huma.API, op *huma.Operation, t reflect.Type) {
+	success := &huma.Response{Description: http.StatusText(op.DefaultStatus)}
+	op.Responses = map[string]*huma.Response{strconv.Itoa(op.DefaultStatus): success}
+	switch t {
+	case reflect.TypeFor[None]():
+	case reflect.TypeFor[Text]():
+		success.Content = map[string]*huma.MediaType{"application/json": {Schema: &huma.Schema{Type: "string"}}}
+	default:
+		schema := a.OpenAPI().Components.Schemas.Schema(t, true, op.OperationID+"Response")
+		success.Content = map[string]*huma.MediaType{"application/json": {Schema: schema}}
+	}
+}
+
+func writeAnswer(c huma.Context, v any) {
+	switch v := v.(type) {
+	case None:
+		c.SetStatus(c.Operation().DefaultStatus)
+	case Text:
+		c.SetHeader("Content-Type", "text/html; charset=utf-8")
+		c.SetStatus(c.Operation().DefaultStatus)
+		_, _ = io.WriteString(c.BodyWriter(), string(v))
+	default:
+		c.SetHeader("Content-Type", "application/json")
+		c.SetStatus(c.Operation().DefaultStatus)
+		_ = marshal(c.BodyWriter(), v) // who asked may be gone
+	}
 }
 
 func marshal(w io.Writer, v any) error {
@@ -136,14 +171,30 @@ type adapter struct{ api *API }
 func (a *adapter) Handle(op *huma.Operation, handler func(huma.Context)) {
 	route := a.api.routes[op.OperationID]
 	a.api.mux.Method(op.Method, op.Path, a.api.guard(route, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		if r.Body != nil {
+		if r.Body != nil && r.Body != http.NoBody {
 			c := http.NewResponseController(w)
 			c.SetReadDeadline(time.Now().Add(a.api.config.BodyTimeout)) // an answer that can't have one has none
 			defer c.SetReadDeadline(time.Time{})
-			r.Body = http.MaxBytesReader(w, r.Body, a.api.config.MaxBody)
+			r.Body = http.MaxBytesReader(w, timedBody{r.Body, c}, a.api.config.MaxBody)
 		}
 		handler(&humaContext{op: op, r: r, w: w})
 	})))
+}
+
+// timedBody has a deadline until it has arrived. After that net/http reads on, to
+// see whether the client goes: what it took for the client's end would end all
+// later requests of the connection as well.
+type timedBody struct {
+	io.ReadCloser
+	c *http.ResponseController
+}
+
+func (b timedBody) Read(p []byte) (int, error) {
+	n, err := b.ReadCloser.Read(p)
+	if err == io.EOF {
+		b.c.SetReadDeadline(time.Time{})
+	}
+	return n, err
 }
 
 func (a *adapter) ServeHTTP(w http.ResponseWriter, r *http.Request) { a.api.mux.ServeHTTP(w, r) }

@@ -62,6 +62,10 @@ type Config struct {
 	// pulled, as long as the backend keeps it, also with credentials that are not
 	// its own. Defaults to false: the registry is asked each time.
 	SharedImages bool
+	// Move says that the server's object storage does not end with this machine,
+	// so that backups and snapshots are put there, for other runners. Defaults to
+	// false: they stay here.
+	Move bool
 	// Unenforced are limits that the backend can't enforce here and that are left
 	// out, in place of refusing sandboxes: "cpu", "memory", "disk". Defaults to
 	// none.

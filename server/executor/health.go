@@ -17,8 +17,12 @@ const (
 	CanFork     = "fork"
 	CanSnapshot = "snapshot" // keep the files of a sandbox
 	// CanBackup is to keep a stopped sandbox's files and make it again from them.
-	// They stay on this machine: on another runner it can't be made again.
-	CanBackup  = "backup"
+	// Without CanMove they stay on this machine: on another runner it can't be made
+	// again.
+	CanBackup = "backup"
+	// CanMove is to put backups and snapshots into the server's object storage, and
+	// to make sandboxes again from what other runners have put there.
+	CanMove    = "move"
 	CanResize  = "resize"
 	CanNetwork = "network" // change the policy of what runs
 	// CanDomains is to enforce a list of domains. No backend says of itself that
@@ -44,6 +48,9 @@ func (e *Executor) capabilities() []string {
 	}
 	if _, ok := daytona.As[daytona.Snapshotter](b); ok {
 		list = append(list, CanSnapshot, CanBackup)
+	}
+	if _, ok := daytona.As[daytona.SnapshotMover](b); ok && e.c.Move {
+		list = append(list, CanMove)
 	}
 	if _, ok := daytona.As[daytona.Resizer](b); ok {
 		list = append(list, CanResize)

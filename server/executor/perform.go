@@ -95,7 +95,7 @@ func (e *Executor) perform(ctx context.Context, j wire.Job) (*string, error) {
 	case wire.JobTypeCreateBackup:
 		var p wire.JobBackup
 		if err = decode(j, &p); err == nil {
-			result, err = e.keep(ctx, id, p.Snapshot)
+			result, err = e.backup(ctx, id, &p)
 		}
 	case wire.JobTypeUpdateSandboxNetworkSettings:
 		var p wire.JobNetwork
@@ -119,7 +119,7 @@ func (e *Executor) perform(ctx context.Context, j wire.Job) (*string, error) {
 			}
 			// One reference for one job, so that doing it again finds what is there.
 			sum := sha256.Sum256([]byte(j.ID))
-			result, err = e.keep(ctx, cmp.Or(p.SandboxID, id), cmp.Or(p.Ref, "daytona-"+hex.EncodeToString(sum[:])+":daytona"))
+			result, err = e.capture(ctx, cmp.Or(p.SandboxID, id), cmp.Or(p.Ref, "daytona-"+hex.EncodeToString(sum[:])+":daytona"), p.Parcel)
 		}
 	case wire.JobTypeBuildSnapshot:
 		var p wire.JobSnapshot
@@ -130,6 +130,10 @@ func (e *Executor) perform(ctx context.Context, j wire.Job) (*string, error) {
 		var p wire.JobSnapshot
 		if err = decode(j, &p); err == nil {
 			ref := cmp.Or(p.DestinationRef, id)
+			if p.Parcel != nil {
+				result, err = e.fetch(ctx, ref, p.Parcel)
+				break
+			}
 			result, err = e.snapshot(e.credentials(ctx, append(registries(p.Registry), registries(p.DestinationRegistry)...)...), ref, cmp.Or(p.Snapshot, ref))
 		}
 	case wire.JobTypeRemoveSnapshot:
@@ -237,6 +241,12 @@ func (e *Executor) create(ctx context.Context, id string, p *wire.JobSandbox) (a
 		return nil, err
 	}
 	e.sandboxes.Store(id, sb)
+	if p.Parcel != nil {
+		// It was for this sandbox, which has what it needs of it.
+		if err := e.removeSnapshot(ctx, p.Snapshot); err != nil {
+			e.log.Warn("a backup that was restored can't be removed from this machine", "sandbox", id, "snapshot", p.Snapshot, "err", err)
+		}
+	}
 	if p.SkipStart != nil && *p.SkipStart {
 		if err := sb.Stop(ctx, nil); err != nil {
 			return nil, err
@@ -312,7 +322,9 @@ func (e *Executor) spec(ctx context.Context, id string, p *wire.JobSandbox) (day
 		spec.Image, err = e.image(p.Snapshot)
 		return spec, err
 	}
-	if _, err = e.existing(ctx, snapshots, p.Snapshot); errors.Is(err, daytona.ErrNotFound) && p.BackupRef == "" && e.named(p) {
+	if _, err = e.existing(ctx, snapshots, p.Snapshot); errors.Is(err, daytona.ErrNotFound) && p.Parcel != nil {
+		_, err = e.fetch(ctx, p.Snapshot, p.Parcel)
+	} else if errors.Is(err, daytona.ErrNotFound) && p.BackupRef == "" && e.named(p) {
 		_, err = e.snapshot(ctx, p.Snapshot, p.Snapshot)
 	}
 	if errors.Is(err, daytona.ErrNotFound) {
@@ -630,17 +642,17 @@ func resultOf(s daytona.Snapshot) wire.JobSnapshotResult {
 }
 
 // keep makes a snapshot of a sandbox's present files.
-func (e *Executor) keep(ctx context.Context, id, ref string) (any, error) {
+func (e *Executor) keep(ctx context.Context, id, ref string) (r wire.JobSnapshotResult, err error) {
 	if ref == "" {
-		return nil, &daytona.Error{Kind: daytona.KindInvalid, Field: "snapshot", Message: "must say what the snapshot is called"}
+		return r, &daytona.Error{Kind: daytona.KindInvalid, Field: "snapshot", Message: "must say what the snapshot is called"}
 	}
 	snapshots, err := e.c.Client.Snapshots()
 	if err != nil {
-		return nil, err
+		return r, err
 	}
 	sb, err := e.find(ctx, id)
 	if err != nil {
-		return nil, err
+		return r, err
 	}
 	s, err := e.c.Client.CreateSnapshot(ctx, daytona.SnapshotSpec{Name: ref, Sandbox: sb.ID()})
 	if errors.Is(err, daytona.ErrConflict) {
@@ -650,7 +662,7 @@ func (e *Executor) keep(ctx context.Context, id, ref string) (any, error) {
 		}
 	}
 	if err != nil {
-		return nil, err
+		return r, err
 	}
 	return resultOf(s), nil
 }

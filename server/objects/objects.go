@@ -68,8 +68,11 @@ type Config struct {
 	Bucket string
 	// External is used in the place of Store.
 	External *External
-	Now      func() time.Time
-	Log      *slog.Logger
+	// ParcelUsed says whether anybody needs what runners have put here under a
+	// reference; see [Service.Parcel]. Defaults to everything being needed.
+	ParcelUsed func(ctx context.Context, ref string) (bool, error)
+	Now        func() time.Time
+	Log        *slog.Logger
 }
 
 // Service gives out credentials.

@@ -345,6 +345,31 @@ func (s *Service) Credentials(ctx context.Context, organizationID, image string)
 	return &Credentials{URL: found.URL, Project: found.Project, Username: found.Username, Password: password}, nil
 }
 
+// All returns what an organization pulls with: the credentials of all its
+// registries, and one for its images in this server's own.
+func (s *Service) All(ctx context.Context, organizationID string) ([]Credentials, error) {
+	list, err := s.List(ctx, organizationID)
+	if err != nil {
+		return nil, err
+	}
+	var all []Credentials
+	for _, r := range list {
+		password, err := s.Sealer.Open(r.Password, place(r.ID))
+		if err != nil {
+			return nil, fmt.Errorf("registry %s: the password can't be opened: %w", r.ID, err)
+		}
+		all = append(all, Credentials{URL: r.URL, Project: r.Project, Username: r.Username, Password: password})
+	}
+	if s.Host != "" {
+		r, secret, err := s.robot(ctx, organizationID, false, pullValid)
+		if err != nil {
+			return nil, err
+		}
+		all = append(all, Credentials{URL: s.Host, Project: organizationID, Username: r.Name, Password: secret})
+	}
+	return all, nil
+}
+
 // PushAccess is what a client pushes images with.
 type PushAccess struct {
 	Username, Secret, URL, ID, Project string

@@ -657,10 +657,11 @@ func (s *Service) drain(ctx context.Context, id string) error {
 
 // Run sweeps, in one server of all, until ctx ends.
 func (s *Service) Run(ctx context.Context) error {
-	tick := time.NewTicker(sweepEvery)
+	every := min(sweepEvery, s.o.Silence/3)
+	tick := time.NewTicker(every)
 	defer tick.Stop()
 	for {
-		if _, ok, err := s.db.Lease(ctx, sweepLease, s.o.Name, 3*sweepEvery); err != nil {
+		if _, ok, err := s.db.Lease(ctx, sweepLease, s.o.Name, 3*every); err != nil {
 			s.o.Log.Warn("who sweeps runners can't be found out", "err", err)
 		} else {
 			s.watch.Look(s.o.Now())

@@ -150,3 +150,9 @@ func (s *Service) Needed(ctx context.Context, ref string) (bool, error) {
 	return s.db.All(ctx).NewSelect().Model((*Sandbox)(nil)).
 		Where("ref = ? AND state IN (?)", ref, bun.List([]State{Unknown, PendingBuild, BuildingSnapshot, PullingSnapshot, Creating})).Exists(ctx)
 }
+
+// Backed reports whether a reference is that of a sandbox's backup.
+func (s *Service) Backed(ctx context.Context, ref string) (bool, error) {
+	// Whose it is says the reference.
+	return s.db.All(ctx).NewSelect().Model((*Sandbox)(nil)).Where("backup_ref = ? AND state <> ?", ref, Destroyed).Exists(ctx)
+}

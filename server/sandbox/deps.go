@@ -16,6 +16,8 @@ type Deps struct {
 	// Volumes and Secrets are refused where they are nil.
 	Volumes Volumes
 	Secrets Secrets
+	// Parcels defaults to none: what runners keep of sandboxes stays with them.
+	Parcels Parcels
 }
 
 // Types of jobs.
@@ -175,6 +177,8 @@ type Capture struct {
 	// SnapshotID is the row's, if it has one, Ref what the runner is to name it.
 	SnapshotID string `json:"snapshotId,omitempty"`
 	Ref        string `json:"ref"`
+	// Parcelled says that other runners can have it as well.
+	Parcelled bool `json:"parcelled,omitempty"`
 }
 
 // Snapshots knows what sandboxes are made from.
@@ -203,6 +207,13 @@ type Snapshots interface {
 	// KindInvalid, as for a name that was taken meanwhile, is told to who waits,
 	// and leaves the transaction usable.
 	Captured(ctx context.Context, c Capture, sizeGB float64, failure string) error
+}
+
+// Parcels knows where runners put snapshots and backups for other runners.
+type Parcels interface {
+	// Parcel returns what a runner needs to write the parcel of a reference, or to
+	// read it, the value of "parcel" in its payload; nil if there is no place.
+	Parcel(ctx context.Context, organizationID, ref string, write bool) (any, error)
 }
 
 // Region is where runners are.

@@ -355,8 +355,21 @@ func (s *Service) Snapshot(ctx context.Context, organizationID, idOrName, name s
 			return err
 		}
 		sb.Step = step{Prior: sb.State, Capture: c, Backup: sb.Step.Backup}
-		return s.excursion(ctx, sb, Snapshotting, jobSnapshot, map[string]any{"sandboxId": sb.ID, "name": name, "ref": c.Ref,
-			"organizationId": organizationID, "includeMemory": memory})
+		payload := map[string]any{"sandboxId": sb.ID, "name": name, "ref": c.Ref, "organizationId": organizationID, "includeMemory": memory}
+		r, err := s.runner(ctx, sb.RunnerID)
+		if err != nil {
+			return err
+		}
+		if r.Can(CanMove) && !memory {
+			p, err := s.parcel(ctx, sb, c.Ref, true)
+			if err != nil {
+				return err
+			}
+			if p != nil {
+				payload["parcel"] = p
+			}
+		}
+		return s.excursion(ctx, sb, Snapshotting, jobSnapshot, payload)
 	})
 	if err != nil {
 		return nil, err

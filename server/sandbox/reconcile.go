@@ -68,7 +68,8 @@ func (s *Service) Run(ctx context.Context) error {
 		case <-ctx.Done():
 			return nil
 		case <-copies:
-			err = s.reconcileWaiting(ctx)
+			// A runner that is back may still run what is elsewhere by now.
+			err = errors.Join(s.leftovers(ctx), s.reconcileWaiting(ctx))
 		case id = <-wake:
 			switch id {
 			case "":
@@ -266,8 +267,12 @@ func (s *Service) reconcileRunners(ctx context.Context) error {
 }
 
 // Drain archives the stopped sandboxes of a runner that is to become empty, if
-// it can; those that run go on until they stop.
+// others can have its backups; those that run go on until they stop.
 func (s *Service) Drain(ctx context.Context, runnerID string) error {
+	r, err := s.runner(ctx, runnerID)
+	if err != nil || !r.Can(CanMove) {
+		return err // an archive would go with the runner
+	}
 	ids, err := s.ids(ctx, func(q *bun.SelectQuery) *bun.SelectQuery {
 		return q.Where("runner_id = ? AND state = ? AND desired_state = ? AND auto_delete <> 0", runnerID, Stopped, WantStopped)
 	})

@@ -222,7 +222,11 @@ func (s *Service) stepRestore(ctx context.Context, sb *Sandbox) (bool, error) {
 	if sb.BackupRunnerID != "" {
 		only = []string{sb.BackupRunnerID}
 	}
-	placed, err := s.place(ctx, sb, only, nil)
+	var more []Capability
+	if only == nil {
+		more = []Capability{CanMove}
+	}
+	placed, err := s.place(ctx, sb, only, nil, more...)
 	if err != nil {
 		return false, err
 	}
@@ -238,6 +242,11 @@ func (s *Service) stepRestore(ctx context.Context, sb *Sandbox) (bool, error) {
 	payload, err := s.createPayload(ctx, sb, sb.BackupRef)
 	if err != nil {
 		return false, err
+	}
+	if only == nil {
+		if payload.Parcel, err = s.parcel(ctx, sb, sb.BackupRef, false); err != nil {
+			return false, err
+		}
 	}
 	return s.begin(ctx, sb, Restoring, jobCreate, payload)
 }
@@ -269,8 +278,18 @@ func (s *Service) beginBackup(ctx context.Context, sb *Sandbox) error {
 	}
 	now := s.now()
 	ref := fmt.Sprintf("daytona/backup-%s:%d", sb.ID, now.UnixMilli())
-	id, err := s.deps.Jobs.Enqueue(ctx, Job{Type: jobBackup, RunnerID: sb.RunnerID, ResourceType: ResourceSandbox, ResourceID: sb.ID,
-		Payload: map[string]any{"snapshot": ref}})
+	payload := map[string]any{"snapshot": ref}
+	r, err := s.runner(ctx, sb.RunnerID)
+	if err == nil && r.Can(CanMove) {
+		var p any
+		if p, err = s.parcel(ctx, sb, ref, true); p != nil {
+			payload["parcel"] = p
+		}
+	}
+	if err != nil {
+		return err
+	}
+	id, err := s.deps.Jobs.Enqueue(ctx, Job{Type: jobBackup, RunnerID: sb.RunnerID, ResourceType: ResourceSandbox, ResourceID: sb.ID, Payload: payload})
 	sb.BackupSince, sb.BackupError = &now, ""
 	if errors.Is(err, daytona.ErrConflict) {
 		sb.Backup = BackupPending
@@ -280,6 +299,14 @@ func (s *Service) beginBackup(ctx context.Context, sb *Sandbox) error {
 	}
 	sb.Backup, sb.BackupJobID, sb.Step.Backup = BackupInProgress, id, ref
 	return nil
+}
+
+// parcel is where the snapshot of a reference is for any runner, or is to be.
+func (s *Service) parcel(ctx context.Context, sb *Sandbox, ref string, write bool) (any, error) {
+	if s.deps.Parcels == nil {
+		return nil, nil
+	}
+	return s.deps.Parcels.Parcel(ctx, sb.OrganizationID, ref, write)
 }
 
 // fail makes it errored.
@@ -341,8 +368,8 @@ func (s *Service) dropBackup(ctx context.Context, sb *Sandbox) error {
 }
 
 // place finds a runner for a sandbox.
-func (s *Service) place(ctx context.Context, sb *Sandbox, only, prefer []string) (Placed, error) {
-	p := Placement{Key: sb.ID, RegionID: sb.RegionID, Class: sb.Class, Resources: sb.Resources(), Needs: needs(sb), Only: only, Prefer: prefer}
+func (s *Service) place(ctx context.Context, sb *Sandbox, only, prefer []string, more ...Capability) (Placed, error) {
+	p := Placement{Key: sb.ID, RegionID: sb.RegionID, Class: sb.Class, Resources: sb.Resources(), Needs: append(needs(sb), more...), Only: only, Prefer: prefer}
 	if sb.GPUType != "" {
 		p.GPUTypes = strings.Split(sb.GPUType, ",")
 	}
@@ -489,6 +516,7 @@ func (s *Service) finish(ctx context.Context, sb *Sandbox, j Job) error {
 		Hash          string  `json:"hash"`
 		Ref           string  `json:"ref"`
 		SizeGB        float64 `json:"sizeGB"`
+		Parcelled     bool    `json:"parcelled"`
 	}
 	if j.Result != "" {
 		// What a runner says that can't be read says nothing.
@@ -561,6 +589,9 @@ func (s *Service) finish(ctx context.Context, sb *Sandbox, j Job) error {
 		sb.State = st.Prior
 		if j.Failed {
 			sb.ErrorReason = reason
+		}
+		if st.Capture != nil {
+			st.Capture.Parcelled = result.Parcelled
 		}
 		err := s.captured(ctx, st.Capture, result.SizeGB, sb.LastJobError)
 		if errors.Is(err, daytona.ErrConflict) || errors.Is(err, daytona.ErrInvalid) {
@@ -659,7 +690,7 @@ func (s *Service) backupDone(ctx context.Context, j Job) error {
 		sb.Backup, sb.BackupRef, sb.BackupAt, sb.BackupRunnerID = BackupCompleted, sb.Step.Backup, new(s.now()), j.RunnerID
 		if r, err := s.runner(ctx, j.RunnerID); err != nil {
 			return err
-		} else if r.Can(CanMove) {
+		} else if r.Can(CanMove) && (s.deps.Parcels == nil || parcelled(j.Result)) {
 			sb.BackupRunnerID = ""
 		}
 	}
@@ -694,6 +725,15 @@ func (s *Service) strayBackup(ctx context.Context, j Job) error {
 		return nil
 	}
 	return err
+}
+
+// parcelled reports whether a runner says that what it has kept is where others
+// can have it.
+func parcelled(result string) bool {
+	var r struct {
+		Parcelled bool `json:"parcelled"`
+	}
+	return json.Unmarshal([]byte(result), &r) == nil && r.Parcelled
 }
 
 // leftoverDone ends what a lost runner still had.
@@ -750,6 +790,7 @@ type createJob struct {
 	UserID            string            `json:"userId"`
 	Snapshot          string            `json:"snapshot"`
 	BackupRef         string            `json:"backupRef,omitempty"`
+	Parcel            any               `json:"parcel,omitempty"`
 	OSUser            string            `json:"osUser"`
 	CPUQuota          int               `json:"cpuQuota"`
 	GPUQuota          int               `json:"gpuQuota"`

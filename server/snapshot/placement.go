@@ -185,6 +185,13 @@ func (s *Service) job(ctx context.Context, ref string) (*Job, CopyState, error) 
 	} else if err != nil {
 		return nil, "", err
 	}
+	if snap.Source != "" && snap.Parcelled && s.Parcel != nil {
+		p, err := s.Parcel(ctx, snap.OrganizationID, ref)
+		if err != nil {
+			return nil, "", err
+		}
+		return &Job{Type: "PULL_SNAPSHOT", Ref: ref, Payload: map[string]any{"snapshot": ref, "newTag": ref, "sandboxClass": snap.Class, "parcel": p}}, CopyPulling, nil
+	}
 	if snap.Source != "" {
 		return nil, "", invalid("Snapshot %s was made from a sandbox and is on the runner of that sandbox only", snap.Name)
 	}

@@ -650,6 +650,8 @@ type Capture struct {
 	// with the organization's id, or be no other snapshot's.
 	Ref    string
 	SizeGB float64
+	// Parcelled says that other runners can have it as well.
+	Parcelled bool
 }
 
 // CaptureRef makes a name for [Capture].
@@ -669,7 +671,7 @@ func (s *Service) Captured(ctx context.Context, c Capture) error {
 		}
 		now := s.now()
 		snap := &Snapshot{
-			ID: uuid.NewString(), OrganizationID: c.OrganizationID, Name: c.Name, Source: c.SandboxID, Ref: c.Ref, State: daytona.SnapshotActive,
+			ID: uuid.NewString(), OrganizationID: c.OrganizationID, Name: c.Name, Source: c.SandboxID, Parcelled: c.Parcelled, Ref: c.Ref, State: daytona.SnapshotActive,
 			Size: &c.SizeGB, Entrypoint: c.Entrypoint, CPU: c.CPU, GPU: c.GPU, GPUType: c.GPUType, Memory: c.Memory, Disk: c.Disk, Class: c.Class,
 			RunnerID: c.RunnerID, Version: 1, CreatedAt: now, UpdatedAt: now, StateSince: now,
 		}
@@ -739,4 +741,9 @@ func (s *Service) runner(ctx context.Context, organizationID, idOrName string) (
 			return nil, ctx.Err()
 		}
 	}
+}
+
+// Uses reports whether a snapshot has a ref.
+func (s *Service) Uses(ctx context.Context, ref string) (bool, error) {
+	return s.db.All(ctx).NewSelect().Model((*Snapshot)(nil)).Where("ref = ?", ref).Exists(ctx)
 }

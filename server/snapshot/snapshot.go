@@ -62,6 +62,8 @@ type Snapshot struct {
 	// Build is the ref of the build it was made by, Source the sandbox.
 	Build  string `bun:"build,notnull"`
 	Source string `bun:"source_sandbox_id,notnull"`
+	// Parcelled says that one of a sandbox is where other runners can have it.
+	Parcelled bool `bun:"parcelled,notnull"`
 	// Ref is its name at the backends of runners; "" if it needs no copy.
 	Ref    string `bun:"ref,notnull"`
 	State  State  `bun:"state,notnull"`
@@ -218,6 +220,10 @@ type Config struct {
 	// Contexts returns URLs of the tar archives that a build copies from, in
 	// the order of the hashes. Defaults to builds without contexts.
 	Contexts func(ctx context.Context, organizationID string, hashes []string) ([]string, error)
+	// Parcel returns what a runner needs to read the parcel of a ref, the value of
+	// "parcel" in its payload. Defaults to none: snapshots of sandboxes stay where
+	// they were made.
+	Parcel func(ctx context.Context, organizationID, ref string) (any, error)
 	// CheckHost says whether runners may connect to the registry at a host, with
 	// an optional port. Defaults to any.
 	CheckHost func(ctx context.Context, host string) error

@@ -117,7 +117,7 @@ programs, and limits on what they may use.`,
 		&cobra.Group{ID: "machine", Title: "This machine:"},
 	)
 	root.AddCommand(inGroup("use", a.runCommand(), a.sandboxCommand(), a.sshCommand(), a.snapshotCommand(), a.volumeCommand(), a.imageCommand())...)
-	root.AddCommand(inGroup("serve", a.serverCommand())...)
+	root.AddCommand(inGroup("serve", a.serverCommand(), a.runnerCommand())...)
 	root.AddCommand(inGroup("machine", a.doctorCommand(), a.versionCommand())...)
 	parent(root)
 	root.SetHelpCommandGroupID("machine")

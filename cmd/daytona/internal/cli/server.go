@@ -65,6 +65,9 @@ func settings() []setting {
 	whole := func(name string, at func(*serverFile) *int) setting {
 		return setting{name, func(c *serverFile, v string) (err error) { *at(c), err = strconv.Atoi(v); return err }}
 	}
+	span := func(name string, at func(*serverFile) *time.Duration) setting {
+		return setting{name, func(c *serverFile, v string) (err error) { *at(c), err = time.ParseDuration(v); return err }}
+	}
 	boolean := func(name string, at func(*serverFile) *bool) setting {
 		return setting{name, func(c *serverFile, v string) (err error) { *at(c), err = strconv.ParseBool(v); return err }}
 	}
@@ -125,6 +128,8 @@ func settings() []setting {
 		text("DAYTONA_SERVER_REDIS", func(c *serverFile) *string { return &c.Redis }),
 		text("DAYTONA_SERVER_BACKEND", func(c *serverFile) *string { return &c.Backend }),
 		text("DAYTONA_SERVER_SSH_LISTEN", func(c *serverFile) *string { return &c.SSH.Listen }),
+		span("DAYTONA_SERVER_RUNNERS_SILENCE", func(c *serverFile) *time.Duration { return &c.Runners.Silence }),
+		span("DAYTONA_SERVER_RUNNERS_LOST_AFTER", func(c *serverFile) *time.Duration { return &c.Runners.LostAfter }),
 		text("DAYTONA_SERVER_ADMIN_EMAIL", func(c *serverFile) *string { return &c.Admin.Email }),
 		text("DAYTONA_SERVER_ADMIN_PASSWORD", func(c *serverFile) *string { return &c.Admin.Password }),
 	}
@@ -219,7 +224,7 @@ func (a *app) loadServer(f *serverFlags) (*serverFile, error) {
 		}
 	}
 	if c.Dir == "" {
-		dir, err := defaultServerDir()
+		dir, err := defaultServiceDir("server")
 		if err != nil {
 			return nil, err
 		}
@@ -258,18 +263,20 @@ func (a *app) loadServer(f *serverFlags) (*serverFile, error) {
 	return c, c.Normalize()
 }
 
-func defaultServerDir() (string, error) {
+// defaultServiceDir is where a part of the service, "server" or "runner", keeps
+// what it does.
+func defaultServiceDir(part string) (string, error) {
 	if os.Geteuid() == 0 {
-		return "/var/lib/daytona/server", nil
+		return filepath.Join("/var/lib/daytona", part), nil
 	}
 	if d := os.Getenv("XDG_DATA_HOME"); filepath.IsAbs(d) {
-		return filepath.Join(d, "daytona", "server"), nil
+		return filepath.Join(d, "daytona", part), nil
 	}
 	home, err := os.UserHomeDir()
 	if err != nil {
 		return "", err
 	}
-	return filepath.Join(home, ".local", "share", "daytona", "server"), nil
+	return filepath.Join(home, ".local", "share", "daytona", part), nil
 }
 
 func (a *app) serverCommand() *cobra.Command {
@@ -307,7 +314,7 @@ from flags. docs/server.md has all of it.`,
 	cmd.Flags().StringVar(&f.listen, "listen", "", "`address` to serve on (default localhost:3000)")
 	cmd.Flags().StringVar(&f.url, "url", "", "`URL` at which clients reach the server")
 	cmd.Flags().BoolVar(&check, "check-config", false, "say whether the configuration is right, and end")
-	cmd.AddCommand(a.serverInitCommand(), a.serverMigrateCommand())
+	cmd.AddCommand(a.serverInitCommand(), a.serverMigrateCommand(), a.serverRunnerCommand())
 	return cmd
 }
 
