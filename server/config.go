@@ -35,6 +35,11 @@ type Config struct {
 	// registries, tokens of sandboxes. At least 16 bytes; all servers of one
 	// database need the same. Defaults to one that is made once and kept in Dir.
 	EncryptionKey string `yaml:"encryptionKey" secret:"value"`
+	// PeerURL is where the other servers of the database reach this one, and no
+	// load balancer is between: the sandboxes of the runner in this process are
+	// reached by it from there. Defaults to none: they are reached by this server
+	// alone.
+	PeerURL string `yaml:"peerUrl"`
 	// Version is what clients are told. Defaults to "0.0.0-dev".
 	Version string `yaml:"-"`
 	// Environment is what clients are told of what this server is for. Defaults to
@@ -287,6 +292,10 @@ func (c *Config) Normalize() error {
 		if name != "cpu" && name != "memory" && name != "disk" {
 			return wrong("unenforced", name, "must be cpu, memory or disk")
 		}
+	}
+	c.PeerURL = strings.TrimSuffix(c.PeerURL, "/")
+	if u, err := url.Parse(c.PeerURL); c.PeerURL != "" && (err != nil || u.Scheme != "http" && u.Scheme != "https" || u.Host == "" || u.RawQuery != "" || u.Fragment != "" || u.User != nil) {
+		return wrong("peerUrl", c.PeerURL, "must be an http or https URL without query, fragment and user")
 	}
 	def(&c.Version, "0.0.0-dev")
 	def(&c.Environment, "production")

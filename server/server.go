@@ -71,8 +71,12 @@ import (
 	"github.com/daytona-go/daytona/server/webhook"
 )
 
-// issuerPath is where the built-in OIDC provider is, below the server's URL.
-const issuerPath = "/oidc"
+const (
+	// issuerPath is where the built-in OIDC provider is, below the server's URL.
+	issuerPath = "/oidc"
+	// runnerPath is where the runner of this process is, below Config.PeerURL.
+	runnerPath = "/runner"
+)
 
 // Server is the service. It is an http.Handler for all of it but SSH.
 type Server struct {
@@ -374,9 +378,15 @@ func (s *Server) buildPeople(ctx context.Context) error {
 // they are.
 func (s *Server) buildSandboxes(ctx context.Context) error {
 	c := s.config
-	s.jobs = job.NewService(s.db, &job.Options{Log: c.Log, Sealer: s.box, Done: s.metrics.jobDone})
+	name, err := os.Hostname()
+	if err != nil {
+		return err
+	}
+	// Whoever looks into the database sees which server does what one does for all.
+	name += "/" + rand.Text()
+	s.jobs = job.NewService(s.db, &job.Options{Name: name, Log: c.Log, Sealer: s.box, Done: s.metrics.jobDone})
 	s.runners = runner.NewService(s.db, &runner.Options{
-		Log: c.Log, Regions: runnerRegions{s}, Sandboxes: lazySandboxes{s}, Sealer: s.box, Silence: c.Runners.Silence, LostAfter: c.Runners.LostAfter,
+		Name: name, Log: c.Log, Regions: runnerRegions{s}, Sandboxes: lazySandboxes{s}, Sealer: s.box, Silence: c.Runners.Silence, LostAfter: c.Runners.LostAfter,
 	})
 	o := objects.Config{DB: s.db, Key: s.derive("objects"), URL: c.URL, Bucket: c.Objects.Bucket, Active: s.organizations.Active, ParcelUsed: s.parcelUsed, Log: c.Log}
 	if x := c.Objects; x.Endpoint != "" {
@@ -385,13 +395,11 @@ func (s *Server) buildSandboxes(ctx context.Context) error {
 			o.External.Role = "arn:aws:iam::" + x.AccountID + ":role/" + x.RoleName
 		}
 	} else {
-		var err error
 		if o.Store, err = objects.OpenStore(filepath.Join(c.Dir, "objects")); err != nil {
 			return err
 		}
 		s.closers = append(s.closers, o.Store.Close)
 	}
-	var err error
 	if s.objects, err = objects.New(o); err != nil {
 		return err
 	}
@@ -432,7 +440,7 @@ func (s *Server) buildSandboxes(ctx context.Context) error {
 		Event: s.volumeEvent, Log: c.Log,
 	})
 	s.sandboxes, err = sandbox.New(sandbox.Config{
-		DB: s.db, Key: s.derive("sandbox"),
+		DB: s.db, Key: s.derive("sandbox"), Holder: name,
 		Deps: sandbox.Deps{
 			Jobs: sandboxJobs{s}, Runners: sandboxRunners{s.runners}, Snapshots: sandboxSnapshots{s}, Regions: sandboxRegions{s}, Quotas: sandboxQuotas{s.quotas},
 			Organizations: sandboxOrganizations{s}, Volumes: sandboxVolumes{s}, Secrets: sandboxSecrets{s.secrets}, Parcels: sandboxParcels{s},
@@ -605,8 +613,12 @@ func (s *Server) buildRunner(ctx context.Context) error {
 		return err
 	}
 	s.runnerID = r.ID
+	peer := ""
+	if c.PeerURL != "" {
+		peer = c.PeerURL + runnerPath
+	}
 	s.executor, err = executor.New(executor.Config{
-		Client: c.Client, URL: c.URL + "/api", Key: key, Transport: executor.InProcess(s), Tracer: s.tracer,
+		ProxyURL: peer, Client: c.Client, URL: c.URL + "/api", Key: key, Transport: executor.InProcess(s), Tracer: s.tracer,
 		Measure: time.Duration(c.SandboxTelemetry.Interval) * time.Millisecond, Dir: filepath.Join(c.Dir, "runner"), Contexts: s.objects,
 		Images: c.Images, Move: c.Objects.Endpoint != "", Unenforced: c.Unenforced, Version: c.Version, Capacity: daytona.Resources{CPU: d.RunnerCPU, Memory: d.RunnerMemory, Disk: d.RunnerDisk}, Log: c.Log.With("runner", r.ID),
 	})
@@ -737,6 +749,7 @@ func (s *Server) routes() http.Handler {
 	if images != nil {
 		images = part("registry", images)
 	}
+	own := part("runner", http.StripPrefix(runnerPath, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { s.executor.Handler().ServeHTTP(w, r) })))
 	other := part("other", http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if r.URL.Path == "/" {
 			http.Redirect(w, r, s.config.URL+"/dashboard"+query(r), http.StatusFound)
@@ -754,8 +767,6 @@ func (s *Server) routes() http.Handler {
 		r = within(r, s.prefix)
 		path := r.URL.Path
 		switch {
-		case s.proxy.Matches(r):
-			proxied.ServeHTTP(w, r)
 		case objects.Claims(r):
 			stored.ServeHTTP(w, whole)
 		case path == "/api/socket.io" || strings.HasPrefix(path, "/api/socket.io/"):
@@ -770,6 +781,8 @@ func (s *Server) routes() http.Handler {
 			rest.ServeHTTP(w, r)
 		case issued != nil && (path == issuerPath || strings.HasPrefix(path, issuerPath+"/")):
 			issued.ServeHTTP(w, whole)
+		case s.executor != nil && s.config.PeerURL != "" && strings.HasPrefix(path, runnerPath+"/"):
+			own.ServeHTTP(w, r)
 		case images != nil && (path == "/v2" || strings.HasPrefix(path, "/v2/")):
 			images.ServeHTTP(w, r)
 		case scraped != nil && path == "/metrics":

@@ -24,14 +24,6 @@ import (
 	"github.com/daytona-go/daytona"
 )
 
-// TestMain makes this binary daytona itself, for the processes of the tests.
-func TestMain(m *testing.M) {
-	if os.Getenv("DAYTONA_TEST_IS_DAYTONA") != "" {
-		main()
-	}
-	os.Exit(m.Run())
-}
-
 // fleet is a server and runners, each a process of its own.
 type fleet struct {
 	t        *testing.T
@@ -51,7 +43,7 @@ type fleetRunner struct {
 // daytona is a command of this program that writes to a log.
 func (f *fleet) daytona(log string, args ...string) *exec.Cmd {
 	c := exec.Command("/proc/self/exe", args...)
-	c.Env = append(os.Environ(), "DAYTONA_TEST_IS_DAYTONA=1", "DAYTONA_SERVER_RUNNERS_SILENCE=6s", "DAYTONA_SERVER_RUNNERS_LOST_AFTER=12s", "HEALTHCHECK_INTERVAL=500ms")
+	c.Env = append(os.Environ(), roleVariable+"=daytona", "DAYTONA_SERVER_RUNNERS_SILENCE=6s", "DAYTONA_SERVER_RUNNERS_LOST_AFTER=12s", "HEALTHCHECK_INTERVAL=500ms")
 	w, err := os.OpenFile(filepath.Join(f.dir, log+".log"), os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
 	if err != nil {
 		f.t.Fatal(err)

@@ -186,6 +186,8 @@ type Service struct {
 	now  func() time.Time
 	box  Sealer
 	done func(Job)
+	// watch is for how long runners could have told of their jobs.
+	watch *store.Watch
 
 	mu    sync.Mutex
 	hooks map[string][]Hook
@@ -204,6 +206,7 @@ func NewService(db *store.DB, o *Options) *Service {
 		}
 		s.box, s.done = o.Sealer, o.Done
 	}
+	s.watch = store.NewWatch(3*sweepEvery, s.now())
 	return s
 }
 
@@ -607,7 +610,7 @@ func (s *Service) Sweep(ctx context.Context) error {
 	var all []error
 	for _, j := range late {
 		limit := patience(j.Type)
-		if now.Sub(j.UpdatedAt) < limit {
+		if now.Sub(s.watch.Since(j.UpdatedAt)) < limit {
 			continue
 		}
 		s.log.Warn("a job has timed out", "job", j.ID, "type", j.Type, "runner", j.RunnerID, "resource", j.ResourceID)
@@ -626,9 +629,12 @@ func (s *Service) Run(ctx context.Context) error {
 	for {
 		if _, ok, err := s.db.Lease(ctx, sweepLease, s.name, 3*sweepEvery); err != nil {
 			s.log.Warn("who sweeps jobs can't be found out", "err", err)
-		} else if ok {
-			if err := s.Sweep(ctx); err != nil && ctx.Err() == nil {
-				s.log.Error("sweeping jobs failed", "err", err)
+		} else {
+			s.watch.Look(s.now())
+			if ok {
+				if err := s.Sweep(ctx); err != nil && ctx.Err() == nil {
+					s.log.Error("sweeping jobs failed", "err", err)
+				}
 			}
 		}
 		select {

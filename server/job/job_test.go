@@ -412,3 +412,29 @@ func TestStale(t *testing.T) {
 		}
 	})
 }
+
+// A server that was away for long does not take jobs to be late whose runners
+// could not say that they are done.
+func TestServerWasAway(t *testing.T) {
+	storetest.Each(t, func(t *testing.T, db *store.DB) {
+		now := time.Date(2026, 11, 26, 12, 0, 0, 0, time.UTC)
+		clock := &job.Options{Now: func() time.Time { return now }}
+		s := job.NewService(db, clock)
+		id := enqueue(t, s, job.New{Type: job.StartSandbox, RunnerID: "r", ResourceID: "s"}).ID
+		take(t, s, "r")
+		now = now.Add(time.Hour)
+		s = job.NewService(db, clock)
+		for _, c := range []struct {
+			after time.Duration
+			want  job.Status
+		}{{0, job.InProgress}, {9 * time.Minute, job.InProgress}, {time.Minute, job.Failed}} {
+			now = now.Add(c.after)
+			if err := s.Sweep(t.Context()); err != nil {
+				t.Fatal(err)
+			}
+			if j, err := s.Find(t.Context(), id); err != nil || j.Status != c.want {
+				t.Errorf("after %s: %s, want %s; %v", c.after, j.Status, c.want, err)
+			}
+		}
+	})
+}

@@ -167,8 +167,9 @@ type Options struct {
 
 // Service knows the runners. It is safe for concurrent use.
 type Service struct {
-	db *store.DB
-	o  Options
+	db    *store.DB
+	o     Options
+	watch *store.Watch
 }
 
 // TopicState is published with the id of a runner whose state has changed.
@@ -202,13 +203,14 @@ func NewService(db *store.DB, o *Options) *Service {
 	s.o.Overcommit.CPU = cmp.Or(s.o.Overcommit.CPU, 16)
 	s.o.Overcommit.Memory = cmp.Or(s.o.Overcommit.Memory, 4)
 	s.o.Overcommit.Disk = cmp.Or(s.o.Overcommit.Disk, 8)
+	s.watch = store.NewWatch(3*sweepEvery, s.o.Now())
 	return s
 }
 
 // Lost reports whether a runner has been silent for so long that it is taken to
 // be gone: what can be had elsewhere need not wait for it.
 func (s *Service) Lost(r *Runner) bool {
-	return r.State == Unresponsive && r.CheckedAt != nil && s.o.Now().Sub(*r.CheckedAt) >= s.o.LostAfter
+	return r.State == Unresponsive && r.CheckedAt != nil && s.o.Now().Sub(s.watch.Since(*r.CheckedAt)) >= s.o.LostAfter
 }
 
 // New is a runner to be.
@@ -617,7 +619,7 @@ func (s *Service) Sweep(ctx context.Context) error {
 	}
 	for _, id := range silent {
 		if _, err := s.change(ctx, id, func(r *Runner) error {
-			if r.State == Ready && r.CheckedAt.Before(now.Add(-s.o.Silence)) {
+			if r.State == Ready && s.watch.Since(*r.CheckedAt).Before(now.Add(-s.o.Silence)) {
 				r.State = Unresponsive
 			}
 			return nil
@@ -675,9 +677,12 @@ func (s *Service) Run(ctx context.Context) error {
 	for {
 		if _, ok, err := s.db.Lease(ctx, sweepLease, s.o.Name, 3*every); err != nil {
 			s.o.Log.Warn("who sweeps runners can't be found out", "err", err)
-		} else if ok {
-			if err := s.Sweep(ctx); err != nil && ctx.Err() == nil {
-				s.o.Log.Error("sweeping runners failed", "err", err)
+		} else {
+			s.watch.Look(s.o.Now())
+			if ok {
+				if err := s.Sweep(ctx); err != nil && ctx.Err() == nil {
+					s.o.Log.Error("sweeping runners failed", "err", err)
+				}
 			}
 		}
 		select {

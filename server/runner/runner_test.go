@@ -465,3 +465,29 @@ func TestReservations(t *testing.T) {
 		}
 	})
 }
+
+// A server that was away for long does not take its runners to be silent: they
+// had nobody to tell.
+func TestServerWasAway(t *testing.T) {
+	storetest.Each(t, func(t *testing.T, db *store.DB) {
+		s, w := setup(db)
+		id := add(t, s, "one", nil).ID
+		w.advance(time.Hour)
+		s = runner.NewService(db, &runner.Options{Now: w.time, Regions: w, Sandboxes: w, Sealer: w})
+		state := func(want runner.State) {
+			t.Helper()
+			if err := s.Sweep(t.Context()); err != nil {
+				t.Fatal(err)
+			}
+			r, err := s.Runner(t.Context(), id)
+			if err != nil || r.State != want || s.Lost(&r) {
+				t.Errorf("%s, want %s; %v", r.State, want, err)
+			}
+		}
+		state(runner.Ready)
+		w.advance(59 * time.Second)
+		state(runner.Ready)
+		w.advance(2 * time.Second)
+		state(runner.Unresponsive)
+	})
+}

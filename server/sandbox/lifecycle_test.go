@@ -808,3 +808,123 @@ func TestConcurrent(t *testing.T) {
 		}
 	})
 }
+
+// A server that was away for long does not find that runners are lost, that
+// steps took too long and that sandboxes are idle, because nobody could have
+// told it otherwise.
+func TestServerWasAway(t *testing.T) {
+	storetest.Each(t, func(t *testing.T, db *store.DB) {
+		w := newWorld(t, db, func(c *sandbox.Config) { c.Wait = time.Millisecond })
+		started := w.create(sandbox.Spec{})
+		w.settle()
+		w.auto = false
+		starting := w.create(sandbox.Spec{})
+		w.setRunner("r1", func(r *sandbox.Runner) { r.Usable = false })
+		away := func(d time.Duration, want, of sandbox.State) {
+			t.Helper()
+			w.sweep()
+			if got := w.get(started.ID); got.State != want || got.Lost != (want == sandbox.Errored) {
+				t.Errorf("after %s: %s, %s", d, got.State, got.ErrorReason)
+			}
+			if got := w.get(starting.ID); got.State != of {
+				t.Errorf("after %s: %s, %s", d, got.State, got.ErrorReason)
+			}
+		}
+		w.pass(time.Hour)
+		w.restart()
+		away(0, sandbox.Started, sandbox.Creating)
+		w.pass(9 * time.Minute)
+		away(9*time.Minute, sandbox.Started, sandbox.Creating)
+		// Now it is the runner that is away.
+		w.pass(2 * time.Minute)
+		away(11*time.Minute, sandbox.Errored, sandbox.Unknown)
+	})
+}
+
+// A backup that nobody waits for any more does not stay on its runner.
+func TestBackupThatNobodyWaitsFor(t *testing.T) {
+	storetest.Each(t, func(t *testing.T, db *store.DB) {
+		w := newWorld(t, db, func(c *sandbox.Config) { c.Wait = time.Millisecond; c.BackupEvery = -1 })
+		ctx := t.Context()
+		sb := w.create(sandbox.Spec{})
+		w.settle()
+		if _, err := w.s.Stop(ctx, "a", sb.ID, false); err != nil {
+			t.Fatal(err)
+		}
+		w.settle()
+		w.auto = false
+		if _, err := w.s.Archive(ctx, "a", sb.ID); err != nil {
+			t.Fatal(err)
+		}
+		backup, payload := w.last("CREATE_BACKUP")
+		if _, err := w.s.Start(ctx, "a", sb.ID); err != nil {
+			t.Fatal(err)
+		}
+		start, _ := w.last("START_SANDBOX")
+		if err := w.finish(start.ID, ""); err != nil {
+			t.Fatal(err)
+		}
+		if got := w.get(sb.ID); got.State != sandbox.Started {
+			t.Fatal(got.State)
+		}
+		end := func(ref string) {
+			t.Helper()
+			if err := w.s.JobDone(ctx, sandbox.Job{ID: backup.ID, Type: backup.Type, RunnerID: "r1", ResourceType: "SANDBOX", ResourceID: sb.ID, Done: true, Result: `{"ref":"` + ref + `"}`}); err != nil {
+				t.Fatal(err)
+			}
+		}
+		removed := func() (n int) {
+			for _, j := range w.open() {
+				if j.Type == "REMOVE_SNAPSHOT" && j.Runner == "r1" && j.Resource == payload["snapshot"] {
+					n++
+				}
+			}
+			return n
+		}
+		end("daytona-of-somebody-else")
+		if removed() != 0 {
+			t.Error(w.open())
+		}
+		end(payload["snapshot"].(string))
+		if removed() != 1 {
+			t.Errorf("%s is still there: %v", payload["snapshot"], w.open())
+		}
+	})
+}
+
+// A backup that is ready when its sandbox has been destroyed is not kept.
+func TestBackupOfWhatIsDestroyed(t *testing.T) {
+	storetest.Each(t, func(t *testing.T, db *store.DB) {
+		w := newWorld(t, db, func(c *sandbox.Config) { c.Wait = time.Millisecond; c.BackupEvery = -1 })
+		w.setRunner("r1", func(r *sandbox.Runner) {
+			r.Capabilities = slices.DeleteFunc(r.Capabilities, func(c sandbox.Capability) bool { return c == sandbox.CanMove })
+		})
+		ctx := t.Context()
+		sb := w.create(sandbox.Spec{})
+		w.settle()
+		if _, err := w.s.Stop(ctx, "a", sb.ID, false); err != nil {
+			t.Fatal(err)
+		}
+		w.settle()
+		w.auto = false
+		if _, err := w.s.Archive(ctx, "a", sb.ID); err != nil {
+			t.Fatal(err)
+		}
+		backup, payload := w.last("CREATE_BACKUP")
+		if _, err := w.s.Delete(ctx, "a", sb.ID); err != nil {
+			t.Fatal(err)
+		}
+		destroy, _ := w.last("DESTROY_SANDBOX")
+		for _, j := range []fakeJob{destroy, backup} {
+			if err := w.finish(j.ID, ""); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if got := w.get(sb.ID); got.State != sandbox.Destroyed || got.BackupRef != "" {
+			t.Error(got.State, got.BackupRef)
+		}
+		if jobs := w.open(); len(jobs) != 1 || jobs[0].Type != "REMOVE_SNAPSHOT" || jobs[0].Resource != payload["snapshot"] {
+			t.Errorf("%s stays: %v", payload["snapshot"], jobs)
+		}
+	})
+}

@@ -96,6 +96,9 @@ func (s *Service) lead(ctx context.Context) {
 		s.log.Error("activity of sandboxes could not be written", "err", err)
 	}
 	_, ok, err := s.db.Lease(ctx, lease, s.config.Holder, 3*s.config.Sweep)
+	if err == nil {
+		s.watch.Look(s.now())
+	}
 	if err == nil && ok {
 		err = s.Reconcile(ctx)
 	}
@@ -180,7 +183,7 @@ func (s *Service) reconcile(ctx context.Context, id string) error {
 				return false, err
 			}
 		}
-		if limit, ok := timeouts[sb.State]; ok && s.now().Sub(sb.StateSince) > limit {
+		if limit, ok := timeouts[sb.State]; ok && s.now().Sub(s.watch.Since(sb.StateSince)) > limit {
 			if err := s.timeOut(ctx, sb); err != nil {
 				return false, err
 			}
@@ -468,7 +471,7 @@ func (s *Service) idleFor(sb *Sandbox, minutes int) bool {
 		last = at
 	}
 	s.mu.Unlock()
-	return s.now().Sub(last) >= time.Duration(minutes)*time.Minute
+	return s.now().Sub(s.watch.Since(last)) >= time.Duration(minutes)*time.Minute
 }
 
 var errNot = &daytona.Error{Kind: daytona.KindState, Message: "not now"}

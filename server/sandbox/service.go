@@ -94,6 +94,9 @@ type Service struct {
 	config Config
 	seals  *sealer
 	log    *slog.Logger
+	// watch is for how long runners could have told of themselves, and clients
+	// could have used sandboxes.
+	watch *store.Watch
 
 	mu sync.Mutex
 	// active has when sandboxes were used that the database does not know yet.
@@ -143,7 +146,7 @@ func New(c Config) (*Service, error) {
 	if c.Log == nil {
 		c.Log = slog.Default()
 	}
-	return &Service{db: c.DB, deps: c.Deps, config: c, seals: seals, log: c.Log,
+	return &Service{db: c.DB, deps: c.Deps, config: c, seals: seals, log: c.Log, watch: store.NewWatch(3*c.Sweep, c.Now()),
 		active: map[string]time.Time{}, touched: map[string]time.Time{}}, nil
 }
 

@@ -328,7 +328,7 @@ func (s *Service) runner(ctx context.Context, id string) (Runner, error) {
 	if errors.Is(err, daytona.ErrNotFound) {
 		return Runner{ID: id, lost: true, gone: true}, nil
 	}
-	r.lost = !r.Usable && s.now().Sub(r.SeenAt) > s.config.LostAfter
+	r.lost = !r.Usable && s.now().Sub(s.watch.Since(r.SeenAt)) > s.config.LostAfter
 	return r, err
 }
 
@@ -673,7 +673,7 @@ func (s *Service) backupDone(ctx context.Context, j Job) error {
 	}
 	if err := q.Scan(ctx); err != nil {
 		if store.IsNone(err) {
-			return nil
+			return s.strayBackup(ctx, j)
 		}
 		return err
 	}
@@ -695,10 +695,36 @@ func (s *Service) backupDone(ctx context.Context, j Job) error {
 		}
 	}
 	sb.Step.Backup = ""
+	if sb.State == Destroyed {
+		// It was destroyed while the backup was made.
+		if err := s.dropBackup(ctx, sb); err != nil {
+			return err
+		}
+	}
 	if err := s.advanceLater(ctx, sb); err != nil {
 		return err
 	}
 	return s.save(ctx, sb)
+}
+
+// strayBackup removes a backup that nobody waits for any more, because the
+// sandbox was started, or destroyed, meanwhile: its runner alone knows of it.
+func (s *Service) strayBackup(ctx context.Context, j Job) error {
+	var result struct {
+		Ref string `json:"ref"`
+	}
+	if j.Failed || json.Unmarshal([]byte(j.Result), &result) != nil || !strings.HasPrefix(result.Ref, "daytona/backup-"+j.ResourceID+":") {
+		return nil
+	}
+	// Not if it is that of the sandbox after all, and its end is told twice.
+	if used, err := s.db.All(ctx).NewSelect().Model((*Sandbox)(nil)).Where("backup_ref = ?", result.Ref).Exists(ctx); err != nil || used {
+		return err
+	}
+	_, err := s.deps.Jobs.Enqueue(ctx, Job{Type: "REMOVE_SNAPSHOT", RunnerID: j.RunnerID, ResourceType: "SNAPSHOT", ResourceID: result.Ref, Payload: map[string]any{}})
+	if errors.Is(err, daytona.ErrConflict) {
+		return nil
+	}
+	return err
 }
 
 // parcelled reports whether a runner says that what it has kept is where others

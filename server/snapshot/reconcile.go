@@ -57,6 +57,9 @@ func (s *Service) Run(ctx context.Context) error {
 }
 
 func (s *Service) pass(ctx context.Context) {
+	if s.db.Ping(ctx) == nil {
+		s.watch.Look(s.now())
+	}
 	if err := s.Reconcile(ctx); err != nil && ctx.Err() == nil {
 		s.Log.Warn("snapshots did not move on", "err", err)
 	}
@@ -97,7 +100,7 @@ func (s *Service) Step(ctx context.Context, id string) error {
 }
 
 func (s *Service) step(ctx context.Context, snap *Snapshot) error {
-	late := s.now().Sub(snap.StateSince) > s.Timeout
+	late := s.now().Sub(s.watch.Since(snap.StateSince)) > s.Timeout
 	switch snap.State {
 	case daytona.SnapshotPending:
 		if late {
@@ -421,6 +424,9 @@ func (s *Service) stale(ctx context.Context) error {
 		return err
 	}
 	for i := range list {
+		if s.now().Sub(s.watch.Since(list[i].UpdatedAt)) <= s.Timeout {
+			continue
+		}
 		err := s.Done(ctx, Result{JobID: list[i].JobID, RunnerID: list[i].RunnerID, Ref: list[i].Ref, Type: map[CopyState]string{CopyRemoving: "REMOVE_SNAPSHOT"}[list[i].State],
 			Error: fmt.Sprintf("The runner did not finish within %v", s.Timeout)})
 		if err != nil && daytona.KindOf(err) != daytona.KindConflict {

@@ -252,6 +252,8 @@ type Config struct {
 type Service struct {
 	Config
 	db *store.DB
+	// watch is for how long runners could have told of their copies.
+	watch *store.Watch
 }
 
 // New returns a Service; see [Service.Run].
@@ -280,7 +282,7 @@ func New(c Config) *Service {
 	if c.Default == "" {
 		c.Default = "default"
 	}
-	return &Service{Config: c, db: c.DB}
+	return &Service{Config: c, db: c.DB, watch: store.NewWatch(3*every, c.Now())}
 }
 
 func (s *Service) now() time.Time { return s.Now().UTC().Truncate(time.Millisecond) }

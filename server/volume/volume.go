@@ -119,8 +119,9 @@ func New(c Config) *Service {
 const (
 	wake  = "volume.wake"
 	every = 5 * time.Second
-	// stuck is after how long another server goes on with what one began.
-	stuck   = 5 * time.Minute
+	// stuck is after how long another server goes on with what one began, and may
+	// still be at: either can be done twice.
+	stuck   = time.Minute
 	maxName = 255
 )
 
