@@ -767,6 +767,8 @@ func (s *Server) routes() http.Handler {
 		r = within(r, s.prefix)
 		path := r.URL.Path
 		switch {
+		case s.proxy.Matches(r): // a toolbox below the prefix
+			proxied.ServeHTTP(w, r)
 		case objects.Claims(r):
 			stored.ServeHTTP(w, whole)
 		case path == "/api/socket.io" || strings.HasPrefix(path, "/api/socket.io/"):
