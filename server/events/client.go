@@ -28,6 +28,7 @@ type client struct {
 	socket, polling bool
 	// ended says that the session is over, told that a poll has said so.
 	ended, told bool
+	attempts    int       // to connect
 	alive       time.Time // when the client was last heard of
 	wake        chan struct{}
 	done        chan struct{}
@@ -376,6 +377,9 @@ func (s *Server) handle(c *client, frame string) bool {
 	}
 	switch p.kind {
 	case socketConnect:
+		if !c.attempt() {
+			return false
+		}
 		if p.namespace != "/" {
 			c.refuse(p.namespace, "Invalid namespace")
 			return true
@@ -396,6 +400,15 @@ func (s *Server) handle(c *client, frame string) bool {
 	}
 	// Clients have nothing to say, and nobody listens.
 	return true
+}
+
+// attempt counts the connect packets of a session. It reports false if there
+// were too many.
+func (c *client) attempt() bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.attempts++
+	return c.attempts <= attempts
 }
 
 // refuse answers to a connect packet.

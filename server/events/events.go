@@ -77,6 +77,8 @@ const (
 	maxMessage = 64 << 10
 	// connectTime is what the credential may take to come.
 	connectTime = 20 * time.Second
+	// attempts is how many credentials one session may try.
+	attempts = 10
 	// lastPoll is how long a session that is over is known, for a client that
 	// polls to be told.
 	lastPoll = 5 * time.Second

@@ -308,6 +308,39 @@ func TestSlow(t *testing.T) {
 	}
 }
 
+// TestFlood: whoever sends too much, or guesses, is sent away, and the others
+// notice nothing.
+func TestFlood(t *testing.T) {
+	w := newWorld(t, storetest.Open(t, storetest.SQLite(t)), nil)
+	alive := w.connect("key", "")
+	for name, frame := range map[string]string{
+		"guesses":        `40{"token":"guess"}`,
+		"namespaces":     `40/other,{"token":"key"}`,
+		"pings":          "2",
+		"binary packets": "b" + strings.Repeat("A", 100),
+		"long messages":  "42" + strings.Repeat("x", 1<<20),
+	} {
+		s := w.open("")
+		for range 10_000 {
+			if s.Conn.Write(t.Context(), websocket.MessageText, []byte(frame)) != nil {
+				break
+			}
+		}
+		var f string
+		answers := 0
+		for f = s.read(); !strings.HasPrefix(f, "error"); f = s.read() {
+			answers++
+		}
+		if !strings.Contains(f, "close") && !strings.Contains(f, "reset") || answers > 11 {
+			t.Errorf("%s: %d answers, %s", name, answers, f)
+		}
+	}
+	w.publish("org", "x", "still there")
+	if f := alive.read(); f != `42["x","still there"]` {
+		t.Error(f)
+	}
+}
+
 // node runs the official client.
 func (w *world) node(options string) (lines <-chan string, kill func()) {
 	module := os.Getenv("DAYTONA_TEST_SOCKETIO")
