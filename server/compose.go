@@ -243,7 +243,12 @@ func (s *Server) place(ctx context.Context, runnerID string) (executor.Place, er
 	if err != nil {
 		return executor.Place{}, err
 	}
-	return executor.Place{RunnerID: runnerID, URL: r.ProxyURL, Key: key}, nil
+	p := executor.Place{RunnerID: runnerID, URL: r.ProxyURL, Key: key}
+	if r.OrganizationID != "" {
+		// An organization's own runner is where its members say.
+		p.Dial = s.outbound.Dial
+	}
+	return p, nil
 }
 
 // locate is where a sandbox is.

@@ -379,6 +379,21 @@ func TestServerSideRequests(t *testing.T) {
 			break
 		}
 	}
+	// An organization's own runner that says it is inside.
+	region := w.must("POST", "/regions", alice, a, map[string]any{"name": "own"})
+	own := w.must("POST", "/runners", key, "", map[string]any{"regionId": text(region, "id"), "name": "own"})
+	w.must("POST", "/runners/healthcheck", text(own, "apiKey"), "", map[string]any{"appVersion": "1", "proxyUrl": inside.URL, "capabilities": []string{"build"}, "metrics": map[string]any{
+		"currentCpuLoadAverage": 0, "currentCpuUsagePercentage": 0, "currentMemoryUsagePercentage": 0, "currentDiskUsagePercentage": 0, "currentAllocatedCpu": 0,
+		"currentAllocatedMemoryGiB": 0, "currentAllocatedDiskGiB": 0, "currentSnapshotCount": 0, "currentStartedSandboxes": 0, "cpu": 8, "memoryGiB": 16, "diskGiB": 100}})
+	built := w.must("POST", "/snapshots", key, "", map[string]any{"name": "built", "regionId": text(region, "id"), "buildInfo": map[string]any{"dockerfileContent": "FROM registry.example/image:1\n"}})
+	if jobs, _ := w.must("GET", "/jobs/poll?timeout=20&limit=1", text(own, "apiKey"), "", nil)["jobs"].([]any); len(jobs) == 0 {
+		t.Fatal("the runner has nothing to build")
+	}
+	for _, path := range []string{"/snapshots/" + text(built, "id") + "/build-logs", "/snapshots/" + text(built, "id") + "/build-logs?follow=true"} {
+		if got := w.do("GET", path, key, "", nil); got.status < 400 {
+			t.Errorf("%s: %d %s", path, got.status, got.body)
+		}
+	}
 	if n := reached.Load(); n != 0 {
 		t.Errorf("what is inside was reached %d times", n)
 	}

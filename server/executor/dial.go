@@ -65,6 +65,17 @@ type Place struct {
 	// URL and Key are those of the runner's Handler; not needed for a runner of
 	// this process.
 	URL, Key string
+	// Dial connects to the runner. Defaults to a plain net.Dialer's; a runner that
+	// is not the server's own may say any URL, and needs one that does not follow it
+	// everywhere.
+	Dial func(ctx context.Context, network, address string) (net.Conn, error)
+}
+
+func (p *Place) dial(ctx context.Context, address string) (net.Conn, error) {
+	if p.Dial != nil {
+		return p.Dial(ctx, "tcp", address)
+	}
+	return new(net.Dialer).DialContext(ctx, "tcp", address)
 }
 
 // Dialer connects to sandboxes, wherever they are. Its connections are not
@@ -139,17 +150,7 @@ func (d *Dialer) tunnel(ctx context.Context, place Place, path string) (_ net.Co
 		}
 		return &daytona.Error{Kind: daytona.KindUnavailable, Op: op, Subject: place.RunnerID, Message: "it does not answer", Err: err}
 	}
-	var c net.Conn
-	if u.Scheme == "https" {
-		config := d.TLS.Clone()
-		if config == nil {
-			config = &tls.Config{}
-		}
-		config.NextProtos = []string{"http/1.1"}
-		c, err = (&tls.Dialer{Config: config}).DialContext(ctx, "tcp", host)
-	} else {
-		c, err = new(net.Dialer).DialContext(ctx, "tcp", host)
-	}
+	c, err := place.dial(ctx, host)
 	if err != nil {
 		return nil, away(err)
 	}
@@ -158,6 +159,18 @@ func (d *Dialer) tunnel(ctx context.Context, place Place, path string) (_ net.Co
 			c.Close()
 		}
 	}()
+	if u.Scheme == "https" {
+		config := d.TLS.Clone()
+		if config == nil {
+			config = &tls.Config{}
+		}
+		config.NextProtos, config.ServerName = []string{"http/1.1"}, cmp.Or(config.ServerName, u.Hostname())
+		t := tls.Client(c, config)
+		c = t
+		if err := t.HandshakeContext(ctx); err != nil {
+			return nil, away(err)
+		}
+	}
 	// Whoever cancels need not wait for the runner.
 	stop := context.AfterFunc(ctx, func() { c.SetDeadline(time.Unix(1, 0)) })
 	r, err := http.NewRequestWithContext(ctx, "GET", strings.TrimRight(place.URL, "/")+path, nil)
@@ -236,7 +249,8 @@ func (d *Dialer) Logs(ctx context.Context, place Place, ref string, follow bool)
 		return nil, &daytona.Error{Kind: daytona.KindUnavailable, Op: "read build log", Subject: place.RunnerID, Message: "the runner has not said where it is"}
 	}
 	r.Header.Set(headerKey, "Bearer "+place.Key)
-	t := &http.Transport{TLSClientConfig: d.TLS, DisableKeepAlives: true, TLSHandshakeTimeout: 10 * time.Second, ResponseHeaderTimeout: 30 * time.Second}
+	connect := func(ctx context.Context, _, address string) (net.Conn, error) { return place.dial(ctx, address) }
+	t := &http.Transport{DialContext: connect, TLSClientConfig: d.TLS, DisableKeepAlives: true, TLSHandshakeTimeout: 10 * time.Second, ResponseHeaderTimeout: 30 * time.Second}
 	w, err := t.RoundTrip(r)
 	if err != nil {
 		return nil, &daytona.Error{Kind: daytona.KindUnavailable, Op: "read build log", Subject: place.RunnerID, Message: "the runner does not answer", Err: err}
