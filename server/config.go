@@ -119,6 +119,10 @@ type OIDCConfig struct {
 	// ClientID and Audience default to "daytona".
 	ClientID string `yaml:"clientId"`
 	Audience string `yaml:"audience"`
+	// TrustDomains takes the word of organizations for which domains of addresses
+	// are theirs, for a server whose organizations are all of one owner. Defaults to
+	// false: a TXT record of _daytona.DOMAIN must say "organization=ID".
+	TrustDomains bool `yaml:"trustDomains"`
 }
 
 // DefaultsConfig is what is there from the start, and what organizations have

@@ -308,8 +308,8 @@ func (s *Server) buildPeople(ctx context.Context) error {
 		},
 		Suspending: s.revokePush,
 		// Somebody whom nobody has verified is somebody the operator has let in.
-		SkipEmailVerification: c.OIDC.Issuer == "",
-		LimitedEgress:         d.LimitNetworkEgress, PersonalRegion: d.RegionID, Log: c.Log,
+		SkipEmailVerification: c.OIDC.Issuer == "", TrustDomains: c.OIDC.TrustDomains,
+		LimitedEgress: d.LimitNetworkEgress, PersonalRegion: d.RegionID, Log: c.Log,
 	})
 	s.regions.Wire(region.Config{Quotas: s.quotas, Runners: lazyRunners{s}, Organizations: s.organizations, Outbound: s.outbound})
 	s.users = user.New(s.db, s.organizations, c.Log)

@@ -173,7 +173,7 @@ func (s *running) as(t *testing.T, token, method, path, body string, out any) in
 // refused.
 func TestSSO(t *testing.T) {
 	s := start(t, nil, func(c *server.Config) {
-		c.Admin.Email, c.Admin.Password = "admin@corp.example", ssoPassword
+		c.Admin.Email, c.Admin.Password, c.OIDC.TrustDomains = "admin@corp.example", ssoPassword, true
 		c.AllowedAddresses = []string{"127.0.0.1"}
 	})
 	provider := newCorp(t, s.URL+"/oidc/sso/callback")

@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"net"
 	"net/http"
 	"strings"
 	"sync"
@@ -122,6 +123,11 @@ type Config struct {
 	SkipEmailVerification bool
 	// LimitedEgress is the default of new organizations.
 	LimitedEgress bool
+	// TrustDomains takes the word of organizations for which domains are theirs,
+	// and doesn't ask the DNS; see [Service.ProviderFor].
+	TrustDomains bool
+	// LookupTXT asks the DNS. Defaults to the system's resolver.
+	LookupTXT func(ctx context.Context, name string) ([]string, error)
 	// PersonalRegion is the default region of new personal organizations.
 	// Defaults to none: the owner chooses once.
 	PersonalRegion string
@@ -140,6 +146,9 @@ type Service struct {
 func New(db *store.DB, c Config) *Service {
 	if c.Log == nil {
 		c.Log = slog.Default()
+	}
+	if c.LookupTXT == nil {
+		c.LookupTXT = net.DefaultResolver.LookupTXT
 	}
 	return &Service{
 		db: db, config: c,

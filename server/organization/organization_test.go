@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"log/slog"
+	"net"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -13,6 +14,7 @@ import (
 	"github.com/daytona-go/daytona"
 	"github.com/daytona-go/daytona/server/identity"
 	"github.com/daytona-go/daytona/server/organization"
+	"github.com/daytona-go/daytona/server/outbound"
 	"github.com/daytona-go/daytona/server/seal"
 	"github.com/daytona-go/daytona/server/store"
 	"github.com/daytona-go/daytona/server/store/storetest"
@@ -33,13 +35,17 @@ func (*rest) Shared(context.Context, string) (bool, error)          { return tru
 func (*rest) Prepare(context.Context, string, string) error         { return nil }
 
 // server is one of several of a database.
-func server(t *testing.T, db *store.DB, r *rest) *organization.Service {
+func server(t *testing.T, db *store.DB, r *rest, change ...func(*organization.Config)) *organization.Service {
 	t.Helper()
 	box, err := seal.New("a key of some bytes")
 	if err != nil {
 		t.Fatal(err)
 	}
-	s := organization.New(db, organization.Config{Users: r, Keys: r, Regions: r, Quotas: r, Box: box, Log: slog.New(slog.DiscardHandler)})
+	c := organization.Config{Users: r, Keys: r, Regions: r, Quotas: r, Box: box, Log: slog.New(slog.DiscardHandler)}
+	for _, f := range change {
+		f(&c)
+	}
+	s := organization.New(db, c)
 	ctx, cancel := context.WithCancel(t.Context())
 	var wg sync.WaitGroup
 	wg.Go(func() { s.Run(ctx) })
@@ -131,6 +137,62 @@ func TestVerified(t *testing.T) {
 		}
 		if err := s.Active(ctx, id); !errors.Is(err, daytona.ErrForbidden) {
 			t.Error(err)
+		}
+	})
+}
+
+// TestDomains: an organization that says a domain is its own is believed once the
+// domain says so too, and not before: whoever came first could otherwise take the
+// logins of everybody there.
+func TestDomains(t *testing.T) {
+	storetest.Each(t, func(t *testing.T, db *store.DB) {
+		guard, err := outbound.New(outbound.Config{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		r := &rest{}
+		r.verified.Store(true)
+		records := map[string][]string{}
+		s := server(t, db, r, func(c *organization.Config) {
+			c.Outbound = guard
+			c.LookupTXT = func(_ context.Context, name string) ([]string, error) {
+				if records[name] == nil {
+					return nil, &net.DNSError{Name: name, IsNotFound: true}
+				}
+				return records[name], nil
+			}
+		})
+		provider := func(user string) *organization.Provider {
+			o, err := s.Create(t.Context(), organization.NewOrganization{Name: user, UserID: user, DefaultRegionID: "us"})
+			if err != nil {
+				t.Fatal(err)
+			}
+			if err := s.SetSSO(t.Context(), o.ID, true); err != nil {
+				t.Fatal(err)
+			}
+			p, err := s.CreateProvider(t.Context(), o.ID, organization.ProviderChange{Name: new(user), IssuerURL: new("https://" + user + ".example"),
+				ClientID: new("c"), ClientSecret: new("s"), EmailDomains: []string{"corp.example"}})
+			if err != nil {
+				t.Fatal(err)
+			}
+			return p
+		}
+		mallory, corp := provider("mallory"), provider("corp")
+		for _, c := range []struct {
+			what    string
+			records []string
+			want    *organization.Provider
+		}{
+			{"nothing", nil, nil},
+			{"something else", []string{"v=spf1 -all", "organization=", "organization=" + corp.OrganizationID + "x", corp.OrganizationID}, nil},
+			{"the second", []string{"v=spf1 -all", "organization=" + corp.OrganizationID}, corp},
+			{"both", []string{"organization=" + corp.OrganizationID, "organization=" + mallory.OrganizationID}, mallory},
+		} {
+			records["_daytona.corp.example"] = c.records
+			got, err := s.ProviderFor(t.Context(), "ada@CORP.example")
+			if c.want == nil && !errors.Is(err, daytona.ErrNotFound) || c.want != nil && (err != nil || got.ID != c.want.ID) {
+				t.Errorf("%s: %+v, %v", c.what, got, err)
+			}
 		}
 	})
 }

@@ -2,7 +2,6 @@ package organization
 
 import (
 	"context"
-	"database/sql"
 	"encoding/json"
 	"errors"
 	"io"
@@ -196,20 +195,38 @@ func (s *Service) logins(ctx context.Context, to any) *bun.SelectQuery {
 		Where("EXISTS (SELECT 1 FROM organizations AS o WHERE o.id = provider.organization_id AND o.sso_enabled = ?)", true)
 }
 
+// lookupTimeout bounds how long the DNS may take to say whose a domain is.
+const lookupTimeout = 5 * time.Second
+
 // ProviderFor returns the provider by which somebody with an address logs in:
-// of several that name its domain, the first. [daytona.ErrNotFound] if none
-// does; one that speaks for every address is nobody's by address.
+// of several that name its domain, the first whose organization has shown that
+// the domain is its own, by a TXT record of _daytona.DOMAIN that says
+// "organization=ID". [daytona.ErrNotFound] if none does; one that speaks for
+// every address is nobody's by address.
 func (s *Service) ProviderFor(ctx context.Context, email string) (*Provider, error) {
 	of := strings.ToLower(email[strings.LastIndexByte(email, '@')+1:])
-	p := &Provider{}
-	err := error(sql.ErrNoRows)
+	var all []*Provider
 	if domain.MatchString(of) {
-		err = s.logins(ctx, p).Where(`provider.email_domains LIKE ? ESCAPE '\'`, `%"`+store.Escape(of)+`"%`).OrderExpr("created_at, id").Limit(1).Scan(ctx)
+		q := s.logins(ctx, &all).Where(`provider.email_domains LIKE ? ESCAPE '\'`, `%"`+store.Escape(of)+`"%`)
+		if err := q.OrderExpr("created_at, id").Scan(ctx); err != nil {
+			return nil, err
+		}
 	}
-	if store.IsNone(err) {
-		return nil, notFound("No identity provider for %s", of)
+	if len(all) > 0 && s.config.TrustDomains {
+		return all[0], nil
 	}
-	return p, err
+	if len(all) > 0 {
+		ctx, cancel := context.WithTimeout(ctx, lookupTimeout)
+		defer cancel()
+		// What a name server fails to say is not said.
+		records, _ := s.config.LookupTXT(ctx, "_daytona."+of)
+		for _, p := range all {
+			if slices.Contains(records, "organization="+p.OrganizationID) {
+				return p, nil
+			}
+		}
+	}
+	return nil, notFound("No identity provider for %s", of)
 }
 
 // LoginProvider returns a provider if people may log in by it.
