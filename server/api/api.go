@@ -282,5 +282,5 @@ func problem(err error) error {
 	if _, ok := errors.AsType[*statusError](err); ok {
 		return err
 	}
-	return &statusError{status: daytona.KindOf(err).HTTPStatus(), err: err}
+	return &statusError{status: statusOf(err), err: err}
 }

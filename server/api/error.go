@@ -9,6 +9,7 @@ import (
 
 	"github.com/daytona-go/daytona"
 	"github.com/daytona-go/daytona/internal/wire"
+	"github.com/daytona-go/daytona/server/store"
 )
 
 // statusError is an error with the status that is its answer.
@@ -45,6 +46,9 @@ func statusOf(err error) int {
 	if errors.Is(err, context.Canceled) {
 		return 499 // what the log says of a client that has gone
 	}
+	if store.IsAway(err) {
+		return http.StatusServiceUnavailable
+	}
 	return daytona.KindOf(err).HTTPStatus()
 }
 
@@ -56,6 +60,8 @@ func messageOf(err error, status int) string {
 	switch {
 	case status == http.StatusInternalServerError:
 		return "An unexpected error occurred."
+	case store.IsAway(err):
+		return "The database can't be reached now. Please try again."
 	case ok && e.Message != "" && e.Field == "":
 		return e.Message
 	case ok:

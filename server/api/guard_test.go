@@ -16,6 +16,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/jackc/pgx/v5/pgconn"
+
 	"github.com/daytona-go/daytona"
 	"github.com/daytona-go/daytona/internal/wire"
 	"github.com/daytona-go/daytona/server/api"
@@ -132,6 +134,9 @@ func tiny(t *testing.T, c api.Config) *httptest.Server {
 			panic(http.ErrAbortHandler)
 		case "fails":
 			return who{}, errors.New("pq: password authentication failed for user secret")
+		case "away":
+			_, err := pgconn.Connect(ctx, "host=/nowhere/secret user=secret")
+			return who{}, fmt.Errorf("read the sandbox: %w", err)
 		case "state":
 			return who{}, &daytona.Error{Kind: daytona.KindState, Message: "Sandbox is not stopped"}
 		case "waits":
@@ -392,6 +397,7 @@ func TestGuardErrors(t *testing.T) {
 	}{
 		{"/api/sandbox/panics", 500, "An unexpected error occurred."},
 		{"/api/sandbox/fails", 500, "An unexpected error occurred."},
+		{"/api/sandbox/away", 503, "The database can't be reached now. Please try again."},
 		{"/api/sandbox/state", 400, "Sandbox is not stopped"},
 		{"/api/sandbox/none/here?x=1", 404, "Cannot GET /api/sandbox/none/here"},
 		{"/api/none", 404, "Cannot GET /api/none"},

@@ -13,6 +13,7 @@ package store
 import (
 	"context"
 	"database/sql"
+	"database/sql/driver"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -260,6 +261,21 @@ func IsUnique(err error) bool {
 
 // IsNone reports whether err says that there is no such row.
 func IsNone(err error) bool { return errors.Is(err, sql.ErrNoRows) }
+
+// IsAway reports whether err says that the database can't be reached now: it
+// ends, begins, takes nobody more, or the connection broke before a query was
+// sent.
+func IsAway(err error) bool {
+	if e, ok := errors.AsType[*pgconn.PgError](err); ok {
+		// The classes are those of PostgreSQL's appendix A: admin_shutdown and its
+		// like, connection exceptions, too_many_connections.
+		return strings.HasPrefix(e.Code, "57P0") || strings.HasPrefix(e.Code, "08") || e.Code == "53300"
+	}
+	if _, ok := errors.AsType[*pgconn.ConnectError](err); ok {
+		return true
+	}
+	return errors.Is(err, driver.ErrBadConn) || pgconn.SafeToRetry(err)
+}
 
 // isRetryable reports whether the same transaction may work a moment later.
 func isRetryable(err error) bool {
