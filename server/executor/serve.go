@@ -291,6 +291,8 @@ func (e *Executor) serveTunnel(w http.ResponseWriter, r *http.Request) error {
 		inner.Close()
 		return nil
 	}
+	// Whoever serves may end before a tunnel does by itself.
+	defer context.AfterFunc(r.Context(), func() { outer.Close(); inner.Close() })()
 	splice(outer, buffered.Reader, inner)
 	return nil
 }

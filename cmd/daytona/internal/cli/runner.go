@@ -3,7 +3,6 @@ package cli
 import (
 	"cmp"
 	"context"
-	"crypto/tls"
 	"errors"
 	"fmt"
 	"io"
@@ -22,9 +21,11 @@ import (
 	"go.yaml.in/yaml/v3"
 
 	"github.com/daytona-go/daytona"
+	"github.com/daytona-go/daytona/cmd/daytona/internal/serving"
 	"github.com/daytona-go/daytona/internal/runnerkey"
 	"github.com/daytona-go/daytona/server"
 	"github.com/daytona-go/daytona/server/executor"
+	"github.com/daytona-go/daytona/server/observe"
 )
 
 // runnerFile is the configuration of a runner.
@@ -46,10 +47,10 @@ type runnerFile struct {
 	Advertise string `yaml:"advertise"`
 	// Domain is the name of the machine. Defaults to the host of Advertise.
 	Domain string `yaml:"domain"`
-	TLS    struct {
-		Cert string `yaml:"cert"`
-		Key  string `yaml:"key"`
-	} `yaml:"tls"`
+	// TLS is that of Listen. Defaults to none.
+	TLS serving.TLS `yaml:"tls"`
+	// Tracing is where spans are sent. Defaults to nowhere.
+	Tracing tracingConfig `yaml:"tracing"`
 	// Images and Unenforced are as in [server.Config].
 	Images     map[string]string `yaml:"images"`
 	Unenforced []string          `yaml:"unenforced"`
@@ -167,13 +168,11 @@ func (a *app) loadRunner(f *runnerFlags) (*runnerFile, error) {
 	if _, _, err := net.SplitHostPort(c.Listen); err != nil {
 		return nil, fmt.Errorf("listen = %q: %w", c.Listen, err)
 	}
-	if (c.TLS.Cert == "") != (c.TLS.Key == "") {
-		return nil, errors.New("tls: cert and key must both be set, or neither")
+	if err := c.TLS.Check(); err != nil {
+		return nil, fmt.Errorf("tls: %w", err)
 	}
-	if c.TLS.Cert != "" {
-		if _, err := tls.LoadX509KeyPair(c.TLS.Cert, c.TLS.Key); err != nil {
-			return nil, fmt.Errorf("tls: %w", err)
-		}
+	if err := c.Tracing.check(); err != nil {
+		return nil, err
 	}
 	if c.Advertise != "" {
 		u, err := url.Parse(c.Advertise)
@@ -199,6 +198,7 @@ func (a *app) loadRunner(f *runnerFlags) (*runnerFile, error) {
 	if c.Dir, err = filepath.Abs(c.Dir); err != nil {
 		return nil, err
 	}
+	c.TLS.ACME.Dir = filepath.Join(c.Dir, "acme")
 	c.Backend = cmp.Or(c.Backend, a.backendURL)
 	return c, nil
 }
@@ -260,13 +260,24 @@ func (a *app) serveRunner(ctx context.Context, c *runnerFile) error {
 		return withHint(err, `"daytona doctor" says what this machine needs`)
 	}
 	defer a.closeClient(client)
-	listener, err := net.Listen("tcp", c.Listen)
+	provider, endTraces, err := c.Tracing.provider(ctx, "daytona-runner", a.build().Version, slog.Default())
 	if err != nil {
 		return err
 	}
-	defer listener.Close()
+	defer endTraces()
+	var e *executor.Executor
+	running, stop := context.WithCancel(ctx)
+	defer stop()
+	front, err := serving.Listen(serving.Options{
+		Listen: c.Listen, TLS: c.TLS, Log: slog.Default(),
+		Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { e.Handler().ServeHTTP(w, r) }),
+		Grace:   time.Millisecond, // who is connected to a sandbox connects anew to the next runner
+	})
+	if err != nil {
+		return err
+	}
 	if c.Advertise == "" {
-		if c.Advertise, err = advertised(c, listener.Addr()); err != nil {
+		if c.Advertise, err = advertised(c, front.Addr()); err != nil {
 			return withHint(err, "--advertise says at which URL the server reaches this machine")
 		}
 	}
@@ -277,44 +288,28 @@ func (a *app) serveRunner(ctx context.Context, c *runnerFile) error {
 		}
 		c.Domain = u.Hostname()
 	}
-	e, err := executor.New(executor.Config{
+	e, err = executor.New(executor.Config{
 		Client: client, URL: c.URL, Key: c.Token, Dir: c.Dir, Images: c.Images, SharedImages: c.SharedImages, Unenforced: c.Unenforced, Move: true,
 		Version: a.build().Version, Domain: c.Domain, APIURL: c.Advertise, ProxyURL: c.Advertise,
-		Capacity: daytona.Resources{CPU: c.CPU, Memory: c.Memory, Disk: c.Disk}, Health: c.Health, Report: c.Report, Poll: c.Poll, Log: slog.Default(),
+		Capacity: daytona.Resources{CPU: c.CPU, Memory: c.Memory, Disk: c.Disk}, Health: c.Health, Report: c.Report, Poll: c.Poll, Tracer: observe.NewTracer(provider), Log: slog.Default(),
 	})
 	if err != nil {
 		return err
 	}
-	h := &http.Server{
-		Handler:           e.Handler(),
-		ReadHeaderTimeout: 10 * time.Second,
-		IdleTimeout:       2 * time.Minute,
-		MaxHeaderBytes:    64 << 10,
-		ErrorLog:          slog.NewLogLogger(slog.Default().Handler(), slog.LevelDebug),
-		Protocols:         new(http.Protocols), // tunnels are upgrades, which only HTTP/1.1 has
-	}
-	h.Protocols.SetHTTP1(true)
-	running, stop := context.WithCancel(ctx)
-	defer stop()
+	serve, end := context.WithCancel(context.WithoutCancel(ctx))
+	defer end()
 	served := make(chan error, 1)
 	go func() {
-		var err error
-		if c.TLS.Cert != "" {
-			h.TLSConfig = &tls.Config{MinVersion: tls.VersionTLS12}
-			err = h.ServeTLS(listener, c.TLS.Cert, c.TLS.Key)
-		} else {
-			err = h.Serve(listener)
-		}
-		served <- err
+		served <- front.Run(serve)
 		stop()
 	}()
 	fmt.Fprintf(a.Stdout, "A runner of %s, at %s\n", c.URL, c.Advertise)
 	// What it does when it is to end it ends first; sandboxes go on, and are
 	// reached meanwhile.
 	err = e.Run(running)
-	h.Close()
-	if serving := <-served; err == nil && !errors.Is(serving, http.ErrServerClosed) {
-		err = serving
+	end()
+	if late := <-served; err == nil && ctx.Err() == nil {
+		err = late
 	}
 	if errors.Is(err, daytona.ErrUnauthorized) {
 		return withHint(err, `"daytona server runner add NAME", where the server is, shows a new token`)
@@ -326,7 +321,7 @@ func (a *app) serveRunner(ctx context.Context, c *runnerFile) error {
 // can be told from here: nothing is sent.
 func advertised(c *runnerFile, listening net.Addr) (string, error) {
 	scheme := "http"
-	if c.TLS.Cert != "" {
+	if c.TLS.On() {
 		scheme = "https"
 	}
 	host, port, err := net.SplitHostPort(listening.String())
