@@ -493,6 +493,26 @@ func transitions() []transition {
 			after: func(s *stage) error { return s.removeSnapshots(victim) },
 		},
 		{
+			name: "snapshot-import", can: has[daytona.SnapshotMover], before: makeVictim(nil, snapshotted),
+			do: func(s *stage) error {
+				m, _ := daytona.As[daytona.SnapshotMover](s.client.Backend())
+				var stream bytes.Buffer
+				if err := m.ExportSnapshot(s.ctx, victim, &stream); err != nil {
+					return err
+				}
+				_, err := m.ImportSnapshot(s.ctx, made, &stream)
+				return err
+			},
+			settled: snapshots,
+			after: func(s *stage) error {
+				done, err := snapshots(s)
+				if err == nil && done {
+					err = fromSnapshot(s, made, victim)
+				}
+				return errors.Join(err, s.removeSnapshots(made, victim))
+			},
+		},
+		{
 			name: "deactivate a snapshot", can: has[daytona.Snapshotter], before: makeVictim(nil, snapshotted),
 			do: func(s *stage) error {
 				m, err := s.client.Snapshots()

@@ -150,7 +150,7 @@ func (e *engine) ImportSnapshot(ctx context.Context, name string, r io.Reader) (
 		if err := e.Snapshots.SaveSnapshot(s); err != nil {
 			return err
 		}
-		failpoint.Kill("local/import/planned")
+		failpoint.Kill("local/snapshot-import/planned")
 		for _, l := range s.Own.Layers {
 			if err := e.newLayer(l, s.ID); err != nil {
 				return err
@@ -175,7 +175,7 @@ func (e *engine) ImportSnapshot(ctx context.Context, name string, r io.Reader) (
 		if _, err := io.ReadFull(z, got); err != nil || !bytes.Equal(got, want) {
 			return bad("its digest is another", err)
 		}
-		if err := failpoint.Fail("local/import/unpacked"); err != nil {
+		if err := failpoint.Fail("local/snapshot-import/unpacked"); err != nil {
 			return err
 		}
 		return e.measure(ctx, s)
