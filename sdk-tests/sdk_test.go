@@ -171,10 +171,13 @@ func serve(t *testing.T, c multitenant.Config) (url, key string) {
 	ended := make(chan error, 1)
 	go func() { ended <- s.Run(ctx) }()
 	h := &http.Server{Handler: s, TLSConfig: &tls.Config{Certificates: []tls.Certificate{authority.certificate}}, ErrorLog: stdlog.New(io.Discard, "", 0)}
+	// Two: one that serves both ways at once may say that it has HTTP/2, and not have it.
+	toolbox := &http.Server{Handler: s}
 	go h.ServeTLS(l, "", "")
-	go h.Serve(plain)
+	go toolbox.Serve(plain)
 	t.Cleanup(func() {
 		h.Close()
+		toolbox.Close()
 		stop()
 		<-ended
 		if err := s.Close(); err != nil {
