@@ -385,9 +385,7 @@ func TestFleet(t *testing.T) {
 	if testing.Short() {
 		t.Skip("it starts and kills servers")
 	}
-	if os.Geteuid() != 0 {
-		t.Skip("the local engine has all that this takes as root only")
-	}
+	needRoot(t)
 	client, err := daytona.Open(t.Context(), (&url.URL{Scheme: "local", Path: t.TempDir()}).String())
 	if err != nil {
 		t.Skipf("this machine can't run sandboxes: %v", err)
