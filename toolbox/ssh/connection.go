@@ -13,6 +13,7 @@ import (
 	"os/signal"
 	"runtime"
 	"runtime/debug"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"syscall"
@@ -184,6 +185,11 @@ func (c *connection) serve(conn net.Conn) error {
 	return c.run(client, channels, requests)
 }
 
+// farewell reports whether the client has said that it ends because its user
+// does: SSH_DISCONNECT_BY_APPLICATION, of RFC 4253, section 11.1. The library has
+// it as text only.
+func farewell(err error) bool { return strings.HasPrefix(err.Error(), "ssh: disconnect, reason 11: ") }
+
 // run serves a client that has logged in.
 func (c *connection) run(client ssh.Conn, channels <-chan ssh.NewChannel, requests <-chan *ssh.Request) error {
 	c.client, c.sessions = client, make(map[*session]struct{})
@@ -201,7 +207,7 @@ func (c *connection) run(client ssh.Conn, channels <-chan ssh.NewChannel, reques
 	err := client.Wait()
 	cancel()
 	c.end()
-	if err != nil && !errors.Is(err, io.EOF) && !errors.Is(err, net.ErrClosed) && !errors.Is(err, syscall.EPIPE) && !errors.Is(err, syscall.ECONNRESET) {
+	if err != nil && !errors.Is(err, io.EOF) && !errors.Is(err, net.ErrClosed) && !errors.Is(err, syscall.EPIPE) && !errors.Is(err, syscall.ECONNRESET) && !farewell(err) {
 		return fmt.Errorf("SSH: %w", err)
 	}
 	return nil

@@ -211,6 +211,46 @@ func TestCommands(t *testing.T) {
 }
 
 // TestUser has what happens over SSH happen with the sandbox's user's rights.
+// TestFarewell: a client that says goodbye, as OpenSSH's does before it goes, has
+// done nothing wrong, and is not told so.
+func TestFarewell(t *testing.T) {
+	m := start(t, "")
+	ws, _, err := websocket.Dial(t.Context(), m.url+wire.SSHPath, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer ws.CloseNow()
+	ws.SetReadLimit(-1)
+	conn := websocket.NetConn(t.Context(), ws, websocket.MessageBinary)
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	ended := make(chan error, 1)
+	go func() {
+		c, err := l.Accept()
+		if err != nil {
+			ended <- err
+			return
+		}
+		// The WebSocket stays open when the client has gone.
+		go io.Copy(conn, c)
+		_, err = io.Copy(c, conn)
+		ended <- err
+	}()
+	_, port, _ := net.SplitHostPort(l.Addr().String())
+	m.must("", "ssh", "-o", "ProxyCommand=none", "-o", "HostName=127.0.0.1", "-o", "HostKeyAlias=sandbox", "-p", port, "sandbox", "true")
+	select {
+	case err := <-ended:
+		if err != nil && websocket.CloseStatus(err) != websocket.StatusNormalClosure {
+			t.Error(err)
+		}
+	case <-time.After(20 * time.Second):
+		t.Error("the connection does not end with its client")
+	}
+}
+
 func TestUser(t *testing.T) {
 	if os.Getuid() != 0 {
 		t.Skip("another user needs root")
