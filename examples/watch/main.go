@@ -39,7 +39,7 @@ func run(ctx context.Context) error {
 		return err
 	}
 	defer watch.Close()
-	if _, err := sb.Process().Exec(ctx, "mkdir report; echo draft > report/a; : > x.tmp; mv report final", nil); err != nil {
+	if _, err := sb.Process().Exec(ctx, "mkdir report; echo draft > report/a; : > x.tmp", nil); err != nil {
 		return err
 	}
 	for event, err := range watch.Events() {
@@ -47,6 +47,11 @@ func run(ctx context.Context) error {
 			return err
 		}
 		fmt.Println(event.Type, path.Base(event.Path))
+		if event.Type == daytona.FileCreated && path.Base(event.Path) == "a" {
+			if _, err := sb.Process().Exec(ctx, "mv report final", nil); err != nil {
+				return err
+			}
+		}
 		if event.Type == daytona.FileRenamed {
 			break
 		}

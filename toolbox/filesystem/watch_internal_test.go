@@ -1,12 +1,85 @@
 package filesystem
 
 import (
+	"context"
+	"os"
 	"path"
+	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
+	"time"
 
+	"github.com/daytona-go/daytona/toolbox/account"
 	"github.com/daytona-go/daytona/toolbox/wire"
 )
+
+// TestRenamedBeforeSeen: what is in a new directory is told of, although the
+// directory had another name by the time it could be looked into; and what is in
+// an old one is not.
+func TestRenamedBeforeSeen(t *testing.T) {
+	must := func(err error) {
+		t.Helper()
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	dir := t.TempDir()
+	s, err := New(Options{Account: account.Current(), WorkDir: dir})
+	must(err)
+	at := func(name string) string { return filepath.Join(dir, name) }
+	must(os.Mkdir(at("old"), 0o755))
+	must(os.WriteFile(at("old/b"), nil, 0o644))
+	w, err := s.newWatcher(t.Context(), dir, true, nil)
+	must(err)
+	defer w.close()
+	// All of it before the first event is read.
+	must(os.Mkdir(at("new"), 0o755))
+	must(os.WriteFile(at("new/a"), nil, 0o644))
+	must(os.Mkdir(at("new/sub"), 0o755))
+	must(os.WriteFile(at("new/sub/c"), nil, 0o644))
+	must(os.Rename(at("new"), at("newer")))
+	must(os.Rename(at("newer"), at("newest")))
+	must(os.Rename(at("old"), at("older")))
+	ctx, cancel := context.WithCancel(t.Context())
+	done := make(chan struct{})
+	go func() { defer close(done); w.run(ctx) }()
+	defer func() { cancel(); <-done }()
+	var got []string
+	for deadline := time.After(20 * time.Second); !slices.Contains(got, "create newest/sub/c"); {
+		select {
+		case <-w.changes.ready:
+		case <-deadline:
+			t.Fatalf("%q", got)
+		}
+		list, _ := w.changes.take()
+		for _, c := range list {
+			got = append(got, c.Type+" "+strings.TrimPrefix(c.Path, dir+"/"))
+		}
+	}
+	// Where two are in one directory, either may come first.
+	slices.Sort(got)
+	// The old one's rename may still come.
+	got = slices.DeleteFunc(got, func(s string) bool { return s == "rename older" })
+	if want := []string{"create new", "create newest/a", "create newest/sub", "create newest/sub/c", "rename newer", "rename newest"}; !slices.Equal(got, want) {
+		t.Errorf("%q, want %q", got, want)
+	}
+	must(os.WriteFile(at("newest/sub/d"), nil, 0o644))
+	for deadline := time.After(20 * time.Second); !slices.Contains(got, "create newest/sub/d"); {
+		select {
+		case <-w.changes.ready:
+		case <-deadline:
+			t.Fatalf("%q", got)
+		}
+		list, _ := w.changes.take()
+		for _, c := range list {
+			got = append(got, c.Type+" "+strings.TrimPrefix(c.Path, dir+"/"))
+		}
+	}
+	if slices.Contains(got, "create older/b") {
+		t.Errorf("what was there before is told of: %q", got)
+	}
+}
 
 // FuzzChanges makes and removes files, and demands that a client that knows
 // nothing but the changes, however they are cut into windows, knows in the end

@@ -66,7 +66,17 @@ type watchedDir struct {
 	name     string // the root's is its path
 	parent   *watchedDir
 	children map[string]*watchedDir
-	round    int
+	// missed are directories that were told of, and had another name before they
+	// could be looked into: what is in them is news once they are found.
+	missed map[string]struct{}
+	round  int
+}
+
+func (d *watchedDir) miss(name string) {
+	if d.missed == nil {
+		d.missed = map[string]struct{}{}
+	}
+	d.missed[name] = struct{}{}
 }
 
 // move is the first half of a rename, whose other half may come, or not.
@@ -76,6 +86,7 @@ type move struct {
 	name   string
 	isDir  bool
 	moved  *watchedDir // still says where it was; nil if it is not watched
+	missed bool
 	at     time.Time
 }
 
@@ -203,7 +214,9 @@ func (w *watcher) scan(ctx context.Context, parent *watchedDir, at int, name str
 			if _, limit := errors.AsType[*errWatchLimit](err); limit || ctx.Err() != nil {
 				return err
 			}
-			// Else it is gone, or not the user's to read.
+			if err != nil && tell {
+				d.miss(name) // it is gone, or not the user's to read
+			}
 		}
 	}
 }
@@ -385,8 +398,10 @@ func (w *watcher) event(ctx context.Context, d *watchedDir, name string, mask, c
 	change := wire.FileChange{Path: path.Join(d.path(), name), IsDir: mask&unix.IN_ISDIR != 0}
 	switch {
 	case mask&unix.IN_MOVED_FROM != 0:
-		w.moves = append(w.moves, move{cookie: cookie, dir: d, name: name, isDir: change.IsDir, moved: d.children[name], at: time.Now()})
+		_, missed := d.missed[name]
+		w.moves = append(w.moves, move{cookie: cookie, dir: d, name: name, isDir: change.IsDir, moved: d.children[name], missed: missed, at: time.Now()})
 		delete(d.children, name)
+		delete(d.missed, name)
 		return
 	case mask&unix.IN_MOVED_TO != 0:
 		if i := slices.IndexFunc(w.moves, func(m move) bool { return m.cookie == cookie }); i >= 0 {
@@ -397,7 +412,7 @@ func (w *watcher) event(ctx context.Context, d *watchedDir, name string, mask, c
 			if from.moved != nil {
 				w.attach(from.moved, d, name)
 			} else if change.IsDir {
-				w.enter(ctx, d, name, false) // one that could not be watched
+				w.enter(ctx, d, name, from.missed) // one that could not be watched
 			}
 			return
 		}
@@ -406,6 +421,7 @@ func (w *watcher) event(ctx context.Context, d *watchedDir, name string, mask, c
 		change.Type = wire.ChangeCreate
 	case mask&unix.IN_DELETE != 0:
 		change.Type = wire.ChangeRemove
+		delete(d.missed, name)
 		if child := d.children[name]; child != nil {
 			w.forget(child)
 		}
@@ -435,7 +451,7 @@ func (w *watcher) gone(p string) bool {
 	return false
 }
 
-// enter watches a directory that has come.
+// enter watches a directory that has come. tell says that what is in it is new.
 func (w *watcher) enter(ctx context.Context, parent *watchedDir, name string, tell bool) {
 	if !w.recursive {
 		return
@@ -448,13 +464,14 @@ func (w *watcher) enter(ctx context.Context, parent *watchedDir, name string, te
 	// is held open meanwhile.
 	at := path.Join(parent.path(), name)
 	fd, err := w.s.open.at(unix.AT_FDCWD, path.Dir(at), unix.O_PATH|unix.O_DIRECTORY, 0)
-	if err != nil {
-		return // gone again
+	if err == nil {
+		defer unix.Close(fd)
+		err = w.scan(ctx, parent, fd, name, depth, tell)
 	}
-	defer unix.Close(fd)
-	err = w.scan(ctx, parent, fd, name, depth, tell)
 	if limit, ok := errors.AsType[*errWatchLimit](err); ok {
 		w.changes.overflow(at, limit.reason)
+	} else if err != nil && tell {
+		parent.miss(name) // it is gone again
 	}
 }
 
@@ -472,6 +489,7 @@ func (w *watcher) rescan(ctx context.Context) error {
 		return errWatchEnd
 	}
 	for _, d := range w.dirs {
+		d.missed = nil
 		if d.round != w.round && d != w.root {
 			w.forget(d)
 		}
