@@ -313,7 +313,7 @@ func TestServerRestart(t *testing.T) {
 		}
 	}
 	file := filepath.Join(s.dir, "server.yaml")
-	if err := os.WriteFile(file, []byte("shutdown: {grace: 1}\n"), 0o600); err != nil {
+	if err := os.WriteFile(file, []byte("shutdown: {grace: 1}\nunenforced: [cpu, memory, disk] # which ordinary users can't\n"), 0o600); err != nil {
 		t.Fatal(err)
 	}
 	args := []string{"--config", file, "--listen", "127.0.0.1:" + port, "--url", "http://localhost:" + port, "--dir", filepath.Join(s.dir, "state"), "--backend", backend}
