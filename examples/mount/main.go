@@ -38,8 +38,7 @@ func run(ctx context.Context) error {
 	mux := http.NewServeMux()
 	web := httptest.NewServer(mux)
 	defer web.Close()
-	// The path is part of the URL that clients use, so no http.StripPrefix.
-	// Unenforced is for users whom the machine lets set no limits; leave it out else.
+	// No http.StripPrefix: the path is part of the URL. Unenforced is for users who may not set limits.
 	service, err := server.New(ctx, server.Config{URL: web.URL + "/sandboxes", Dir: dir, Client: client, Unenforced: []string{"cpu", "memory", "disk"}})
 	if err != nil {
 		return err
