@@ -106,7 +106,18 @@ func inProcess(t *testing.T, b int, limited server) server {
 	if err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() { client.Close() })
+	t.Cleanup(func() {
+		// A server leaves sandboxes running; this one has no successor.
+		for sb, err := range client.List(context.Background(), nil) {
+			if err == nil {
+				err = sb.Delete(context.Background())
+			}
+			if err != nil {
+				t.Error(err)
+			}
+		}
+		client.Close()
+	})
 	log := io.Discard
 	if name := os.Getenv("DAYTONA_TEST_LOG"); name != "" {
 		f, err := os.Create(name + "." + backend.name)
