@@ -841,22 +841,30 @@ func TestServerWasAway(t *testing.T) {
 	})
 }
 
+// archiving makes a sandbox that waits for its backup, to be archived; nothing
+// goes on by itself from then on.
+func (w *world) archiving() (sb *sandbox.Sandbox, backup fakeJob, payload map[string]any) {
+	w.t.Helper()
+	sb = w.create(sandbox.Spec{})
+	w.settle()
+	if _, err := w.s.Stop(w.t.Context(), "a", sb.ID, false); err != nil {
+		w.t.Fatal(err)
+	}
+	w.settle()
+	w.auto = false
+	if _, err := w.s.Archive(w.t.Context(), "a", sb.ID); err != nil {
+		w.t.Fatal(err)
+	}
+	backup, payload = w.last("CREATE_BACKUP")
+	return sb, backup, payload
+}
+
 // A backup that nobody waits for any more does not stay on its runner.
 func TestBackupThatNobodyWaitsFor(t *testing.T) {
 	storetest.Each(t, func(t *testing.T, db *store.DB) {
 		w := newWorld(t, db, func(c *sandbox.Config) { c.Wait = time.Millisecond; c.BackupEvery = -1 })
 		ctx := t.Context()
-		sb := w.create(sandbox.Spec{})
-		w.settle()
-		if _, err := w.s.Stop(ctx, "a", sb.ID, false); err != nil {
-			t.Fatal(err)
-		}
-		w.settle()
-		w.auto = false
-		if _, err := w.s.Archive(ctx, "a", sb.ID); err != nil {
-			t.Fatal(err)
-		}
-		backup, payload := w.last("CREATE_BACKUP")
+		sb, backup, payload := w.archiving()
 		if _, err := w.s.Start(ctx, "a", sb.ID); err != nil {
 			t.Fatal(err)
 		}
@@ -900,17 +908,7 @@ func TestBackupOfWhatIsDestroyed(t *testing.T) {
 			r.Capabilities = slices.DeleteFunc(r.Capabilities, func(c sandbox.Capability) bool { return c == sandbox.CanMove })
 		})
 		ctx := t.Context()
-		sb := w.create(sandbox.Spec{})
-		w.settle()
-		if _, err := w.s.Stop(ctx, "a", sb.ID, false); err != nil {
-			t.Fatal(err)
-		}
-		w.settle()
-		w.auto = false
-		if _, err := w.s.Archive(ctx, "a", sb.ID); err != nil {
-			t.Fatal(err)
-		}
-		backup, payload := w.last("CREATE_BACKUP")
+		sb, backup, payload := w.archiving()
 		if _, err := w.s.Delete(ctx, "a", sb.ID); err != nil {
 			t.Fatal(err)
 		}

@@ -46,17 +46,21 @@ func TestRenamedBeforeSeen(t *testing.T) {
 	go func() { defer close(done); w.run(ctx) }()
 	defer func() { cancel(); <-done }()
 	var got []string
-	for deadline := time.After(20 * time.Second); !slices.Contains(got, "create newest/sub/c"); {
-		select {
-		case <-w.changes.ready:
-		case <-deadline:
-			t.Fatalf("%q", got)
-		}
-		list, _ := w.changes.take()
-		for _, c := range list {
-			got = append(got, c.Type+" "+strings.TrimPrefix(c.Path, dir+"/"))
+	await := func(last string) {
+		t.Helper()
+		for deadline := time.After(20 * time.Second); !slices.Contains(got, last); {
+			select {
+			case <-w.changes.ready:
+			case <-deadline:
+				t.Fatalf("%q", got)
+			}
+			list, _ := w.changes.take()
+			for _, c := range list {
+				got = append(got, c.Type+" "+strings.TrimPrefix(c.Path, dir+"/"))
+			}
 		}
 	}
+	await("create newest/sub/c")
 	// Where two are in one directory, either may come first.
 	slices.Sort(got)
 	// The old one's rename may still come.
@@ -65,17 +69,7 @@ func TestRenamedBeforeSeen(t *testing.T) {
 		t.Errorf("%q, want %q", got, want)
 	}
 	must(os.WriteFile(at("newest/sub/d"), nil, 0o644))
-	for deadline := time.After(20 * time.Second); !slices.Contains(got, "create newest/sub/d"); {
-		select {
-		case <-w.changes.ready:
-		case <-deadline:
-			t.Fatalf("%q", got)
-		}
-		list, _ := w.changes.take()
-		for _, c := range list {
-			got = append(got, c.Type+" "+strings.TrimPrefix(c.Path, dir+"/"))
-		}
-	}
+	await("create newest/sub/d")
 	if slices.Contains(got, "create older/b") {
 		t.Errorf("what was there before is told of: %q", got)
 	}
