@@ -424,41 +424,31 @@ type setting struct {
 	set  func(c *serverFile, value string) error
 }
 
+// parsed is a setting whose value parse reads; rule says what that takes.
+func parsed[T any](name string, at func(*serverFile) *T, parse func(string) (T, error), rule string) setting {
+	return setting{name, func(c *serverFile) any { return at(c) }, func(c *serverFile, v string) (err error) {
+		if *at(c), err = parse(v); err != nil {
+			return errors.New(rule)
+		}
+		return nil
+	}}
+}
+
 func settings() []setting {
 	text := func(name string, at func(*serverFile) *string) setting {
 		return setting{name, func(c *serverFile) any { return at(c) }, func(c *serverFile, v string) error { *at(c) = v; return nil }}
 	}
 	number := func(name string, at func(*serverFile) *float64) setting {
-		return setting{name, func(c *serverFile) any { return at(c) }, func(c *serverFile, v string) (err error) {
-			if *at(c), err = strconv.ParseFloat(v, 64); err != nil {
-				return errors.New("must be a number")
-			}
-			return nil
-		}}
+		return parsed(name, at, func(v string) (float64, error) { return strconv.ParseFloat(v, 64) }, "must be a number")
 	}
 	whole := func(name string, at func(*serverFile) *int) setting {
-		return setting{name, func(c *serverFile) any { return at(c) }, func(c *serverFile, v string) (err error) {
-			if *at(c), err = strconv.Atoi(v); err != nil {
-				return errors.New("must be a whole number")
-			}
-			return nil
-		}}
+		return parsed(name, at, strconv.Atoi, "must be a whole number")
 	}
 	span := func(name string, at func(*serverFile) *time.Duration) setting {
-		return setting{name, func(c *serverFile) any { return at(c) }, func(c *serverFile, v string) (err error) {
-			if *at(c), err = time.ParseDuration(v); err != nil {
-				return errors.New("must be a time with its unit, such as 90s")
-			}
-			return nil
-		}}
+		return parsed(name, at, time.ParseDuration, "must be a time with its unit, such as 90s")
 	}
 	boolean := func(name string, at func(*serverFile) *bool) setting {
-		return setting{name, func(c *serverFile) any { return at(c) }, func(c *serverFile, v string) (err error) {
-			if *at(c), err = strconv.ParseBool(v); err != nil {
-				return errors.New("must be true or false")
-			}
-			return nil
-		}}
+		return parsed(name, at, strconv.ParseBool, "must be true or false")
 	}
 	all := []setting{
 		{"PORT", func(c *serverFile) any { return &c.Listen }, func(c *serverFile, v string) error {
