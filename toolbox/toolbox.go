@@ -23,6 +23,8 @@ import (
 	"sync"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/daytona-go/daytona/internal/fileurl"
 	"github.com/daytona-go/daytona/toolbox/account"
 	"github.com/daytona-go/daytona/toolbox/environment"
@@ -489,9 +491,17 @@ func (s *Server) Serve(ctx context.Context, l net.Listener) error {
 		if err != nil {
 			return fmt.Errorf("agent configuration: listen for SSH: %w", err)
 		}
-		defer ssh.Close()
+		tcp := ssh.(*net.TCPListener)
+		defer func() {
+			// A program that is being started has a copy of the listener until its
+			// exec, so that closing it is not yet the end of the port.
+			if raw, err := tcp.SyscallConn(); err == nil {
+				_ = raw.Control(func(fd uintptr) { _ = unix.Shutdown(int(fd), unix.SHUT_RDWR) })
+			}
+			tcp.Close()
+		}()
 		go func() {
-			if err := s.programs.ssh.Serve(ctx, ssh.(*net.TCPListener)); err != nil {
+			if err := s.programs.ssh.Serve(ctx, tcp); err != nil {
 				s.logger.Error("no more SSH connections", "error", err)
 			}
 		}()

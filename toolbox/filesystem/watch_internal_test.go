@@ -46,9 +46,10 @@ func TestRenamedBeforeSeen(t *testing.T) {
 	go func() { defer close(done); w.run(ctx) }()
 	defer func() { cancel(); <-done }()
 	var got []string
-	await := func(last string) {
+	await := func(all ...string) {
 		t.Helper()
-		for deadline := time.After(20 * time.Second); !slices.Contains(got, last); {
+		missing := func(change string) bool { return !slices.Contains(got, change) }
+		for deadline := time.After(20 * time.Second); slices.ContainsFunc(all, missing); {
 			select {
 			case <-w.changes.ready:
 			case <-deadline:
@@ -60,7 +61,7 @@ func TestRenamedBeforeSeen(t *testing.T) {
 			}
 		}
 	}
-	await("create newest/sub/c")
+	await("create newest/sub/c", "create newest/a")
 	// Where two are in one directory, either may come first.
 	slices.Sort(got)
 	// The old one's rename may still come.

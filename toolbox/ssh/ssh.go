@@ -337,13 +337,13 @@ func (s *Service) start(conn *os.File, config helperConfig) (_ *running, err err
 
 // Serve speaks SSH with whoever connects to l as the gateways of the public API
 // expect it: any public key, or [wire.SSHPassword], logs in. It is for listeners
-// that nobody reaches but who may use the sandbox. It returns when l fails or is
-// closed; ctx ends the connections.
+// that nobody reaches but who may use the sandbox. It returns when l fails, is
+// shut down or closed; ctx ends the connections.
 func (s *Service) Serve(ctx context.Context, l *net.TCPListener) error {
 	for {
 		conn, err := l.AcceptTCP()
 		if err != nil {
-			if errors.Is(err, net.ErrClosed) {
+			if errors.Is(err, net.ErrClosed) || errors.Is(err, unix.EINVAL) { // EINVAL: it was shut down
 				return nil
 			}
 			if errors.Is(err, unix.EMFILE) || errors.Is(err, unix.ENFILE) || errors.Is(err, unix.ECONNABORTED) {

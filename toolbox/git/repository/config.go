@@ -200,7 +200,7 @@ func (p *configParser) value() (string, error) {
 		case !quoted && (c == '#' || c == ';'):
 			p.line()
 			return b.String()[:keep], nil
-		case !quoted && (c == ' ' || c == '\t'):
+		case !quoted && (c == ' ' || c == '\t' || c == '\r'):
 			if b.Len() > 0 {
 				b.WriteByte(byte(c))
 			}
@@ -213,7 +213,7 @@ func (p *configParser) value() (string, error) {
 			e := p.peek()
 			p.at++
 			switch e {
-			case '\n':
+			case '\n', -1: // git takes the end of the file for one of a line
 				continue
 			case '\r':
 				if p.peek() == '\n' {
@@ -305,16 +305,22 @@ func (f *configFile) set(section, sub, key, value string) ([]byte, error) {
 				before = f.text[:end]
 			}
 		}
-		if len(before) > 0 && before[len(before)-1] != '\n' {
-			before = append(slices.Clip(before), '\n')
-		}
-		return slices.Concat(before, []byte("\t"), line, f.text[end:]), nil
+		return slices.Concat(endLine(before), []byte("\t"), line, f.text[end:]), nil
 	}
-	before := f.text
-	if len(before) > 0 && before[len(before)-1] != '\n' {
-		before = append(slices.Clip(before), '\n')
+	return slices.Concat(endLine(f.text), []byte(quoteHeader(section, sub)+"\n\t"), line), nil
+}
+
+// endLine returns the text with its last line at an end, if need be. What ends in
+// a backslash goes on in the next line, also where the file ends there.
+func endLine(text []byte) []byte {
+	text = slices.Clip(text)
+	if len(text) > 0 && text[len(text)-1] != '\n' {
+		text = append(text, '\n')
 	}
-	return slices.Concat(before, []byte(quoteHeader(section, sub)+"\n\t"), line), nil
+	if bytes.HasSuffix(text, []byte("\\\n")) || bytes.HasSuffix(text, []byte("\\\r\n")) {
+		text = append(text, '\n')
+	}
+	return text
 }
 
 // unset returns the text without the settings of a key, or, with an empty key,

@@ -9,7 +9,7 @@ import (
 )
 
 func FuzzConfig(f *testing.F) {
-	for _, s := range []string{"[a]\n\tb = c\n", "[a \"B\\\"\"] x=y ; z\n[a.b]\nq", "\xef\xbb\xbf[a]b=\"c # \\n\" d\\\n e", "[a]\nb = \\x"} {
+	for _, s := range []string{"[a]\n\tb = c\n", "[a \"B\\\"\"] x=y ; z\n[a.b]\nq", "\xef\xbb\xbf[a]b=\"c # \\n\" d\\\n e", "[a]\nb = \\x", "[a]b=\r", "[a]b = \\\n", "[a]b = c\\\r\n", "[a]b = c\\", "[a]b\n[sec \"Sub \\\"x\\\\\"]x=\\"} {
 		f.Add(s, "v")
 	}
 	f.Fuzz(func(t *testing.T, text, value string) {
