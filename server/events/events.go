@@ -94,6 +94,8 @@ type Server struct {
 	config Config
 	log    *slog.Logger
 	set    *live.Set
+	// listening is closed once what is published is heard.
+	listening chan struct{}
 
 	mu      sync.Mutex
 	clients map[string]*client // by session id
@@ -115,7 +117,7 @@ func New(c Config) *Server {
 	if c.Log == nil {
 		c.Log = slog.Default()
 	}
-	return &Server{config: c, log: c.Log, set: live.New(0), clients: map[string]*client{}, rooms: map[string]map[*client]struct{}{}}
+	return &Server{config: c, log: c.Log, set: live.New(0), listening: make(chan struct{}), clients: map[string]*client{}, rooms: map[string]map[*client]struct{}{}}
 }
 
 // message is what the topic carries.
@@ -173,13 +175,15 @@ func (s *Server) Listening(ctx context.Context, organizationID string) bool {
 }
 
 // Run passes events to the clients until ctx ends, and ends those whose right
-// has ended: names are the topics that tell of it, see package live.
+// has ended: names are the topics that tell of it, see package live. Clients wait
+// until it hears of events. It is called once.
 func (s *Server) Run(ctx context.Context, names ...string) {
 	var wg sync.WaitGroup
 	defer wg.Wait()
 	c, stop := s.config.DB.Subscribe(Topic)
 	defer stop()
 	defer s.close()
+	close(s.listening)
 	wg.Go(func() { s.set.Run(ctx, s.config.DB, names...) })
 	tidy := time.NewTicker(keep)
 	defer tidy.Stop()
@@ -288,6 +292,14 @@ func (s *Server) enter(r *http.Request) (*client, error) {
 	c := &client{server: s, id: rand.Text(), organization: r.URL.Query().Get("organizationId"), wake: make(chan struct{}, 1), done: make(chan struct{})}
 	if len(c.organization) > 64 {
 		return nil, &daytona.Error{Kind: daytona.KindInvalid, Field: "organizationId", Message: "is too long"}
+	}
+	// One that is let in is told of all that happens from then on.
+	select {
+	case <-s.listening:
+	case <-r.Context().Done():
+		return nil, r.Context().Err()
+	case <-time.After(connectTime):
+		return nil, &daytona.Error{Kind: daytona.KindUnavailable, Message: "the server does not hear of events yet"}
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()

@@ -82,8 +82,32 @@ func newWorld(t *testing.T, db *store.DB, change func(*events.Config)) *world {
 	s := httptest.NewServer(mux)
 	t.Cleanup(s.Close)
 	w.url = s.URL
-	// It listens once it delivers.
 	return w
+}
+
+// TestHeardFromTheStart: nobody is let in before the server hears of events, and so
+// nobody misses those that happen meanwhile.
+func TestHeardFromTheStart(t *testing.T) {
+	storetest.Each(t, func(t *testing.T, db *store.DB) {
+		e := events.New(events.Config{DB: db, Log: slog.New(slog.DiscardHandler)})
+		s := httptest.NewServer(e)
+		defer s.Close()
+		early, cancel := context.WithTimeout(t.Context(), 100*time.Millisecond)
+		defer cancel()
+		if ws, _, err := websocket.Dial(early, s.URL+"/?EIO=4&transport=websocket", nil); err == nil {
+			ws.CloseNow()
+			t.Error("let in before there was anything to be told")
+		}
+		ctx, end := context.WithCancel(t.Context())
+		done := make(chan struct{})
+		go func() { defer close(done); e.Run(ctx) }()
+		defer func() { end(); <-done }()
+		ws, _, err := websocket.Dial(t.Context(), s.URL+"/?EIO=4&transport=websocket", nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		ws.CloseNow()
+	})
 }
 
 // socket is a client that speaks the protocol by hand.
