@@ -203,10 +203,12 @@ func (e *Executor) Run(ctx context.Context) error {
 	jobs, end := context.WithCancel(context.WithoutCancel(ctx))
 	defer end()
 	var loops sync.WaitGroup
-	loops.Go(func() { e.healthLoop(ctx) })
+	told := make(chan struct{})
+	loops.Go(func() { e.healthLoop(ctx, told) })
 	loops.Go(func() { e.reportLoop(ctx) })
 	loops.Go(func() { e.measureLoop(ctx) })
-	loops.Go(func() { e.pollLoop(ctx, jobs) })
+	// Whoever sees what a first job has done finds a runner that is ready.
+	loops.Go(func() { <-told; e.pollLoop(ctx, jobs) })
 	loops.Wait()
 	over := make(chan struct{})
 	go func() { e.wg.Wait(); close(over) }()

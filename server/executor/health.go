@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"math"
+	"sync"
 	"time"
 
 	"github.com/daytona-go/daytona"
@@ -132,8 +133,10 @@ func (e *Executor) health(ctx context.Context) *wire.RunnerHealthcheck {
 }
 
 // healthLoop tells the server how this runner is: often, and soon after a job
-// has changed what it has left.
-func (e *Executor) healthLoop(ctx context.Context) {
+// has changed what it has left. It closes told once it has said so, or tried to, for
+// the first time.
+func (e *Executor) healthLoop(ctx context.Context, told chan<- struct{}) {
+	first := sync.OnceFunc(func() { close(told) })
 	tick := time.NewTicker(e.c.Health)
 	defer tick.Stop()
 	for failing := false; ; {
@@ -142,6 +145,7 @@ func (e *Executor) healthLoop(ctx context.Context) {
 			e.log.Warn("the server can't be told how this runner is", "err", err)
 		}
 		failing = err != nil
+		first()
 		select {
 		case <-tick.C:
 		case <-ctx.Done():

@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"iter"
 	"log"
 	"net"
 	"net/http"
@@ -16,6 +17,7 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -409,6 +411,43 @@ func TestHealthcheck(t *testing.T) {
 		!r.Can("fork") || r.Can("pause") {
 		t.Errorf("%+v %v", r, err)
 	}
+}
+
+// TestReadyBeforeJobs: a runner has said that it is ready by the time it does its
+// first job, which may be what somebody waits for who then wants a sandbox.
+func TestReadyBeforeJobs(t *testing.T) {
+	s := newServer(t)
+	b := &readyBackend{Fake: daytonatest.NewFake(), state: func() string {
+		r, err := s.runners.Runner(context.Background(), s.runner.ID)
+		if err != nil {
+			return err.Error()
+		}
+		return string(r.State)
+	}}
+	run(t, s.config(daytona.New(b)))
+	s.do(job.New{Type: job.CreateSandbox, ResourceID: "a", Payload: payload("a", "")})
+	if got := b.was.Load(); got != "ready" {
+		t.Errorf("at its first job the runner is %v", got)
+	}
+}
+
+// readyBackend notes how the server thinks the runner is when a sandbox is made. Until
+// then it takes its time to be counted.
+type readyBackend struct {
+	*daytonatest.Fake
+	state func() string
+	was   atomic.Value
+}
+
+func (b *readyBackend) List(ctx context.Context, f daytona.Filter) iter.Seq2[daytona.Info, error] {
+	for end := time.Now().Add(time.Second); b.was.Load() == nil && b.state() != "ready" && time.Now().Before(end); time.Sleep(time.Millisecond) {
+	}
+	return b.Fake.List(ctx, f)
+}
+
+func (b *readyBackend) Create(ctx context.Context, spec daytona.Spec) (daytona.Info, error) {
+	b.was.CompareAndSwap(nil, b.state())
+	return b.Fake.Create(ctx, spec)
 }
 
 // A full disk is what a recovery can help with.
