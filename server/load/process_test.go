@@ -16,6 +16,7 @@ import (
 	"os/signal"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -184,6 +185,11 @@ func start(t testing.TB, o options) *process {
 	}
 	p.client = newClient(p.ready)
 	t.Cleanup(p.transport.CloseIdleConnections)
+	for runners := []struct{ State string }{}; !slices.ContainsFunc(runners, func(r struct{ State string }) bool { return r.State == "ready" }); time.Sleep(20 * time.Millisecond) {
+		if err := p.call(t.Context(), "GET", p.URL+"/api/admin/runners", nil, &runners); err != nil {
+			t.Fatal(err)
+		}
+	}
 	for ; ; time.Sleep(20 * time.Millisecond) {
 		var v struct {
 			State       string
