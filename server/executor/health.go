@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"math"
-	"sync"
 	"time"
 
 	"github.com/daytona-go/daytona"
@@ -136,7 +135,6 @@ func (e *Executor) health(ctx context.Context) *wire.RunnerHealthcheck {
 // has changed what it has left. It closes told once it has said so, or tried to, for
 // the first time.
 func (e *Executor) healthLoop(ctx context.Context, told chan<- struct{}) {
-	first := sync.OnceFunc(func() { close(told) })
 	tick := time.NewTicker(e.c.Health)
 	defer tick.Stop()
 	for failing := false; ; {
@@ -145,7 +143,10 @@ func (e *Executor) healthLoop(ctx context.Context, told chan<- struct{}) {
 			e.log.Warn("the server can't be told how this runner is", "err", err)
 		}
 		failing = err != nil
-		first()
+		if told != nil {
+			close(told)
+			told = nil
+		}
 		select {
 		case <-tick.C:
 		case <-ctx.Done():

@@ -16,7 +16,6 @@ import (
 	"os/signal"
 	"path/filepath"
 	"runtime"
-	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -185,12 +184,11 @@ func start(t testing.TB, o options) *process {
 	}
 	p.client = newClient(p.ready)
 	t.Cleanup(p.transport.CloseIdleConnections)
-	for runners := []struct{ State string }{}; !slices.ContainsFunc(runners, func(r struct{ State string }) bool { return r.State == "ready" }); time.Sleep(20 * time.Millisecond) {
+	for ; ; time.Sleep(20 * time.Millisecond) {
+		var runners []struct{ State string } // of which there is one
 		if err := p.call(t.Context(), "GET", p.URL+"/api/admin/runners", nil, &runners); err != nil {
 			t.Fatal(err)
 		}
-	}
-	for ; ; time.Sleep(20 * time.Millisecond) {
 		var v struct {
 			State       string
 			ErrorReason *string
@@ -201,7 +199,7 @@ func start(t testing.TB, o options) *process {
 		if v.State == "error" {
 			t.Fatalf("the default snapshot: %s", *v.ErrorReason)
 		}
-		if v.State == "active" {
+		if v.State == "active" && len(runners) == 1 && runners[0].State == "ready" {
 			return p
 		}
 	}
