@@ -458,6 +458,29 @@ func TestTransitions(t *testing.T) {
 	}
 }
 
+// TestOvertaken is about a start that came true and was undone between two looks
+// at the sandbox: it waited for good.
+func TestOvertaken(t *testing.T) {
+	f := start(t)
+	s := f.add("a", wire.SandboxStateStopped, func(s *wire.Sandbox) { s.DesiredState = new(wire.SandboxDesiredStateStopped) })
+	f.answer(func(w http.ResponseWriter, r *http.Request) bool {
+		if !strings.HasSuffix(r.URL.Path, "/start") {
+			return false
+		}
+		f.say(w, 200, s)
+		return true
+	})
+	sb, err := f.dial(nil).Get(t.Context(), "a")
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+	defer cancel()
+	if err := sb.Start(ctx); !errors.Is(err, daytona.ErrConflict) || !strings.Contains(err.Error(), "stopped") {
+		t.Errorf("a start whose sandbox was stopped meanwhile: %v", err)
+	}
+}
+
 func TestList(t *testing.T) {
 	f := start(t)
 	c := f.dial(nil)

@@ -302,11 +302,14 @@ func (b *backend) Get(ctx context.Context, idOrName string) (daytona.Info, error
 	return b.placed(ctx, b.info(s)), nil
 }
 
-// settle waits until a sandbox is in one of the states. An error state ends it.
+// settle waits until a sandbox is in one of the states. An error state ends it,
+// and so does another operation that wanted a different state and has it: who
+// asks now and then may see nothing of the state between.
 func (b *backend) settle(ctx context.Context, op string, s wire.Sandbox, want ...daytona.State) (daytona.Info, error) {
 	id := s.ID
-	info := b.info(s)
-	done := func() (bool, error) {
+	var info daytona.Info
+	done := func(s wire.Sandbox) (bool, error) {
+		info = b.info(s)
 		if slices.Contains(want, info.State) {
 			return true, nil
 		}
@@ -317,9 +320,12 @@ func (b *backend) settle(ctx context.Context, op string, s wire.Sandbox, want ..
 			}
 			return true, &daytona.Error{Kind: daytona.KindInternal, Op: op, Subject: id, Message: "the sandbox is in an error state: " + reason}
 		}
+		if s.State != nil && s.DesiredState != nil && *s.State == *s.DesiredState {
+			return true, &daytona.Error{Kind: daytona.KindConflict, Op: op, Subject: id, Message: "another operation has changed it meanwhile: the sandbox is " + *s.State}
+		}
 		return false, nil
 	}
-	if ok, err := done(); ok {
+	if ok, err := done(s); ok {
 		return info, err
 	}
 	err := poll(ctx, op, id, func() (bool, error) {
@@ -327,8 +333,7 @@ func (b *backend) settle(ctx context.Context, op string, s wire.Sandbox, want ..
 		if err != nil {
 			return true, err
 		}
-		info = b.info(s)
-		return done()
+		return done(s)
 	})
 	return info, err
 }
