@@ -108,6 +108,7 @@ type snapshot struct {
 	name   string
 	may    map[string]bool // "active", or "ready", and "gone"
 	marks  map[string]bool
+	cpu    map[int]bool // a snapshot's, of the sandbox that it was made of
 	states []string
 }
 
@@ -354,7 +355,7 @@ func (p *player) create(steady bool) *box {
 	in := map[string]any{"name": b.name, "labels": map[string]string{"v": label}, "autoStopInterval": stop}
 	if p.kept != nil && p.kept.may["active"] && len(p.kept.may) == 1 && p.rand.IntN(2) == 0 {
 		in["snapshot"] = p.kept.name
-		b.marks = maps.Clone(p.kept.marks)
+		b.marks, b.cpu = maps.Clone(p.kept.marks), maps.Clone(p.kept.cpu)
 		b.maybe = nil // whatever else was there when it was made
 	}
 	var got struct{ ID string }
@@ -569,7 +570,7 @@ func (p *player) act(b *box) {
 			p.forget()
 			return
 		}
-		s := &snapshot{name: p.name("kept"), may: one(gone), marks: maps.Clone(b.marks)}
+		s := &snapshot{name: p.name("kept"), may: one(gone), marks: maps.Clone(b.marks), cpu: maps.Clone(b.cpu)}
 		a := p.call(b, "snapshot", "POST", path+"/snapshot", map[string]any{"name": s.name}, nil)
 		switch a.outcome {
 		case refused:
