@@ -32,6 +32,7 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/redis/go-redis/v9"
@@ -111,6 +112,8 @@ type Server struct {
 	dialer        *executor.Dialer
 	executor      *executor.Executor // nil without a Client
 	runnerID      string
+	made          time.Time
+	begun         atomic.Bool // the runner has been ready, or is not waited for any more
 	api           *api.API
 	proxy         *proxy.Proxy
 	events        *events.Server
@@ -133,7 +136,7 @@ func New(ctx context.Context, c Config) (*Server, error) {
 	if err := c.Normalize(); err != nil {
 		return nil, err
 	}
-	s := &Server{config: c, stopping: make(chan struct{})}
+	s := &Server{config: c, stopping: make(chan struct{}), made: time.Now()}
 	s.stop = sync.OnceFunc(func() { close(s.stopping) })
 	s.metrics, s.tracer = newMetrics(c.Version), observe.NewTracer(c.Tracer)
 	s.observer = observe.New(observe.Config{Log: c.Log, Registerer: s.metrics.registry, Tracer: s.tracer, Address: s.address})
@@ -547,6 +550,7 @@ func (s *Server) buildAPI() {
 				return nil
 			}
 		},
+		"runner": s.runnerBegun,
 	}, c.Log)
 	api.RegisterUsers(s.api, s.users, nil)
 	api.RegisterAdminUsers(s.api, s.users, personalQuota{s})
@@ -683,6 +687,27 @@ func (s *Server) Run(ctx context.Context) error {
 	<-ctx.Done()
 	wg.Wait()
 	return context.Cause(ctx)
+}
+
+// runnerWithin is how long the server is not ready for the lack of the runner in
+// its process. One that is ill for longer is no reason to serve nothing at all.
+const runnerWithin = time.Minute
+
+// runnerBegun is an error until the runner in this process has taken sandboxes:
+// who made one in the first moments of a server was told that there are no
+// runners.
+func (s *Server) runnerBegun(ctx context.Context) error {
+	if s.executor == nil || s.begun.Load() {
+		return nil
+	}
+	r, err := s.runners.Runner(ctx, s.runnerID)
+	if err == nil && !r.Usable() && time.Since(s.made) < runnerWithin {
+		err = errors.New("the runner in this process does not take sandboxes yet")
+	}
+	if err == nil {
+		s.begun.Store(true)
+	}
+	return err
 }
 
 // Ready waits until the runner in this process takes sandboxes; where there is

@@ -110,6 +110,39 @@ func logTo() io.Writer {
 	return io.Discard
 }
 
+// TestReadyWithItsRunner: a server said that it was ready before the runner in its
+// process was, and who then asked for a sandbox was told that there is no runner.
+func TestReadyWithItsRunner(t *testing.T) {
+	client := daytonatest.Client(t)
+	const key = "a key of who balances load"
+	s, err := server.New(t.Context(), server.Config{Dir: t.TempDir(), Client: client, Log: slog.New(slog.DiscardHandler), Services: server.ServicesConfig{HealthCheckKey: key}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer s.Close()
+	health := func() (int, string) {
+		w := httptest.NewRecorder()
+		q := httptest.NewRequest("GET", "http://localhost:3000/api/health/ready", nil)
+		q.Header.Set("Authorization", "Bearer "+key)
+		s.ServeHTTP(w, q)
+		return w.Code, w.Body.String()
+	}
+	if status, text := health(); status != http.StatusServiceUnavailable || !strings.Contains(text, `"runner":{"status":"down"`) {
+		t.Errorf("before its runner is: %d %s", status, text)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	var wg sync.WaitGroup
+	wg.Go(func() { _ = s.Run(ctx) })
+	defer wg.Wait()
+	defer cancel()
+	if err := s.Ready(ctx); err != nil {
+		t.Fatal(err)
+	}
+	if status, text := health(); status != http.StatusOK || strings.Contains(text, "down") {
+		t.Errorf("once its runner is: %d %s", status, text)
+	}
+}
+
 // A sandbox that is made through the API by this library as its client lives
 // as one does at a backend, and goes on while the server is away.
 func TestLife(t *testing.T) {

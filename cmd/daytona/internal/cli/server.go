@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"sync"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -200,7 +201,12 @@ func (a *app) setLevel(level *slog.LevelVar, c *serverFile) {
 	}
 }
 
-// serve runs the server until ctx ends.
+// readyWithin is how long it is not said that a server serves for the lack of its
+// own runner.
+const readyWithin = 30 * time.Second
+
+// serve runs the server until ctx ends. It is said that it serves when it takes
+// sandboxes.
 func (a *app) serve(ctx context.Context, f *serverFlags, c *serverFile) error {
 	log, level := a.logger(c)
 	c.Log = log
@@ -255,8 +261,22 @@ func (a *app) serve(ctx context.Context, f *serverFlags, c *serverFile) error {
 	if key := s.AdminKey(); key != "" {
 		fmt.Fprintf(a.Stdout, "API key of the first user, shown only now: %s\n", key)
 	}
-	fmt.Fprintf(a.Stdout, "Serving %s (DAYTONA_API_URL=%s/api)\n", c.URL, c.URL)
+	var said sync.WaitGroup
+	said.Go(func() {
+		ready, cancel := context.WithTimeout(serve, readyWithin)
+		defer cancel()
+		err := s.Ready(ready)
+		if serve.Err() != nil {
+			return
+		}
+		if err != nil {
+			log.Warn("the runner in this process does not take sandboxes yet", "err", err)
+		}
+		fmt.Fprintf(a.Stdout, "Serving %s (DAYTONA_API_URL=%s/api)\n", c.URL, c.URL)
+	})
 	err = front.Run(serve)
+	end()
+	said.Wait()
 	if err != nil && ctx.Err() != nil {
 		log.Warn("the end was not waited for any longer", "err", err)
 		err = nil
