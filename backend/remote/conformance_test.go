@@ -127,6 +127,9 @@ func serve(image, desktop string) (_ *service, _ func() error, err error) {
 		return nil
 	})
 	s := &service{url: config.URL + "/api", key: srv.AdminKey(), image: config.Defaults.Image, desktop: desktop, engine: config.Client}
+	if err := srv.Ready(ctx); err != nil {
+		return nil, nil, err
+	}
 	return s, stop, s.await(ctx)
 }
 
