@@ -559,6 +559,7 @@ func (p *player) act(b *box) {
 		child.history = append(child.history, b.history[len(b.history)-1])
 		p.w.add(child)
 		if a.outcome == unknown {
+			child.maybe = nil // it may be made later, of what its parent has then
 			p.look(child)
 		}
 		// It is deleted at once or left alone.
