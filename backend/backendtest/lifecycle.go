@@ -444,9 +444,13 @@ func checkStopEndsProcesses(c *env) {
 	sb := c.create()
 	c.startInBackground(sb, "echo up > up; sleep 8642")
 	c.waitForFile(sb, "up")
-	if len(c.processesLike(sb, "sleep 8642")) == 0 {
-		c.Error("the process is not in /proc before the stop: this check sees nothing")
-	}
+	// Not at the moment of its exec, when it has no command line.
+	c.eventually(10*time.Second, "the process is in /proc before the stop, or this check sees nothing", func() error {
+		if len(c.processesLike(sb, "sleep 8642")) == 0 {
+			return errors.New("it is not")
+		}
+		return nil
+	})
 	c.try("stop", sb.Stop(c.ctx, nil))
 	c.try("start", sb.Start(c.ctx))
 	if l := c.processesLike(sb, "sleep 8642"); len(l) > 0 {
