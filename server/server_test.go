@@ -11,7 +11,6 @@ import (
 	"strings"
 	"sync"
 	"testing"
-	"time"
 
 	"github.com/daytona-go/daytona"
 	"github.com/daytona-go/daytona/backend/remote"
@@ -79,24 +78,8 @@ func start(t testing.TB, client *daytona.Client, change func(*server.Config)) *r
 // awaitRunner waits until the runner of the server has said that it is ready.
 func (s *running) awaitRunner(t testing.TB) {
 	t.Helper()
-	for ; ; time.Sleep(5 * time.Millisecond) {
-		q, err := http.NewRequestWithContext(t.Context(), "GET", s.URL+"/api/admin/runners", nil)
-		if err != nil {
-			t.Fatal(err)
-		}
-		q.Header.Set("Authorization", "Bearer "+s.Key)
-		r, err := http.DefaultClient.Do(q)
-		if err != nil {
-			t.Fatal(err)
-		}
-		b, err := io.ReadAll(r.Body)
-		r.Body.Close()
-		if err != nil || r.StatusCode != http.StatusOK {
-			t.Fatalf("%d %s %v", r.StatusCode, b, err)
-		}
-		if strings.Contains(string(b), `"state":"ready"`) {
-			return
-		}
+	if err := s.Ready(t.Context()); err != nil {
+		t.Fatal(err)
 	}
 }
 

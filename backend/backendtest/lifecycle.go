@@ -440,17 +440,23 @@ func (c *env) processesLike(sb daytona.Sandbox, text string) []string {
 	return found
 }
 
+// awaitProcess waits until a command line inside the sandbox contains text. At the
+// moment of its exec a process has none.
+func (c *env) awaitProcess(d time.Duration, what string, sb daytona.Sandbox, text string) {
+	c.Helper()
+	c.eventually(d, what, func() error {
+		if len(c.processesLike(sb, text)) == 0 {
+			return fmt.Errorf("%q is in no command line of /proc", text)
+		}
+		return nil
+	})
+}
+
 func checkStopEndsProcesses(c *env) {
 	sb := c.create()
 	c.startInBackground(sb, "echo up > up; sleep 8642")
 	c.waitForFile(sb, "up")
-	// Not at the moment of its exec, when it has no command line.
-	c.eventually(10*time.Second, "the process is in /proc before the stop, or this check sees nothing", func() error {
-		if len(c.processesLike(sb, "sleep 8642")) == 0 {
-			return errors.New("it is not")
-		}
-		return nil
-	})
+	c.awaitProcess(10*time.Second, "the process runs before the stop, or this check sees nothing", sb, "sleep 8642")
 	c.try("stop", sb.Stop(c.ctx, nil))
 	c.try("start", sb.Start(c.ctx))
 	if l := c.processesLike(sb, "sleep 8642"); len(l) > 0 {
@@ -1014,12 +1020,7 @@ func checkEntrypoint(c *env) {
 	}
 	c.try("stop", sb.Stop(c.ctx, &daytona.StopOptions{Force: true}))
 	c.try("start", sb.Start(c.ctx))
-	c.eventually(10*time.Second, "the entrypoint runs again after a start", func() error {
-		if len(c.processesLike(sb, "sleep 8765")) == 0 {
-			return errors.New("it is not in /proc")
-		}
-		return nil
-	})
+	c.awaitProcess(10*time.Second, "the entrypoint runs again after a start", sb, "sleep 8765")
 	brief := c.create(func(s *daytona.Spec) { s.Entrypoint = []string{"true"} })
 	equal(c, "a command after the entrypoint has ended", c.sh(brief, "echo alive"), "alive")
 }

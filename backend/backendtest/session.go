@@ -302,12 +302,7 @@ func checkPTY(c *env) {
 
 	// Interrupting the foreground job with ^C.
 	typ("sleep 7531\n")
-	c.eventually(5*time.Second, "the job runs", func() error {
-		if len(c.processesLike(sb, "sleep 7531")) == 0 {
-			return errors.New("not in /proc")
-		}
-		return nil
-	})
+	c.awaitProcess(5*time.Second, "the job runs", sb, "sleep 7531")
 	typ("\x03")
 	c.eventually(5*time.Second, "^C ends the job", func() error {
 		if l := c.processesLike(sb, "sleep 7531"); len(l) > 0 {

@@ -109,14 +109,22 @@ func serve(text string) error {
 		json.NewEncoder(w).Encode(figures{runtime.NumGoroutine(), m.HeapAlloc})
 	})
 	go http.Serve(debug, mux)
-	if err := json.NewEncoder(os.Stdout).Encode(ready{url, "http://" + debug.Addr().String(), s.AdminKey()}); err != nil {
-		return err
+	ended := make(chan error, 1)
+	go func() {
+		err := s.Run(ctx)
+		if ctx.Err() != nil {
+			err = nil
+		}
+		ended <- err
+		stop() // nobody is to wait for its runner any more
+	}()
+	if err = s.Ready(ctx); err == nil {
+		err = json.NewEncoder(os.Stdout).Encode(ready{url, "http://" + debug.Addr().String(), s.AdminKey()})
 	}
-	err = s.Run(ctx)
-	if ctx.Err() != nil {
-		err = nil
+	if err != nil {
+		stop()
 	}
-	return errors.Join(err, h.Close(), s.Close(), client.Close())
+	return errors.Join(err, <-ended, h.Close(), s.Close(), client.Close())
 }
 
 var limit = server.LimitConfig{TTL: 60, Limit: 100_000_000}
@@ -185,10 +193,6 @@ func start(t testing.TB, o options) *process {
 	p.client = newClient(p.ready)
 	t.Cleanup(p.transport.CloseIdleConnections)
 	for ; ; time.Sleep(20 * time.Millisecond) {
-		var runners []struct{ State string } // of which there is one
-		if err := p.call(t.Context(), "GET", p.URL+"/api/admin/runners", nil, &runners); err != nil {
-			t.Fatal(err)
-		}
 		var v struct {
 			State       string
 			ErrorReason *string
@@ -199,7 +203,7 @@ func start(t testing.TB, o options) *process {
 		if v.State == "error" {
 			t.Fatalf("the default snapshot: %s", *v.ErrorReason)
 		}
-		if v.State == "active" && len(runners) == 1 && runners[0].State == "ready" {
+		if v.State == "active" {
 			return p
 		}
 	}
